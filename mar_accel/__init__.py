@@ -1,0 +1,3 @@
+"""Training-free acceleration of masked autoregressive (MAR) image models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,82 @@
+"""What a decode loop asks of a cache policy, and the policy that caches nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mar_accel.models.diffusion_head import AdaLNMLP
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.sampling.denoiser import Denoiser, GuidedDenoiser
+from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.solvers import Solver
+
+
+@dataclass
+class DecodeState:
+    """The state of a decode: what is known so far.
+
+    Attributes:
+        model: the model whose tokens are decoded.
+        plan: the AR steps.
+        embedding: class embeddings [R, D]: B conditional rows, then B unconditional ones if guided.
+        order: decode orders [B, L].
+        decoded: tokens in decode order [B, L, C]; valid before the current step's ``start``.
+    """
+
+    model: MAR
+    plan: Plan
+    embedding: Tensor
+    order: Tensor
+    decoded: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        return self.order.shape[0]
+
+    def known(self, step: ARStep) -> tuple[Tensor, Tensor]:
+        """Tokens [B, start, C] and grid positions [B, start] decoded before this step."""
+        return self.decoded[:, : step.start], self.order[:, : step.start]
+
+    def predicted(self, step: ARStep) -> Tensor:
+        """Grid positions [B, n] that this step decodes."""
+        return self.order[:, step.start : step.stop]
+
+
+class CachePolicy:
+    """Answers for conditioning vectors and noise predictions; this one computes everything anew.
+
+    A subclass keeps what it wants between calls. It is asked, in turn: ``check`` once before anything
+    runs, ``start`` at the beginning of a batch, ``conditioning_vectors`` then ``denoiser`` (once for
+    each group of tokens with the same T) at every AR step, and ``finish`` after the batch.
+    """
+
+    def check(self, model: MARConfig, plan: Plan, solver: Solver) -> None:
+        """Raise :class:`mar_accel.errors.ConfigError` if the policy cannot work with these."""
+
+    def start(self, state: DecodeState) -> None:
+        """Forget the previous batch and prepare for a new one."""
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        """z of the positions that ``step`` predicts: [R, n, D], conditional rows first."""
+        tokens, known = state.known(step)
+        return state.model(state.embedding, tokens, known, state.predicted(step))
+
+    def denoiser(
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
+    ) -> Denoiser:
+        """The noise prediction of one chain.
+
+        Args:
+            z: [n, D], or [2n, D] with the unconditional branch's rows behind where ``guided``.
+            time_embeddings: [T, W], the chain's timesteps in growing order.
+        """
+        return GuidedDenoiser(net, z, time_embeddings, step.guidance_scale, guided)
+
+    def finish(self) -> None:
+        """Free what was kept."""
+
+
+class NoCache(CachePolicy):
+    """``cache=none``: the unaccelerated model, against which everything is measured."""

@@ -1,0 +1,68 @@
+"""Where the config groups are, how a config is composed outside a command, and its resolvers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mar_accel.errors import ConfigError
+
+
+def conf_dir() -> Path:
+    """The folder of the config groups: inside an installed wheel, else at the top of the checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def _run_dir(command: str) -> str:
+    """Default run folder: by date and time, or the job's folder of a multirun."""
+    if HydraConfig.initialized():
+        hydra_config = HydraConfig.get()
+        if hydra_config.mode == RunMode.MULTIRUN:
+            return str(Path(hydra_config.sweep.dir) / str(hydra_config.sweep.subdir))
+    return str(Path("outputs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+
+
+def register_resolvers() -> None:
+    """Make ``${run_dir:command}`` known to OmegaConf; calling it again changes nothing."""
+    if not OmegaConf.has_resolver("run_dir"):
+        OmegaConf.register_new_resolver("run_dir", _run_dir, use_cache=True)
+
+
+def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a command's config as its command line would.
+
+    Args:
+        config_name: name of a primary config, such as "generate".
+        overrides: Hydra overrides, such as ``["model=digits", "sampler.guidance_scale=2"]``.
+    """
+    register_resolvers()
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        return compose(config_name=config_name, overrides=list(overrides))
+
+
+def resolve_named_parts(config: DictConfig, group: str) -> None:
+    """Replace names by the parts they name: ``sampler.order=halton`` is ``conf/sampler/order/halton.yaml``.
+
+    Args:
+        config: a composed config; changed in place.
+        group: the group whose parts are looked at, such as "sampler".
+
+    Raises:
+        ConfigError: no part of that name exists.
+    """
+    for key, value in list(config[group].items()):
+        folder = conf_dir() / group / str(key)
+        if not isinstance(value, str) or not folder.is_dir():
+            continue
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        if value not in known:
+            raise ConfigError(f"{group}.{key}={value} is unknown; choose one of {', '.join(known)}.")
+        config[group][key] = OmegaConf.load(folder / f"{value}.yaml")

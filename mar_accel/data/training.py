@@ -1,0 +1,33 @@
+"""Training data as a LightningDataModule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from mar_accel.data.digits import load_scans, random_affine, render
+
+
+class DigitsTrainingData(pl.LightningDataModule):
+    """Handwritten digits, augmented anew in every batch, as pixels in -1..1 with labels.
+
+    Args:
+        batch_size: images per step.
+    """
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(
+            TensorDataset(*load_scans()), batch_size=self.batch_size, shuffle=True, drop_last=True
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        scans, labels = batch
+        affine = random_affine(len(scans)).to(scans.device)
+        return render(scans, affine) * 2 - 1, labels

@@ -1,0 +1,123 @@
+"""The head's diffusion process: cosine schedule, learned-range variance, training loss.
+
+Source: MAR (arXiv:2406.11838, section 3.1) with the process of improved DDPM (arXiv:2102.09672).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+@lru_cache
+def cosine_alphas_cumprod(num_timesteps: int = NUM_TRAIN_TIMESTEPS) -> np.ndarray:
+    """Cumulative products of alpha of the "squaredcos_cap_v2" schedule, float64 [num_timesteps]."""
+
+    def level(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    steps = range(num_timesteps)
+    betas = [min(1 - level((i + 1) / num_timesteps) / level(i / num_timesteps), 0.999) for i in steps]
+    return np.cumprod(1.0 - np.array(betas, dtype=np.float64))
+
+
+class DiffusionCoefficients:
+    """Per-timestep constants of a (respaced) Gaussian diffusion, float64 arrays of length T.
+
+    Args:
+        alphas_cumprod: the kept cumulative alphas, in order of growing noise.
+    """
+
+    def __init__(self, alphas_cumprod: np.ndarray):
+        previous = np.append(1.0, alphas_cumprod[:-1])
+        self.alphas_cumprod = alphas_cumprod
+        self.betas = betas = 1.0 - alphas_cumprod / previous
+        self.sqrt_alphas_cumprod = np.sqrt(alphas_cumprod)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1.0 - alphas_cumprod)
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod - 1.0)
+        self.log_betas = np.log(betas)
+        variance = betas * (1.0 - previous) / (1.0 - alphas_cumprod)
+        # The first posterior variance is zero: its logarithm is replaced by the second's.
+        clipped = np.append(variance[1], variance[1:]) if len(variance) > 1 else betas
+        self.posterior_log_variance = np.log(clipped)
+        self.posterior_x0_coef = betas * np.sqrt(previous) / (1.0 - alphas_cumprod)
+        self.posterior_xt_coef = (1.0 - previous) * np.sqrt(1.0 - betas) / (1.0 - alphas_cumprod)
+
+
+@lru_cache
+def training_coefficients() -> DiffusionCoefficients:
+    return DiffusionCoefficients(cosine_alphas_cumprod())
+
+
+def _at(values: np.ndarray, t: Tensor) -> Tensor:
+    """Constants at timesteps t [n], as a float32 column [n, 1]."""
+    return torch.from_numpy(values).to(t.device)[t].float().unsqueeze(-1)
+
+
+def add_noise(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Forward process q(x_t | x_0): x0, noise [n, C], t int64 [n] in 0..999; returns [n, C]."""
+    coef = training_coefficients()
+    return _at(coef.sqrt_alphas_cumprod, t) * x0 + _at(coef.sqrt_one_minus_alphas_cumprod, t) * noise
+
+
+def diffusion_loss(output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """MSE of the noise prediction plus the variational bound that trains the variance.
+
+    Args:
+        output: head output [n, 2C]: noise prediction and variance interpolation v.
+        x0, x_t, noise: clean tokens, noised tokens and the noise, [n, C].
+        t: int64 [n], 0..999.
+
+    Returns:
+        Loss per token [n]. The bound (in bits) does not move the noise prediction.
+    """
+    output = output.float()
+    epsilon, v = output.chunk(2, dim=-1)
+    mse = (epsilon - noise).square().mean(-1)
+    return mse + _variational_bound(epsilon.detach(), v, x0, x_t, t)
+
+
+def _variational_bound(epsilon: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """KL(q(x_{t-1}|x_t,x_0) || p) per token in bits, the decoder's likelihood at t = 0; [n]."""
+    coef = training_coefficients()
+    x0_coef, xt_coef = _at(coef.posterior_x0_coef, t), _at(coef.posterior_xt_coef, t)
+    true_log_variance = _at(coef.posterior_log_variance, t)
+    predicted_x0 = (
+        _at(coef.sqrt_recip_alphas_cumprod, t) * x_t - _at(coef.sqrt_recipm1_alphas_cumprod, t) * epsilon
+    )
+    true_mean = x0_coef * x0 + xt_coef * x_t
+    mean = x0_coef * predicted_x0 + xt_coef * x_t
+    fraction = (v + 1) / 2
+    log_variance = fraction * _at(coef.log_betas, t) + (1 - fraction) * true_log_variance
+    kl = 0.5 * (
+        log_variance
+        - true_log_variance
+        - 1.0
+        + torch.exp(true_log_variance - log_variance)
+        + (true_mean - mean).square() * torch.exp(-log_variance)
+    )
+    nll = -_discretized_log_likelihood(x0, mean, 0.5 * log_variance)
+    return torch.where(t == 0, nll.mean(-1), kl.mean(-1)) / math.log(2.0)
+
+
+def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-likelihood of x in [-1, 1], in bins of 2/255, under a Gaussian; elementwise."""
+
+    def normal_cdf(value: Tensor) -> Tensor:
+        # The tanh approximation is part of the published loss.
+        return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (value + 0.044715 * value**3)))
+
+    centered, inverse_scale = x - mean, torch.exp(-log_scale)
+    cdf_upper = normal_cdf(inverse_scale * (centered + 1.0 / 255.0))
+    cdf_lower = normal_cdf(inverse_scale * (centered - 1.0 / 255.0))
+    probability = torch.where(
+        x < -0.999, cdf_upper, torch.where(x > 0.999, 1.0 - cdf_lower, cdf_upper - cdf_lower)
+    )
+    return probability.clamp(min=1e-12).log()

@@ -1,0 +1,158 @@
+"""The diffusion head ("DiffLoss"): an MLP with adaLN that denoises one token at a time.
+
+Source: MAR (arXiv:2406.11838, section 3.2). Parameter names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mar_accel.models.diffusion import NUM_TRAIN_TIMESTEPS, add_noise, diffusion_loss
+
+TIMESTEP_FREQUENCIES = 128
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoid of the original timestep (128 cosines, 128 sines), Linear, SiLU, Linear."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * TIMESTEP_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Timesteps [n] in 0..999 to embeddings [n, width]."""
+        exponent = torch.arange(TIMESTEP_FREQUENCIES, dtype=torch.float32, device=t.device)
+        frequencies = torch.exp(-math.log(10_000) * exponent / TIMESTEP_FREQUENCIES)
+        angles = t.float().unsqueeze(-1) * frequencies
+        sinusoid = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+
+
+class ResBlock(nn.Module):
+    """x + gate · MLP(LN(x) · (1 + scale) + shift), with shift, scale, gate from the condition."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def modulation(self, activated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift, scale and gate [n, W] from the activated condition SiLU(y) [n, W]."""
+        shift, scale, gate = self.adaLN_modulation[1](activated).chunk(3, dim=-1)
+        return shift, scale, gate
+
+    def mlp_output(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """The ungated MLP output [n, W]; what LazyMAR's head cache keeps."""
+        return self.mlp(modulate(self.in_ln(x), shift, scale))
+
+    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(activated)
+        return torch.addcmul(x, gate, self.mlp_output(x, shift, scale))
+
+    def gate(self, activated: Tensor) -> Tensor:
+        """The gate [n, W] alone, without computing shift and scale."""
+        linear = self.adaLN_modulation[1]
+        width = linear.in_features
+        return F.linear(activated, linear.weight[2 * width :], linear.bias[2 * width :])
+
+
+class FinalLayer(nn.Module):
+    """adaLN and a Linear to 2C channels; its LayerNorm has no affine parameters."""
+
+    def __init__(self, width: int, out_channels: int):
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.linear = nn.Linear(width, out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation[1](activated).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x · (1 + scale) + shift."""
+    return torch.addcmul(x + shift, x, scale)
+
+
+class AdaLNMLP(nn.Module):
+    """The head's network: noisy tokens, timestep and conditioning vector to ε and v.
+
+    Args:
+        token_dim: channels C of a token.
+        z_dim: width D of the conditioning vectors.
+        width: width W of the head. depth: number of residual blocks.
+    """
+
+    def __init__(self, token_dim: int, z_dim: int, width: int, depth: int):
+        super().__init__()
+        self.token_dim = token_dim
+        self.input_proj = nn.Linear(token_dim, width)
+        self.time_embed = TimestepEmbedder(width)
+        self.cond_embed = nn.Linear(z_dim, width)
+        self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width, 2 * token_dim)
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """Published initialisation: the residual branches and the output start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.time_embed.mlp[0].weight, std=0.02)
+        nn.init.normal_(self.time_embed.mlp[2].weight, std=0.02)
+        for block in self.res_blocks:
+            nn.init.zeros_(block.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    def activate(self, time_embedding: Tensor, cond_embedding: Tensor) -> Tensor:
+        """SiLU(t + c) [n, W], the condition that every adaLN reads; computed once per evaluation."""
+        return F.silu(time_embedding + cond_embedding)
+
+    def evaluate(self, x: Tensor, activated: Tensor) -> Tensor:
+        """Noisy tokens [n, C] under an activated condition [n, W] to ε and v, [n, 2C]."""
+        x = self.input_proj(x)
+        for block in self.res_blocks:
+            x = block(x, activated)
+        return self.final_layer(x, activated)
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """Noisy tokens [n, C] at timesteps [n] given z [n, D] to ε and v, [n, 2C]."""
+        return self.evaluate(x, self.activate(self.time_embed(t), self.cond_embed(z)))
+
+
+class DiffusionHead(nn.Module):
+    """The head with its training loss; sampling lives in ``mar_accel.sampling.solvers``."""
+
+    def __init__(self, token_dim: int, z_dim: int, width: int, depth: int):
+        super().__init__()
+        self.net = AdaLNMLP(token_dim, z_dim, width, depth)
+
+    def loss(
+        self, x0: Tensor, z: Tensor, timesteps: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        """Mean diffusion loss of clean tokens.
+
+        Args:
+            x0: clean tokens [n, C]. z: their conditioning vectors [n, D].
+            timesteps: int64 [n] in 0..999, drawn uniformly when absent.
+            noise: standard normal [n, C], drawn when absent.
+
+        Returns:
+            Scalar: MSE plus the variational bound, averaged over the n tokens.
+        """
+        if timesteps is None:
+            timesteps = torch.randint(NUM_TRAIN_TIMESTEPS, x0.shape[:1], device=x0.device)
+        if noise is None:
+            noise = torch.randn_like(x0)
+        x_t = add_noise(x0, timesteps, noise)
+        return diffusion_loss(self.net(x_t, timesteps, z), x0, x_t, timesteps, noise).mean()

@@ -1,0 +1,228 @@
+"""The MAR backbone: encoder over known tokens, decoder over all, a conditioning vector per token.
+
+Source: MAR (arXiv:2406.11838). Parameter names are those of the published checkpoints. The model
+knows nothing of sampling: it offers the steps of a forward pass, which decode loops and cache
+policies put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mar_accel.errors import ConfigError
+from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.transformer import Block, gather_tokens, init_transformer_weights, scatter_tokens
+
+
+@dataclass(frozen=True)
+class MARConfig:
+    """Architecture of a MAR model; the defaults are MAR-B at 256 px.
+
+    Attributes:
+        grid: rows and columns (h, w) of the token grid; L = h·w.
+        patch_size: side of a token in latents; a token has latent_channels · patch_size² channels.
+        latent_channels: channels of the autoencoder's latents (1 for grey pixels).
+        num_classes: number of class labels.
+        buffer_size: copies of the class embedding before the tokens.
+        embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of encoder and decoder.
+        encoder_depth, decoder_depth: number of blocks.
+        head_depth, head_width: residual blocks and width of the diffusion head.
+        dropout: dropout probability in the blocks, in training only.
+    """
+
+    grid: tuple[int, int] = (16, 16)
+    patch_size: int = 1
+    latent_channels: int = 16
+    num_classes: int = 1000
+    buffer_size: int = 64
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    head_depth: int = 6
+    head_width: int = 1024
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if self.embed_dim % self.num_heads:
+            raise ConfigError(
+                f"model.embed_dim={self.embed_dim} is not a multiple of model.num_heads={self.num_heads}; "
+                "choose a width that the heads divide."
+            )
+
+    @property
+    def seq_len(self) -> int:
+        """Number of tokens L."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def token_dim(self) -> int:
+        """Channels C of a token."""
+        return self.latent_channels * self.patch_size**2
+
+
+class MAR(nn.Module):
+    """Masked autoregressive model with a diffusion head.
+
+    Shapes: B images (R rows when the guidance branches are stacked: conditional rows first,
+    then unconditional ones), L tokens, S buffer tokens, D width, C token channels.
+    """
+
+    def __init__(self, config: MARConfig):
+        super().__init__()
+        self.config = config
+        dim, length = config.embed_dim, config.buffer_size + config.seq_len
+        block_args = (dim, config.num_heads, config.mlp_ratio, config.dropout)
+        self.fake_latent = nn.Parameter(torch.zeros(1, dim))
+        self.class_emb = nn.Embedding(config.num_classes, dim)
+        self.z_proj = nn.Linear(config.token_dim, dim)
+        self.z_proj_ln = nn.LayerNorm(dim, eps=1e-6)
+        self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, length, dim))
+        self.encoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.encoder_depth))
+        self.encoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.decoder_embed = nn.Linear(dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, length, dim))
+        self.decoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.diffusion_pos_embed_learned = nn.Parameter(torch.zeros(1, config.seq_len, dim))
+        self.apply(init_transformer_weights)
+        for parameter in (
+            self.fake_latent,
+            self.class_emb.weight,
+            self.mask_token,
+            self.encoder_pos_embed_learned,
+            self.decoder_pos_embed_learned,
+            self.diffusion_pos_embed_learned,
+        ):
+            nn.init.normal_(parameter, std=0.02)
+        self.diffloss = DiffusionHead(config.token_dim, dim, config.head_width, config.head_depth)
+
+    # -- tokens and latents ------------------------------------------------------------------
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """Latents [B, c, h·p, w·p] to tokens [B, L, C]."""
+        (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
+        patches = latents.reshape(latents.shape[0], c, h, p, w, p)
+        return patches.permute(0, 2, 4, 1, 3, 5).reshape(latents.shape[0], h * w, c * p * p)
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L, C] to latents [B, c, h·p, w·p]."""
+        (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
+        patches = tokens.reshape(tokens.shape[0], h, w, c, p, p)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], c, h * p, w * p)
+
+    # -- the steps of a forward pass -----------------------------------------------------------
+
+    def class_embedding(self, labels: Tensor) -> Tensor:
+        """Labels int64 [B] to class embeddings [B, D]."""
+        return self.class_emb(labels)
+
+    def unconditional_embedding(self, batch_size: int) -> Tensor:
+        """The embedding of the unconditional branch, [B, D]."""
+        return self.fake_latent.expand(batch_size, -1)
+
+    def embed_buffer(self, class_embedding: Tensor) -> Tensor:
+        """Class embeddings [R, D] to encoder inputs of the buffer [R, S, D]."""
+        buffer = self.encoder_pos_embed_learned[:, : self.config.buffer_size]
+        return self.z_proj_ln(class_embedding.unsqueeze(1) + buffer)
+
+    def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Tokens [B, n, C] at grid positions [B, n] to encoder inputs [B, n, D]."""
+        pos_embed = self.encoder_pos_embed_learned[0, self.config.buffer_size :]
+        return self.z_proj_ln(self.z_proj(tokens) + pos_embed[positions])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encoder inputs [R, S+n, D] through all encoder blocks (before ``encoder_norm``)."""
+        for block in self.encoder_blocks:
+            x = block(x)
+        return x
+
+    def decoder_inputs(self, encoded: Tensor, positions: Tensor) -> Tensor:
+        """Pad encoder outputs with mask tokens to the whole sequence.
+
+        Args:
+            encoded: encoder outputs [R, S+n, D]: buffer, then known tokens.
+            positions: grid positions of the known tokens [R, n].
+
+        Returns:
+            Decoder inputs [R, S+L, D], position embeddings added.
+        """
+        rows, buffer = encoded.shape[0], self.config.buffer_size
+        x = self.decoder_embed(self.encoder_norm(encoded))
+        pos_embed = self.decoder_pos_embed_learned
+        padded = (self.mask_token + pos_embed).to(x.dtype).repeat(rows, 1, 1)
+        padded[:, :buffer] = x[:, :buffer] + pos_embed[:, :buffer]
+        known = x[:, buffer:] + pos_embed[0, buffer:][positions]
+        return scatter_tokens(padded, positions + buffer, known)
+
+    def decode(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Decoder inputs [R, S+L, D] to the last block's output at grid positions [R, n], [R, n, D].
+
+        The last block works on these positions alone, which is exact.
+        """
+        for block in self.decoder_blocks[:-1]:
+            x = block(x)
+        return self.decoder_blocks[-1].forward_queries(x, positions + self.config.buffer_size)
+
+    def conditioning_vectors(self, decoded: Tensor, positions: Tensor) -> Tensor:
+        """Last block's outputs [R, n, D] at grid positions [R, n] to conditioning vectors z [R, n, D]."""
+        return self.decoder_norm(decoded) + self.diffusion_pos_embed_learned[0][positions]
+
+    def forward(self, class_embedding: Tensor, tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+        """Conditioning vectors of some positions given the known tokens.
+
+        Args:
+            class_embedding: [R, D].
+            tokens: known tokens [B, n, C]; R is a multiple of B and the rows repeat the images.
+            known: their grid positions [B, n].
+            predicted: grid positions to predict [B, m].
+
+        Returns:
+            z [R, m, D].
+        """
+        repeats = class_embedding.shape[0] // tokens.shape[0]
+        embedded = self.embed_tokens(tokens, known).repeat(repeats, 1, 1)
+        known, predicted = known.repeat(repeats, 1), predicted.repeat(repeats, 1)
+        x = self.encode(torch.cat([self.embed_buffer(class_embedding), embedded], dim=1))
+        x = self.decode(self.decoder_inputs(x, known), predicted)
+        return self.conditioning_vectors(x, predicted)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def training_loss(
+        self,
+        latents: Tensor,
+        class_embedding: Tensor,
+        order: Tensor,
+        num_masked: int,
+        timesteps: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Diffusion loss of the masked tokens given the others.
+
+        Args:
+            latents: [B, c, H, W].
+            class_embedding: [B, D], the unconditional embedding where the label is dropped.
+            order: permutations of the positions [B, L]; the first ``num_masked`` are masked.
+            num_masked: number of masked tokens, 1..L.
+            timesteps, noise: per token [B, L] and [B, L, C]; drawn when absent.
+
+        Returns:
+            Scalar loss, averaged over masked tokens.
+        """
+        tokens = self.patchify(latents)
+        masked, known = order[:, :num_masked], order[:, num_masked:]
+        z = self(class_embedding, gather_tokens(tokens, known), known, masked)
+        if timesteps is not None:
+            timesteps = timesteps.gather(1, masked).flatten()
+        if noise is not None:
+            noise = gather_tokens(noise, masked).flatten(0, 1)
+        return self.diffloss.loss(
+            gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1), timesteps, noise
+        )

@@ -1,0 +1,120 @@
+"""Pre-norm transformer blocks, offered in pieces so that cache policies can run parts of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with a fused qkv projection.
+
+    Args:
+        dim: width D of the tokens; a multiple of ``num_heads``.
+        num_heads: number of heads H; each is D/H wide.
+        dropout: dropout probability of attention weights and output, in training only.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        batch, length, width = x.shape
+        head_dim = width // (parts * self.num_heads)
+        return x.view(batch, length, parts, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised tokens [B, N, D] to queries, keys and values, each [B, H, N, D/H]."""
+        q, k, v = self._split_heads(self.qkv(x), 3)
+        return q, k, v
+
+    def project_q(self, x: Tensor) -> Tensor:
+        """Normalised tokens [B, N, D] to queries [B, H, N, D/H] alone."""
+        dim = x.shape[-1]
+        (q,) = self._split_heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+        return q
+
+    def project_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised tokens [B, N, D] to keys and values, each [B, H, N, D/H]."""
+        dim = x.shape[-1]
+        k, v = self._split_heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+        return k, v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of queries [B, H, M, d] over keys and values [B, H, N, d]; returns [B, M, D]."""
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out = self.proj(out.transpose(1, 2).flatten(2))
+        return F.dropout(out, dropout) if dropout else out
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc2(F.gelu(self.fc1(x)))
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Block(nn.Module):
+    """Pre-norm ViT block (LayerNorm eps 1e-6), MAR section 3 of arXiv:2406.11838."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All tokens attend to all tokens; [B, N, D] to [B, N, D]."""
+        x = x + self.attn.attend(*self.attn.project_qkv(self.norm1(x)))
+        return x + self.mlp(self.norm2(x))
+
+    def forward_queries(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The block's output at some positions only, exactly.
+
+        Every token gives keys and values, but queries and the MLP are computed at
+        ``positions`` [B, n] (indices into the sequence) alone.
+
+        Args:
+            x: tokens [B, N, D].
+            positions: int64 [B, n].
+
+        Returns:
+            [B, n, D], the rows that ``forward`` would give at these positions.
+        """
+        normed = self.norm1(x)
+        k, v = self.attn.project_kv(normed)
+        q = self.attn.project_q(gather_tokens(normed, positions))
+        x = gather_tokens(x, positions) + self.attn.attend(q, k, v)
+        return x + self.mlp(self.norm2(x))
+
+
+def gather_tokens(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows of x [B, N, D] at positions [B, n]: [B, n, D]."""
+    return x.gather(1, positions.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def scatter_tokens(x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Write values [B, n, D] into x [B, N, D] at positions [B, n], in place; returns x."""
+    return x.scatter_(1, positions.unsqueeze(-1).expand_as(values), values.to(x.dtype))
+
+
+def init_transformer_weights(module: nn.Module) -> None:
+    """Xavier-uniform Linear weights and zero biases, as MAR initialises its blocks."""
+    if isinstance(module, nn.Linear):
+        torch.nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            torch.nn.init.zeros_(module.bias)

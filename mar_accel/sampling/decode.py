@@ -1,0 +1,123 @@
+"""The decode loop: everything that a paper varies is an object handed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mar_accel.caching.policy import CachePolicy, DecodeState
+from mar_accel.models.mar import MAR
+from mar_accel.models.transformer import gather_tokens, scatter_tokens
+from mar_accel.sampling.denoiser import embed_timesteps
+from mar_accel.sampling.diffusion_schedule import DiffusionSchedule, diffusion_schedule
+from mar_accel.sampling.noise import SampleNoise
+from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.selection import TokenSelection
+from mar_accel.sampling.solvers import Solver
+
+StepCallback = Callable[[ARStep, DecodeState], None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The objects that decode a batch.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        plan: the AR steps.
+        solver: turns noise into tokens.
+        cache: answers for conditioning vectors and noise predictions.
+        selection: chooses the tokens with more diffusion steps, where the plan has any; may choose none.
+    """
+
+    model: MAR
+    plan: Plan
+    solver: Solver
+    cache: CachePolicy
+    selection: TokenSelection
+
+
+@torch.inference_mode()
+def decode(
+    engine: Engine, class_embedding: Tensor, noise: SampleNoise, on_step: StepCallback | None = None
+) -> Tensor:
+    """Decode all tokens of a batch.
+
+    Args:
+        class_embedding: [B, D], what each image is conditioned on.
+        noise: orders and noise of the batch, on the model's device.
+        on_step: called after every AR step.
+
+    Returns:
+        Tokens [B, L, C], in grid order, float32.
+    """
+    model, plan, cache = engine.model, engine.plan, engine.cache
+    batch = class_embedding.shape[0]
+    if plan.guided:
+        class_embedding = torch.cat([class_embedding, model.unconditional_embedding(batch)])
+    decoded = noise.noise.new_zeros(batch, plan.num_tokens, model.config.token_dim)
+    state = DecodeState(model, plan, class_embedding, noise.order, decoded)
+    chains = _Chains(engine, noise)
+    cache.start(state)
+    for step in plan.steps:
+        z = cache.conditioning_vectors(state, step)
+        decoded[:, step.start : step.stop] = chains.sample(z, state.predicted(step), step)
+        if on_step is not None:
+            on_step(step, state)
+    cache.finish()
+    return scatter_tokens(torch.empty_like(decoded), noise.order, decoded)
+
+
+class _Chains:
+    """Diffusion chains of the tokens of a step, grouped by their number of diffusion steps."""
+
+    def __init__(self, engine: Engine, noise: SampleNoise):
+        self.engine = engine
+        self.noise = noise
+        plan, net = engine.plan, engine.model.diffloss.net
+        lengths = {step.num_diffusion_steps for step in plan.steps}
+        lengths |= {step.num_detail_diffusion_steps for step in plan.steps if step.num_detail_tokens}
+        self.schedules = {length: diffusion_schedule(length, plan.max_timestep) for length in lengths}
+        device = noise.noise.device
+        self.time_embeddings = {
+            length: embed_timesteps(net, schedule.timesteps, device)
+            for length, schedule in self.schedules.items()
+        }
+
+    def sample(self, z: Tensor, positions: Tensor, step: ARStep) -> Tensor:
+        """z [R, n, D] of positions [B, n] to tokens [B, n, C]."""
+        if not step.num_detail_tokens:
+            return self._chain(z, positions, step, step.num_diffusion_steps)
+        detail, rest = self._split(z, positions, step)
+        tokens = self.noise.noise.new_empty(*positions.shape, self.engine.model.config.token_dim)
+        for chosen, length in (
+            (detail, step.num_detail_diffusion_steps),
+            (rest, step.num_diffusion_steps),
+        ):
+            if chosen.shape[1]:
+                rows = chosen.repeat(z.shape[0] // chosen.shape[0], 1)
+                values = self._chain(gather_tokens(z, rows), positions.gather(1, chosen), step, length)
+                scatter_tokens(tokens, chosen, values)
+        return tokens
+
+    def _split(self, z: Tensor, positions: Tensor, step: ARStep) -> tuple[Tensor, Tensor]:
+        """Indices [B, m] of the selected tokens among the step's n, and [B, n-m] of the others."""
+        random_scores = self.noise.selection_scores.gather(1, positions)
+        scores = self.engine.selection.scores(z[: positions.shape[0]], random_scores)
+        ranked = scores.argsort(dim=1, descending=True, stable=True)
+        return ranked[:, : step.num_detail_tokens], ranked[:, step.num_detail_tokens :]
+
+    def _chain(self, z: Tensor, positions: Tensor, step: ARStep, length: int) -> Tensor:
+        """One chain of the same length for all tokens; returns [B, n, C]."""
+        engine, guided = self.engine, self.engine.plan.guided
+        schedule: DiffusionSchedule = self.schedules[length]
+        denoise = engine.cache.denoiser(
+            engine.model.diffloss.net, z.flatten(0, 1), self.time_embeddings[length], step, guided
+        )
+        index = positions[None, :, :, None].expand(schedule.num_steps + 1, -1, -1, self.noise.noise.shape[-1])
+        noise = self.noise.noise[: schedule.num_steps + 1].gather(2, index).flatten(1, 2)
+        tokens = engine.solver.sample(denoise, noise, schedule, engine.plan.temperature)
+        return tokens.unflatten(0, tuple(positions.shape))

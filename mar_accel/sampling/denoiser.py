@@ -1,0 +1,63 @@
+"""The guided noise prediction that a head solver asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mar_accel.models.diffusion_head import AdaLNMLP
+
+
+class Denoiser(Protocol):
+    """Noise prediction along one chain of n tokens."""
+
+    def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """Predict at the chain's timestep ``index``, which counts down from T-1 to 0.
+
+        Args:
+            x: noisy tokens [n, C], float32.
+
+        Returns:
+            The guided ε and the variance interpolation v, both [n, C], float32.
+        """
+        ...
+
+
+class GuidedDenoiser:
+    """ε = ε_u + w·(ε_c − ε_u); both branches see the same x, v is the conditional branch's.
+
+    Args:
+        net: the head's network.
+        z: conditioning vectors: [n, D], or [2n, D] with the unconditional branch's behind.
+        time_embeddings: embeddings of the chain's timesteps [T, W], in growing order.
+        guidance_scale: w; without effect where z has one branch.
+    """
+
+    def __init__(
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, guidance_scale: float, guided: bool
+    ):
+        self.net = net
+        self.cond_embedding = net.cond_embed(z)
+        self.time_embeddings = time_embeddings
+        self.guidance_scale = guidance_scale
+        self.guided = guided
+
+    def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        activated = self.net.activate(self.time_embeddings[index], self.cond_embedding)
+        x = x.to(activated.dtype)
+        out = self.net.evaluate(torch.cat([x, x]) if self.guided else x, activated)
+        if not self.guided:
+            epsilon, v = out.chunk(2, dim=-1)
+            return epsilon, v
+        conditional, unconditional = out.chunk(2, dim=0)
+        epsilon, v = conditional.chunk(2, dim=-1)
+        epsilon_u = unconditional[:, : epsilon.shape[-1]]
+        return torch.lerp(epsilon_u, epsilon, self.guidance_scale), v
+
+
+def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:
+    """Embeddings [T, W] of original timesteps in 0..999."""
+    return net.time_embed(torch.tensor(timesteps, device=device))

@@ -1,0 +1,70 @@
+"""Randomness that belongs to a sample: its order, its noise, its selection scores.
+
+Everything is drawn on the CPU from generators seeded by (seed, sample index), so that an image does
+not depend on the batch, the number of devices or a resume, and noise is addressed by (chain step,
+token position), so that two methods run on common random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Stream(IntEnum):
+    """Independent random streams of a sample."""
+
+    ORDER = 0
+    NOISE = 1
+    SELECTION = 2
+
+
+@dataclass
+class SampleNoise:
+    """The random numbers of a batch.
+
+    Attributes:
+        order: decode orders [B, L], permutations of the grid positions; decoded from the front.
+        noise: standard normal [T+1, B, L, C]; ``noise[0]`` starts the chain of a token,
+            ``noise[j]`` is the noise of its j-th ancestral step.
+        selection_scores: uniform [B, L], for selections that choose tokens at random.
+    """
+
+    order: Tensor
+    noise: Tensor
+    selection_scores: Tensor
+
+    def to(self, device: torch.device | str) -> SampleNoise:
+        return SampleNoise(
+            self.order.to(device, non_blocking=True),
+            self.noise.to(device, non_blocking=True),
+            self.selection_scores.to(device, non_blocking=True),
+        )
+
+
+def sample_generator(seed: int, index: int, stream: Stream) -> torch.Generator:
+    """The generator of one random stream of sample ``index`` under ``seed`` (both non-negative)."""
+    state = np.random.SeedSequence([seed, index, int(stream)]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
+
+def draw_noise(
+    seed: int, indices: Sequence[int], num_tokens: int, token_dim: int, num_diffusion_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Noise [T+1, B, L, C] and selection scores [B, L] of the samples ``indices``.
+
+    ``noise[j]`` does not depend on T: it is the (j+1)-th draw of the sample's noise stream.
+    """
+    noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim)
+    scores = torch.empty(len(indices), num_tokens)
+    for row, index in enumerate(indices):
+        generator = sample_generator(seed, index, Stream.NOISE)
+        for step in range(num_diffusion_steps + 1):
+            noise[step, row] = torch.randn(num_tokens, token_dim, generator=generator)
+        scores[row] = torch.rand(num_tokens, generator=sample_generator(seed, index, Stream.SELECTION))
+    return noise, scores

@@ -1,0 +1,62 @@
+"""A plan: how many tokens are decoded at which AR step, with what guidance and how many diffusion steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ARStep:
+    """One AR step. Its positions are ``order[:, start:stop]`` of each image's decode order.
+
+    Attributes:
+        index: k, counted from 0.
+        start, stop: slice of the decode order; tokens before ``start`` are known.
+        stage: index of the stage the step belongs to; 0 where the order has a single stage.
+        guidance_scale: w of this step; 1 means no guidance.
+        num_diffusion_steps: T of the tokens that no selection chose.
+        num_detail_tokens: how many tokens per image the selection chooses (FTS); 0: none.
+        num_detail_diffusion_steps: T of the chosen tokens.
+    """
+
+    index: int
+    start: int
+    stop: int
+    stage: int
+    guidance_scale: float
+    num_diffusion_steps: int
+    num_detail_tokens: int = 0
+    num_detail_diffusion_steps: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All AR steps of a decode, the same for every image.
+
+    Attributes:
+        grid: rows and columns (h, w) of the token grid.
+        steps: the AR steps; together they decode every token once.
+        guided: whether the unconditional branch is needed.
+        temperature: factor on the noise of the ancestral steps.
+        max_timestep: clip of the diffusion timesteps, or None.
+    """
+
+    grid: tuple[int, int]
+    steps: tuple[ARStep, ...]
+    guided: bool
+    temperature: float = 1.0
+    max_timestep: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def max_diffusion_steps(self) -> int:
+        """The longest chain of any token: how many noise vectors a token may need, less one."""
+        return max(max(step.num_diffusion_steps, step.num_detail_diffusion_steps) for step in self.steps)

@@ -1,0 +1,103 @@
+"""Training of a MAR model as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from mar_accel.errors import ConfigError
+from mar_accel.models.mar import MAR
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation settings; see ``conf/train.yaml`` for their defaults.
+
+    Attributes:
+        max_steps: optimiser steps. batch_size: images per step.
+        learning_rate, weight_decay: of AdamW (betas 0.9, 0.95).
+        warmup_steps: steps of linear warm-up.
+        decay_fraction: share of the steps, at the end, of linear decay to zero; 0..1.
+        ema_decay: decay of the averaged weights, which are what is sampled.
+        label_drop: probability that a label gives way to the unconditional embedding; 0..1.
+        mask_ratio_min: smallest share of masked tokens; ratios follow a normal around 1 with
+            deviation 0.25, truncated to [mask_ratio_min, 1] (MAR, section 4).
+        gradient_clip: largest gradient norm.
+        checkpoint_every: steps between checkpoints. resume: checkpoint to go on from.
+    """
+
+    max_steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    decay_fraction: float
+    ema_decay: float
+    label_drop: float
+    mask_ratio_min: float
+    gradient_clip: float
+    checkpoint_every: int
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("decay_fraction", "label_drop", "mask_ratio_min"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(
+                    f"training.{key}={getattr(self, key)} is not a share; give a number in 0..1."
+                )
+        for key in ("max_steps", "batch_size", "checkpoint_every"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"training.{key}={getattr(self, key)} is too small; give at least 1.")
+
+
+def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) -> float:
+    """One mask ratio from the normal around 1 (deviation 0.25), truncated to [minimum, 1]."""
+    lower = 0.5 * (1 + math.erf((minimum - 1) / 0.25 / math.sqrt(2)))
+    u = lower + (0.5 - lower) * torch.rand((), dtype=torch.float64, generator=generator).item()
+    normal = math.sqrt(2) * torch.erfinv(torch.tensor(2 * u - 1, dtype=torch.float64)).item()
+    return min(1.0, max(minimum, 1 + 0.25 * normal))
+
+
+class TrainingModule(pl.LightningModule):
+    """Batches of latents [B, c, H, W] and labels [B] to the MAR loss."""
+
+    def __init__(self, model: MAR, config: TrainingConfig):
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        latents, labels = batch
+        length = self.model.config.seq_len
+        num_masked = math.ceil(length * draw_mask_ratio(self.config.mask_ratio_min))
+        order = torch.rand(len(labels), length, device=self.device).argsort(dim=1)
+        dropped = torch.rand(len(labels), 1, device=self.device) < self.config.label_drop
+        embedding = torch.where(
+            dropped, self.model.unconditional_embedding(len(labels)), self.model.class_embedding(labels)
+        )
+        loss = self.model.training_loss(latents, embedding, order, num_masked)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Warm-up, constant, linear decay to zero; 0..1."""
+        config = self.config
+        warmup = (step + 1) / max(1, config.warmup_steps)
+        decay_steps = max(1, round(config.max_steps * config.decay_fraction))
+        return max(0.0, min(1.0, warmup, (config.max_steps - step) / decay_steps))
+
+    def configure_optimizers(self):  # type: ignore[override]
+        decayed = [p for p in self.model.parameters() if p.ndim >= 2 and p.shape[0] > 1]
+        others = [p for p in self.model.parameters() if not (p.ndim >= 2 and p.shape[0] > 1)]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=self.config.weight_decay,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
