@@ -1,0 +1,204 @@
+"""Agreement with the recorded outputs of the published implementations, one test per recorded file.
+
+The files are those of tests/data/golden, or of the folder that MAR_ACCEL_GOLDEN names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mar_accel.caching.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.denoiser import GuidedDenoiser, embed_timesteps
+from mar_accel.sampling.diffusion_schedule import diffusion_schedule
+from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps, DiffusionSteps
+from mar_accel.sampling.guidance import ConstantGuidance, LinearGuidance
+from mar_accel.sampling.noise import SampleNoise
+from mar_accel.sampling.orders import RandomOrder
+from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.selection import NoSelection
+from mar_accel.sampling.solvers import DDPM
+from mar_accel.sampling.step_sizes import CosineSteps, StepSize
+
+TOLERANCE = 1e-4
+FOLDER = Path(os.environ.get("MAR_ACCEL_GOLDEN", Path(__file__).parents[1] / "data" / "golden"))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return json.loads(metadata.get("case", "{}")), load_file(path)
+
+
+def _assert_close(actual: Tensor, expected: Tensor, what: str) -> None:
+    error = float((actual - expected).norm() / expected.norm())
+    assert error <= TOLERANCE, f"{what}: relative error {error:.2e}"
+
+
+def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
+
+
+def _model(case: dict[str, Any], tensors: dict[str, Tensor]) -> MAR:
+    config = MARConfig(
+        grid=tuple(case["grid"]),
+        patch_size=case["patch_size"],
+        latent_channels=case["vae_embed_dim"],
+        num_classes=case["num_classes"],
+        buffer_size=case["buffer_size"],
+        embed_dim=case["embed_dim"],
+        num_heads=case["num_heads"],
+        encoder_depth=case["encoder_depth"],
+        decoder_depth=case["decoder_depth"],
+        head_depth=case["head_depth"],
+        head_width=case["head_width"],
+    )
+    model = MAR(config).eval()
+    model.load_state_dict(_weights(tensors))
+    return model
+
+
+class RecordedDiffusionSteps(DiffusionSteps):
+    """The number of diffusion steps that the recording states for each AR step."""
+
+    def __init__(self, lengths: Sequence[int]):
+        self.lengths = list(lengths)
+
+    def per_step(self, steps: Sequence[StepSize]) -> list[int]:
+        return self.lengths
+
+
+class RecordingCache(CachePolicy):
+    """Hands everything on to another policy and keeps the conditioning vectors of some steps."""
+
+    def __init__(self, inner: CachePolicy, steps: Sequence[int]):
+        self.inner, self.steps, self.recorded = inner, set(steps), {}
+        self.start, self.denoiser, self.finish = inner.start, inner.denoiser, inner.finish
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        z = self.inner.conditioning_vectors(state, step)
+        if step.index in self.steps:
+            positions = state.predicted(step)
+            rows = positions.argsort(dim=1).repeat(z.shape[0] // positions.shape[0], 1)
+            ordered = z.gather(1, rows.unsqueeze(-1).expand_as(z))
+            self.recorded[step.index] = ordered.flatten(0, 1).clone()
+        return z
+
+
+def _check_decode(
+    case: dict[str, Any],
+    tensors: dict[str, Tensor],
+    diffusion_steps: DiffusionSteps,
+    max_timestep: int | None,
+    cache: CachePolicy,
+) -> None:
+    model = _model(case, tensors)
+    guidance = {"linear": LinearGuidance, "constant": ConstantGuidance}[case["cfg_schedule"]]()
+    sampler = Sampler(
+        order=RandomOrder(),
+        step_sizes=CosineSteps(case["num_iter"]),
+        guidance_schedule=guidance,
+        diffusion_steps=diffusion_steps,
+        solver=DDPM(),
+        selection=NoSelection(),
+        guidance_scale=case["cfg"],
+        temperature=case["temperature"],
+        max_timestep=max_timestep,
+    )
+    plan = sampler.plan(model.config.grid)
+    assert [step.num_tokens for step in plan.steps] == case["tokens_per_step"]
+    cache.check(model.config, plan, sampler.solver)
+    recording = RecordingCache(cache, case["z_steps"])
+    batch = len(tensors["orders"])
+    if case["conditional"]:
+        embedding = model.class_embedding(tensors["labels"])
+    else:
+        embedding = model.unconditional_embedding(batch)
+    # The recordings decode from the end of their order.
+    noise = SampleNoise(tensors["orders"].flip(1), tensors["noise"], torch.zeros(batch, plan.num_tokens))
+    tokens = decode(Engine(model, plan, sampler.solver, recording, sampler.selection), embedding, noise)
+    for step, z in recording.recorded.items():
+        _assert_close(z, tensors[f"z_step{step}"], f"z of step {step}")
+    _assert_close(tokens, tensors["tokens"], "tokens")
+    _assert_close(model.unpatchify(tokens), tensors["latents"], "latents")
+
+
+def check_mar(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    _check_decode(case, tensors, ConstantDiffusionSteps(case["diffusion_steps"]), None, NoCache())
+
+
+def check_disa(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    lengths = RecordedDiffusionSteps(case["diffusion_steps_per_iter"])
+    _check_decode(case, tensors, lengths, 950, NoCache())
+
+
+def check_head(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    head = DiffusionHead(case["token_dim"], case["z_dim"], case["head_width"], case["head_depth"]).eval()
+    head.load_state_dict(_weights(tensors))
+    schedule = diffusion_schedule(case["diffusion_steps"])
+    guided = case["cfg"] != 1.0
+    with torch.inference_mode():
+        embeddings = embed_timesteps(head.net, schedule.timesteps, torch.device("cpu"))
+        denoise = GuidedDenoiser(head.net, tensors["z"], embeddings, case["cfg"], guided)
+        tokens = DDPM().sample(denoise, tensors["noise"], schedule, case["temperature"])
+    _assert_close(tokens, tensors["tokens"], "tokens")
+
+
+def check_loss(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    model = _model(case, tensors)
+    mask = tensors["mask"]
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    loss = model.training_loss(
+        tensors["latents"],
+        model.class_embedding(tensors["labels"]),
+        order,
+        int(mask[0].sum()),
+        tensors["timesteps"],
+        tensors["noise"],
+    )
+    _assert_close(loss.detach(), tensors["loss"], "loss")
+
+
+CHECKS = {"mar": check_mar, "disa": check_disa, "head": check_head, "loss": check_loss}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_recorded_case(path: Path) -> None:
+    case, tensors = _read(path)
+    kind = case.get("kind", path.stem)
+    if kind not in CHECKS:
+        pytest.skip(f"kind {kind!r} is not implemented")
+    CHECKS[kind](case, tensors)
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "manifests").glob("mar_*.json")), ids=lambda path: path.stem)
+def test_published_layout(path: Path) -> None:
+    """Every key and shape of a published checkpoint is one of ours, and no other."""
+    sizes = {
+        "mar_base": MARConfig(),
+        "mar_large": MARConfig(
+            embed_dim=1024, num_heads=16, encoder_depth=16, decoder_depth=16, head_depth=8, head_width=1280
+        ),
+        "mar_huge": MARConfig(
+            embed_dim=1280, num_heads=16, encoder_depth=20, decoder_depth=20, head_depth=12, head_width=1536
+        ),
+    }
+    if path.stem not in sizes:
+        pytest.skip(f"no architecture named {path.stem!r}")
+    with torch.device("meta"):
+        model = MAR(sizes[path.stem])
+    published = {key: list(shape) for key, shape in json.loads(path.read_text()).items()}
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == published
