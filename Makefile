@@ -1,0 +1,72 @@
+# Commands that do their own set-up: they need Python 3.10 to 3.13 and make, nothing else.
+#
+#   make demo    16 images of the embedded model, in outputs/demo
+#   make test    the test suite; with CI=true the slow tests too
+#   make check   linter, formatter, types
+#
+# pip is used as this machine configures it. To fetch torch from another place, set pip's own variables, such as
+# PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS: the commands here need a CPU build only.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check clean
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+DEMO_DIR := outputs/demo
+
+PIP_INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# torch goes first and alone: whatever is installed after it finds it there and does not choose another build.
+INSTALL_TORCH = $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
+
+TEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+ifeq ($(CI),true)
+SELECTION := -m "slow or not slow"
+endif
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+# `command -v` is not enough: version managers leave stubs on the path that cannot run.
+$(PYTHON):
+	@for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' \
+	    >/dev/null 2>&1; then \
+	    echo "Creating $(VENV) with $$($$python --version)"; \
+	    exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "No Python 3.10 to 3.13 with the venv module was found." >&2; exit 1
+
+$(CORE): pyproject.toml constraints.txt | $(PYTHON)
+	@echo "Installing mar_accel into $(VENV) (minutes, once)"
+	@$(INSTALL_TORCH)
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(PYTHON)
+	@echo "Installing mar_accel and its development tools into $(VENV) (minutes, once)"
+	@$(INSTALL_TORCH)
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(CORE) $@
+
+demo: $(CORE)
+	@$(PYTHON) -m mar_accel.generate model=digits dataset=digits dataset.num_images=16 output_dir=$(DEMO_DIR)
+	@echo "Images: $(DEMO_DIR)/images   All in one: $(DEMO_DIR)/grid.png   Record: $(DEMO_DIR)/run.json"
+
+# One thread per worker: workers that each use all cores only get in each other's way.
+test: $(DEV)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) $(SELECTION) $(PYTEST_ARGS)
+
+check: $(DEV)
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
