@@ -1,0 +1,89 @@
+"""What turns images into the feature vectors that FID, KID, precision and recall are computed on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mar_accel.errors import DataError
+
+
+@dataclass
+class Features:
+    """Features of B images.
+
+    Attributes:
+        pooled: [B, F], float32.
+        logits: class logits [B, N], float32.
+    """
+
+    pooled: Tensor
+    logits: Tensor
+
+
+class FeatureExtractor(nn.Module):
+    """A frozen network from 8-bit images to features.
+
+    Subclasses set the attributes and implement ``forward``.
+
+    Attributes:
+        name: as it appears in reports ("digits", "inception").
+        dim: F.
+        fingerprint: changes with the network's weights; part of the key of cached statistics.
+        recognises: whether the logits are of the classes that images are generated for, so that the
+            share of recognised images means something.
+    """
+
+    name: str
+    dim: int
+    fingerprint: str
+    # Whether the logits are of the classes that images are generated for.
+    recognises: bool = False
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of 8-bit images.
+
+        Args:
+            images: uint8 [B, 1 or 3, H, W].
+
+        Raises:
+            DataError: the images have a size or dtype that the network does not read.
+        """
+        raise NotImplementedError
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Images in 0..1 to uint8, as they are saved; what metrics see is what a PNG holds.
+
+    Raises:
+        DataError: a pixel is NaN or infinite.
+    """
+    if not torch.isfinite(images).all():
+        bad = int((~torch.isfinite(images)).flatten(1).any(dim=1).sum())
+        raise DataError(
+            f"{bad} of {len(images)} images have NaN or infinite pixels; "
+            "look for a diverged sampler (sampler.max_timestep, trainer.precision) or a damaged file."
+        )
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise :class:`DataError` unless ``images`` are uint8 [B, 1 or 3, H, W]."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(
+            f"images of shape {list(images.shape)} and type {images.dtype} cannot be evaluated; "
+            "give uint8 images with one or three channels."
+        )
+
+
+def file_fingerprint(path: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]

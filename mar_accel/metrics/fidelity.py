@@ -1,0 +1,76 @@
+"""How close an accelerated sample is to the unaccelerated one of the same seed, image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from mar_accel.errors import DataError
+
+# PSNR of equal images is infinite, and so would any mean be. One pixel of a 256×256 image that is one
+# level off gives 101 dB, so equal images, and only they, count as this.
+EQUAL_IMAGES_PSNR = 110.0
+
+
+@dataclass
+class Fidelity:
+    """Per-image agreement with the reference images.
+
+    Attributes:
+        psnr: [N], dB, at most 110 (equal images).
+        ssim: [N], −1..1.
+        latent_mse: [N], mean squared difference of the tokens; None where tokens are not known.
+    """
+
+    psnr: Tensor
+    ssim: Tensor
+    latent_mse: Tensor | None
+
+    def summary(self) -> dict[str, float | None]:
+        """Means and standard deviations over the images."""
+        numbers: dict[str, float | None] = {
+            "psnr": float(self.psnr.mean()),
+            "psnr_std": float(self.psnr.std(correction=0)),
+            "ssim": float(self.ssim.mean()),
+            "latent_mse": None,
+            "latent_mse_std": None,
+        }
+        if self.latent_mse is not None:
+            numbers["latent_mse"] = float(self.latent_mse.mean())
+            numbers["latent_mse_std"] = float(self.latent_mse.std(correction=0))
+        return numbers
+
+
+def fidelity(
+    images: Tensor, reference: Tensor, tokens: Tensor | None = None, reference_tokens: Tensor | None = None
+) -> Fidelity:
+    """Compare images of the same sample indices.
+
+    Args:
+        images, reference: uint8 [N, C, H, W], as saved.
+        tokens, reference_tokens: [N, L, C] of the same samples, where known.
+
+    Raises:
+        DataError: the two sets differ in number or size.
+    """
+    if images.shape != reference.shape:
+        raise DataError(
+            f"images {list(images.shape)} and reference images {list(reference.shape)} cannot be compared "
+            "one by one; give runs of the same model, number of images and size."
+        )
+    a, b = images.double() / 255, reference.double() / 255
+    psnr = peak_signal_noise_ratio(a, b, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    ssim = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+    assert isinstance(ssim, Tensor)
+    latent_mse = None
+    if tokens is not None and reference_tokens is not None:
+        latent_mse = (tokens.double() - reference_tokens.double()).square().flatten(1).mean(dim=1)
+    return Fidelity(psnr.clamp(max=EQUAL_IMAGES_PSNR), ssim.reshape(len(images)), latent_mse)
+
+
+def difference_images(images: Tensor, reference: Tensor) -> Tensor:
+    """Absolute difference of uint8 images, for the eye: uint8, 0 where equal."""
+    return (images.to(torch.int16) - reference.to(torch.int16)).abs().to(torch.uint8)

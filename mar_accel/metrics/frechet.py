@@ -1,0 +1,115 @@
+"""Fréchet distance between Gaussians fitted to features (FID), in float64.
+
+Source: Heusel et al., GANs Trained by a Two Time-Scale Update Rule (arXiv:1706.08500).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mar_accel.errors import DataError
+
+
+@dataclass
+class GaussianStatistics:
+    """Mean and covariance of a set of feature vectors.
+
+    Attributes:
+        mean: [F], float64. covariance: [F, F], float64, unbiased (divided by N − 1).
+        count: N; None where a file does not tell it.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    count: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """F."""
+        return self.mean.shape[0]
+
+
+class RunningStatistics:
+    """Mean and covariance of features that come in batches; those of several devices can be merged.
+
+    Kept are the count, the mean and the scatter matrix around it (Chan et al.), so that a large mean
+    costs no precision.
+    """
+
+    def __init__(self, dim: int):
+        self.count = 0
+        self.mean = torch.zeros(dim, dtype=torch.float64)
+        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+
+    def update(self, features: Tensor) -> RunningStatistics:
+        """Add features [B, F] of any float type and device."""
+        if len(features):
+            batch = RunningStatistics(features.shape[1])
+            values = features.detach().cpu().double()
+            batch.count, batch.mean = len(values), values.mean(dim=0)
+            centred = values - batch.mean
+            batch.scatter = centred.T @ centred
+            self.merge(batch)
+        return self
+
+    def merge(self, other: RunningStatistics) -> RunningStatistics:
+        """Add what another device or batch has seen."""
+        total = self.count + other.count
+        if total:
+            difference = other.mean - self.mean
+            weight = self.count * other.count / total
+            self.scatter += other.scatter + weight * torch.outer(difference, difference)
+            self.mean = self.mean + difference * (other.count / total)
+            self.count = total
+        return self
+
+    def finish(self) -> GaussianStatistics:
+        """The statistics of everything added; raises DataError for fewer than two vectors."""
+        if self.count < 2:
+            raise DataError(f"{self.count} image(s) have no covariance; evaluate at least 2.")
+        return GaussianStatistics(self.mean, self.scatter / (self.count - 1), self.count)
+
+
+def gaussian_statistics(features: Tensor) -> GaussianStatistics:
+    """Statistics of features [N, F]."""
+    return RunningStatistics(features.shape[1]).update(features).finish()
+
+
+def matrix_square_root(covariance: Tensor) -> Tensor:
+    """Symmetric square root of a positive semi-definite matrix; rounding below zero counts as zero."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
+    """‖μ_a − μ_b‖² + Tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½); 0 for equal statistics, symmetric.
+
+    The trace of (Σ_a Σ_b)^½ is the sum of the singular values of Σ_a^½ Σ_b^½, which needs no square
+    root of a matrix that is not symmetric and stays exact for singular covariances.
+
+    Raises:
+        DataError: the statistics belong to features of different dimensions.
+    """
+    if a.dim != b.dim:
+        raise DataError(
+            f"statistics of {a.dim} and of {b.dim} features cannot be compared; "
+            "choose the features that the reference was computed with."
+        )
+    roots = matrix_square_root(a.covariance.double()) @ matrix_square_root(b.covariance.double())
+    trace_of_root = torch.linalg.svdvals(roots).sum()
+    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()
+    return float(distance - 2 * trace_of_root)
+
+
+def small_sample_bias(reference: GaussianStatistics, num_images: int, seed: int = 0) -> float:
+    """The FID that a perfect generator would get with so few images: how much the number is biased upwards.
+
+    So many vectors are drawn from the reference's own Gaussian and compared with it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn(num_images, reference.dim, dtype=torch.float64, generator=generator)
+    drawn = reference.mean + normal @ matrix_square_root(reference.covariance.double())
+    return frechet_distance(gaussian_statistics(drawn), reference)

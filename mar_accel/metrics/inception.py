@@ -1,0 +1,82 @@
+"""InceptionV3 features as in the published FID numbers: torch-fidelity's port of the TensorFlow network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mar_accel.errors import ConfigError
+from mar_accel.metrics.features import FeatureExtractor, Features, check_images, file_fingerprint
+
+WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
+WEIGHTS_PAGE = "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0"
+
+
+class InceptionFeatures(FeatureExtractor):
+    """Pool features (2048) and unbiased logits (1008) of images of any size; the network resizes them.
+
+    Args:
+        weights: path of torch-fidelity's weight file; None: torch's hub folder, downloaded if absent.
+
+    Raises:
+        ConfigError: torch-fidelity or the weights cannot be had; the sentence says what to put where.
+    """
+
+    name = "inception"
+    dim = 2048
+
+    def __init__(self, weights: str | None = None):
+        super().__init__()
+        hub_file = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+        path = Path(weights) if weights else hub_file
+        if weights:
+            _check_weights(path, hub_file)
+        network_class = _network_class()
+        try:
+            network = network_class(
+                "inception-v3", ["2048", "logits_unbiased"], str(path) if weights else None
+            )
+        except Exception as error:
+            raise ConfigError(_remedy(path, hub_file, error)) from error
+        self.network = network
+        self.fingerprint = file_fingerprint(path)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> InceptionFeatures:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Features:
+        check_images(images)
+        pooled, logits = self.network(images.expand(-1, 3, -1, -1))
+        return Features(pooled.float(), logits.float())
+
+
+def _network_class() -> type[torch.nn.Module]:
+    try:
+        # torch-fidelity imports torchvision as a whole, so both must be there and fit torch.
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except Exception as error:
+        raise ConfigError(
+            "features=inception needs torch-fidelity with a torchvision that fits the installed torch "
+            f"({type(error).__name__}: {error}); install them with pip install 'mar-accel[inception]'."
+        ) from error
+    return FeatureExtractorInceptionV3
+
+
+def _check_weights(path: Path, hub_file: Path) -> None:
+    """torch-fidelity unpickles without restrictions: only a file that loads with them is handed to it."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ConfigError(_remedy(path, hub_file, error)) from error
+
+
+def _remedy(path: Path, hub_file: Path, error: Exception) -> str:
+    return (
+        f"features.weights: InceptionV3's weights cannot be read from {path} ({type(error).__name__}); put "
+        f"{WEIGHTS_NAME} from {WEIGHTS_PAGE} at {hub_file}, or give its path as features.weights."
+    )

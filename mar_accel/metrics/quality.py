@@ -1,0 +1,163 @@
+"""Quality of a set of images: everything that is computed on their features, as one object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mar_accel.errors import DataError
+from mar_accel.metrics.features import FeatureExtractor, Features
+from mar_accel.metrics.frechet import (
+    GaussianStatistics,
+    RunningStatistics,
+    frechet_distance,
+    gaussian_statistics,
+    small_sample_bias,
+)
+from mar_accel.metrics.inception_score import inception_score
+from mar_accel.metrics.kid import kernel_distance
+from mar_accel.metrics.precision_recall import precision_recall
+from mar_accel.metrics.recognised import recognised
+from mar_accel.metrics.reference import Reference
+
+JACKKNIFE_GROUPS = 10
+# The bias is found by drawing as many vectors as there are images; beyond this many numbers it is left out,
+# unless it has to be warned of.
+MAX_BIAS_NUMBERS = 20_000_000
+NEIGHBOURS = 3
+
+
+@dataclass
+class FeatureSet:
+    """Features of images, by sample index; the parts of several batches or devices can be joined.
+
+    Attributes:
+        indices: sample indices [N]. labels: their classes [N], or −1 where not known.
+        pooled: [N, F]. logits: [N, classes].
+    """
+
+    indices: Tensor
+    labels: Tensor
+    pooled: Tensor
+    logits: Tensor
+
+    @staticmethod
+    def of(features: Features, indices: Tensor, labels: Tensor | None) -> FeatureSet:
+        """A batch, brought to the CPU."""
+        known = labels if labels is not None else torch.full_like(indices, -1)
+        return FeatureSet(indices.cpu(), known.cpu(), features.pooled.cpu(), features.logits.cpu())
+
+    @staticmethod
+    def join(parts: list[FeatureSet]) -> FeatureSet:
+        """All parts in the order of the sample indices: the same for every split into batches and devices."""
+        indices = torch.cat([part.indices for part in parts])
+        order = indices.argsort()
+        return FeatureSet(
+            indices[order],
+            torch.cat([part.labels for part in parts])[order],
+            torch.cat([part.pooled for part in parts])[order],
+            torch.cat([part.logits for part in parts])[order],
+        )
+
+
+@dataclass
+class Quality:
+    """Numbers by name (None where one cannot be computed), and sentences a reader has to know."""
+
+    numbers: dict[str, float | None]
+    warnings: list[str] = field(default_factory=list)
+
+
+def measure_quality(images: FeatureSet, extractor: FeatureExtractor, reference: Reference | None) -> Quality:
+    """FID, KID, Inception Score, precision, recall and the recognised share of a set of images.
+
+    Raises:
+        DataError: fewer than two images, NaN features, or a reference of another feature dimension.
+    """
+    count = len(images.pooled)
+    if count < 2:
+        raise DataError(f"{count} image(s) have no statistics; evaluate at least 2 (dataset.num_images).")
+    if not torch.isfinite(images.pooled).all():
+        raise DataError("the features have NaN or infinite values; look for damaged images or weights.")
+    quality = Quality({"num_images": count})
+    mean, deviation = inception_score(images.logits)
+    quality.numbers |= {"inception_score": mean, "inception_score_std": deviation}
+    share, error = _recognised(images, extractor)
+    quality.numbers |= {"recognised": share, "recognised_std_error": error}
+    quality.numbers |= dict.fromkeys(
+        ("fid", "fid_std_error", "fid_bias", "kid", "kid_std", "precision", "recall")
+    )
+    if reference is not None:
+        _compare_statistics(quality, images, reference)
+        _compare_features(quality, images, reference)
+    return quality
+
+
+def _recognised(images: FeatureSet, extractor: FeatureExtractor) -> tuple[float | None, float | None]:
+    if not extractor.recognises or (images.labels < 0).any():
+        return None, None
+    return recognised(images.logits, images.labels)
+
+
+def _compare_statistics(quality: Quality, images: FeatureSet, reference: Reference) -> None:
+    """FID, its standard error and its bias."""
+    count, dim = images.pooled.shape
+    quality.numbers["fid"] = frechet_distance(gaussian_statistics(images.pooled), reference.statistics)
+    quality.numbers["fid_std_error"] = fid_standard_error(images.pooled, reference.statistics)
+    if count <= dim or count * dim <= MAX_BIAS_NUMBERS:
+        quality.numbers["fid_bias"] = small_sample_bias(reference.statistics, count)
+    if count <= dim:
+        quality.warnings.append(
+            f"FID of {count} images on {dim} features is biased: a perfect generator would get about "
+            f"{quality.numbers['fid_bias']:.3g} with so few; generate more than {dim} images."
+        )
+    real = reference.statistics.count
+    if real is not None and real <= dim:
+        bias = small_sample_bias(reference.statistics, real)
+        quality.warnings.append(
+            f"FID against {real} reference images on {dim} features is biased by about {bias:.3g}; "
+            f"give more than {dim} reference images."
+        )
+
+
+def _compare_features(quality: Quality, images: FeatureSet, reference: Reference) -> None:
+    """KID, precision and recall, where the reference's features are known."""
+    if reference.features is None:
+        quality.warnings.append(
+            f"{reference.source} holds statistics alone: KID, precision and recall need reference images."
+        )
+        return
+    if min(len(images.pooled), len(reference.features)) <= NEIGHBOURS:
+        quality.warnings.append(f"precision and recall need more than {NEIGHBOURS} images of each set.")
+        return
+    kid, kid_std = kernel_distance(images.pooled, reference.features)
+    precision, recall = precision_recall(images.pooled, reference.features, NEIGHBOURS)
+    quality.numbers |= {"kid": kid, "kid_std": kid_std, "precision": precision, "recall": recall}
+
+
+def fid_standard_error(features: Tensor, reference: GaussianStatistics) -> float | None:
+    """Standard error of the FID by leaving out a tenth of the images at a time (grouped jackknife).
+
+    Returns None where fewer than 40 images make the groups too small to say anything.
+    """
+    if len(features) < 4 * JACKKNIFE_GROUPS:
+        return None
+    # Shuffled, as images come in the order of their classes.
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    groups = [
+        RunningStatistics(features.shape[1]).update(part)
+        for part in features[order].tensor_split(JACKKNIFE_GROUPS)
+    ]
+    distances = []
+    for left_out in range(JACKKNIFE_GROUPS):
+        rest = RunningStatistics(features.shape[1])
+        for number, group in enumerate(groups):
+            if number != left_out:
+                rest.merge(group)
+        distances.append(frechet_distance(rest.finish(), reference))
+    mean = sum(distances) / len(distances)
+    spread = sum((distance - mean) ** 2 for distance in distances)
+    return math.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread)

@@ -1,0 +1,185 @@
+"""What generated images are compared with: statistics and features of real ones, cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mar_accel.data.digits import load_scans, random_affine, render
+from mar_accel.data.image_sets import load_npz, open_images
+from mar_accel.errors import ConfigError, DataError
+from mar_accel.metrics.features import FeatureExtractor, quantise
+from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
+
+# KID, precision and recall use this many of the reference's images, as ADM's evaluator does.
+MAX_KEPT_FEATURES = 10_000
+BATCH_SIZE = 256
+# Part of the cache's key: to be raised when the computation changes.
+CACHE_VERSION = 1
+
+
+@dataclass
+class Reference:
+    """Real images, as features.
+
+    Attributes:
+        source: where they come from, for reports.
+        statistics: mean and covariance of their features.
+        features: [M, F], at most 10,000 of them; None where only statistics are known, and then
+            neither KID nor precision nor recall can be computed.
+    """
+
+    source: str
+    statistics: GaussianStatistics
+    features: Tensor | None
+
+
+class ReferenceSource:
+    """Where the reference comes from; its statistics are computed once and cached.
+
+    Args:
+        source: "digits" (scikit-learn's handwritten digits), an ADM-style .npz with mu and sigma (or with
+            images in arr_0), a folder of images, or a run folder.
+        augmentations: for "digits": 0 takes every scan once, unchanged; n takes n copies of each, augmented
+            as in the training of the embedded model: the distribution that the model was to learn.
+        cache_dir: folder of cached statistics; None: mar_accel/statistics in the user's cache folder.
+    """
+
+    def __init__(self, source: str, augmentations: int = 0, cache_dir: str | None = None):
+        if augmentations < 0:
+            raise ConfigError(f"reference.augmentations={augmentations} is negative; give 0 or more.")
+        self.source = source
+        self.augmentations = augmentations
+        self.cache_dir = Path(cache_dir) if cache_dir else _user_cache_dir()
+
+    def check(self) -> None:
+        """Raise DataError where the source does not exist, before anything is generated."""
+        if self.source != "digits" and not Path(self.source).exists():
+            raise DataError(
+                f"reference.source={self.source} does not exist; give digits, an .npz with mu and sigma "
+                "(ADM's VIRTUAL_imagenet256_labeled.npz or adm_in256_stats.npz), or a folder of images."
+            )
+
+    def load(self, extractor: FeatureExtractor, device: torch.device | str = "cpu") -> Reference:
+        """Statistics and features under ``extractor``.
+
+        Raises:
+            DataError: the source cannot be read, or holds statistics of other features.
+        """
+        self.check()
+        if self.source == "digits":
+            name = (
+                f"digits, {self.augmentations} augmented copies"
+                if self.augmentations
+                else "digits, original scans"
+            )
+            return self._cached(name, f"digits-{self.augmentations}", extractor, device)
+        path = Path(self.source)
+        if path.suffix == ".npz" and path.is_file():
+            arrays = load_npz(path)
+            if "mu" in arrays or "sigma" in arrays:
+                return self._from_statistics(path, arrays, extractor, device)
+        images = open_images(path, "reference.source")
+        return self._cached(str(path), images.content_hash(), extractor, device)
+
+    def _from_statistics(
+        self,
+        path: Path,
+        arrays: dict[str, np.ndarray],
+        extractor: FeatureExtractor,
+        device: torch.device | str,
+    ) -> Reference:
+        """ADM's files: mu [F] and sigma [F, F], beside them perhaps the images of precision and recall."""
+        mu, sigma = arrays.get("mu"), arrays.get("sigma")
+        if mu is None or sigma is None or mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+            raise DataError(f"{path} does not hold mu [F] and sigma [F, F]; give an ADM-style .npz.")
+        if len(mu) != extractor.dim:
+            raise DataError(
+                f"{path} holds statistics of {len(mu)} features but features={extractor.name} has "
+                f"{extractor.dim}; choose the features that the statistics were computed with."
+            )
+        statistics = GaussianStatistics(torch.from_numpy(mu).double(), torch.from_numpy(sigma).double())
+        if not (torch.isfinite(statistics.mean).all() and torch.isfinite(statistics.covariance).all()):
+            raise DataError(f"{path} holds NaN or infinite statistics; replace the file.")
+        features = None
+        if "arr_0" in arrays:
+            content = open_images(path, "reference.source").content_hash()
+            features = self._cached(str(path), content, extractor, device).features
+        return Reference(str(path), statistics, features)
+
+    def _cached(
+        self, name: str, content: str, extractor: FeatureExtractor, device: torch.device | str
+    ) -> Reference:
+        key = f"{CACHE_VERSION}:{content}:{extractor.name}:{extractor.fingerprint}"
+        file = self.cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
+        if file.is_file():
+            tensors = load_file(file)
+            statistics = GaussianStatistics(tensors["mean"], tensors["covariance"], int(tensors["count"]))
+            return Reference(name, statistics, tensors["features"])
+        reference = self._compute(name, extractor, device)
+        _write_cache(file, reference)
+        return reference
+
+    def _compute(self, name: str, extractor: FeatureExtractor, device: torch.device | str) -> Reference:
+        if self.source == "digits":
+            batches = list(digit_images(self.augmentations).split(BATCH_SIZE))
+            total = len(batches)
+        else:
+            images = open_images(self.source, "reference.source")
+            batches, total = images.batches(BATCH_SIZE), -(-images.num_images // BATCH_SIZE)  # type: ignore[assignment]
+        extractor = extractor.to(device)
+        running, kept = RunningStatistics(extractor.dim), []
+        for batch in track(batches, "reference", total=total):
+            pooled = extractor(batch.to(device)).pooled.cpu()
+            running.update(pooled)
+            kept.append(pooled)
+        features = torch.cat(kept)
+        if len(features) > MAX_KEPT_FEATURES:
+            generator = torch.Generator().manual_seed(0)
+            features = features[torch.randperm(len(features), generator=generator)[:MAX_KEPT_FEATURES]]
+        return Reference(name, running.finish(), features)
+
+
+def digit_images(augmentations: int) -> Tensor:
+    """The handwritten digits as the embedded model renders them: uint8 [N, 1, 32, 32]."""
+    scans, _ = load_scans()
+    if not augmentations:
+        return quantise(render(scans))
+    copies = scans.repeat(augmentations, 1, 1, 1)
+    return quantise(render(copies, random_affine(len(copies), torch.Generator().manual_seed(0))))
+
+
+def _user_cache_dir() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "mar_accel" / "statistics"
+
+
+def _write_cache(file: Path, reference: Reference) -> None:
+    """Best effort: where the cache folder cannot be written, the statistics are computed again next time."""
+    assert reference.features is not None
+    tensors = {
+        "mean": reference.statistics.mean,
+        "covariance": reference.statistics.covariance.contiguous(),
+        "count": torch.tensor(reference.statistics.count),
+        "features": reference.features.contiguous(),
+    }
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary)
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def no_reference() -> None:
+    """``reference=none``."""
+    return None
