@@ -1,0 +1,77 @@
+"""Evaluate a config: ``python -m mar_accel.evaluate sampler=gtr cache=lazymar``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from mar_accel.cli import command
+from mar_accel.configuration import OUTPUT_DIR_VARIABLE
+from mar_accel.evaluation.files import write_evaluation
+from mar_accel.evaluation.logging import log_evaluation
+from mar_accel.evaluation.result import Evaluation, result_table
+from mar_accel.evaluation.run import evaluate_images, evaluate_sampling
+from mar_accel.evaluation.settings import EvaluationSettings, config_hash
+from mar_accel.run_record import prepare_output_dir, run_record, write_json
+
+
+def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None) -> Evaluation | None:
+    """Evaluate as the config says and write the run folder.
+
+    Args:
+        config: composed as ``conf/evaluate.yaml``.
+        callbacks: callbacks of the sampling; None: those of the config.
+
+    Returns:
+        What was found; None on every process but the first.
+    """
+    settings = EvaluationSettings.of(config)
+    output_dir = prepare_output_dir(Path(config.output_dir).absolute())
+    # Processes that Lightning starts compose the config again: they must agree on the folder.
+    os.environ[OUTPUT_DIR_VARIABLE] = str(output_dir)
+    evaluation: Evaluation | None
+    if settings.images is not None:
+        evaluation = evaluate_images(config, settings)
+    else:
+        if callbacks is None:
+            callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+        evaluation = evaluate_sampling(config, settings, output_dir, callbacks)
+    if evaluation is not None:
+        _write(config, evaluation, output_dir)
+    return evaluation
+
+
+def _write(config: DictConfig, evaluation: Evaluation, output_dir: Path) -> None:
+    name = config_hash(config)
+    speed = {"seconds_per_image": evaluation.metrics.get("latency_s_per_image")}
+    write_json(run_record(config, config_hash=name, **speed), output_dir / "run.json")
+    OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
+    pictures = write_evaluation(evaluation, output_dir, config_hash=name)
+    log_evaluation(config, evaluation, pictures, output_dir)
+
+
+def show(evaluation: Evaluation, title: str, output_dir: Path) -> None:
+    """Print the numbers, and what a reader of them has to know."""
+    console = Console()
+    console.print(result_table(title, evaluation))
+    for warning in evaluation.warnings:
+        console.print(f"note: {warning}", style="yellow", markup=False)
+    console.print(f"Everything: {output_dir}", markup=False, soft_wrap=True)
+
+
+@command("evaluate")
+def main(config: DictConfig) -> None:
+    evaluation = evaluate(config)
+    if evaluation is not None:
+        title = config.evaluate.images or f"{config.model.name}, seed {config.seed}"
+        show(evaluation, str(title), Path(config.output_dir))
+
+
+if __name__ == "__main__":
+    main()

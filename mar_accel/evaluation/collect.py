@@ -1,0 +1,101 @@
+"""Collects features, times and the first images while a Trainer samples."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from mar_accel.inference import Prediction
+from mar_accel.metrics.features import FeatureExtractor, quantise
+from mar_accel.metrics.quality import FeatureSet
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device, so that the clock reads what was done and not what was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class BatchTimer(pl.Callback):
+    """Seconds of every batch, from its labels to its decoded images; place it before other callbacks.
+
+    Attributes:
+        latencies: seconds per image, one number per batch of this process.
+        batch_sizes: images of these batches.
+    """
+
+    def __init__(self) -> None:
+        self.latencies: list[float] = []
+        self.batch_sizes: list[int] = []
+        self._start = 0.0
+
+    def on_predict_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        synchronise(pl_module.device)
+        self._start = time.perf_counter()
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
+    ) -> None:
+        synchronise(pl_module.device)
+        self.batch_sizes.append(len(outputs.indices))
+        self.latencies.append((time.perf_counter() - self._start) / len(outputs.indices))
+
+    @property
+    def warm(self) -> list[float]:
+        """Latencies without the first batch's, which warms up, where there are others."""
+        return self.latencies[1:] or self.latencies
+
+
+class Collector(pl.Callback):
+    """Features of all images, and the pixels and tokens of the first ones, gathered from all devices.
+
+    Args:
+        extractor: turns images into features; None: no features.
+        keep: number of images, counted by sample index, whose pixels and tokens are kept.
+
+    Attributes (complete after the prediction):
+        features: of all images, in the order of their indices; None without extractor.
+        images: uint8 [keep, C, H, W]. tokens: [keep, L, C]. labels: [keep].
+    """
+
+    def __init__(self, extractor: FeatureExtractor | None, keep: int):
+        self.extractor = extractor
+        self.keep = keep
+        self.features: FeatureSet | None = None
+        self.images = self.tokens = self.labels = torch.empty(0)
+        self._parts: list[FeatureSet] = []
+        self._kept: dict[int, tuple[Tensor, Tensor, int]] = {}
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.extractor is not None:
+            self.extractor.to(pl_module.device)
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
+    ) -> None:
+        images = quantise(outputs.images)
+        if self.extractor is not None:
+            features = self.extractor(images)
+            self._parts.append(FeatureSet.of(features, outputs.indices, outputs.labels))
+        for row, index in enumerate(outputs.indices.tolist()):
+            if index < self.keep:
+                tokens = outputs.tokens[row].float().cpu()
+                self._kept[index] = (images[row].cpu(), tokens, int(outputs.labels[row]))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        parts, kept = self._parts, self._kept
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, (parts, kept))
+            parts = [part for device_parts, _ in gathered for part in device_parts]
+            kept = {index: value for _, device_kept in gathered for index, value in device_kept.items()}
+        if parts:
+            self.features = FeatureSet.join(parts)
+        if kept:
+            images, tokens, labels = zip(*(kept[index] for index in sorted(kept)), strict=True)
+            self.images, self.tokens = torch.stack(images), torch.stack(tokens)
+            self.labels = torch.tensor(labels)

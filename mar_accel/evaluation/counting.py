@@ -1,0 +1,33 @@
+"""FLOPs of an evaluated config, and what its cache saved at every AR step."""
+
+from __future__ import annotations
+
+from mar_accel.caching.policy import NoCache
+from mar_accel.evaluation.result import Evaluation
+from mar_accel.inference import InferenceModule
+from mar_accel.metrics.flops import FlopCount, count_flops
+
+
+def count_metrics(evaluation: Evaluation, module: InferenceModule, per_step: bool) -> None:
+    """Add TFLOPs per image; with ``per_step`` also to the records of the AR steps, beside the share saved.
+
+    A step's ``cache_saved`` is the share of its FLOPs that the cache answered for instead of the model:
+    0 at a refresh, near 1 where almost everything was kept.
+    """
+    config, sampler = module.model.config, module.sampler
+    counted = count_flops(config, sampler, module.cache)
+    evaluation.metrics |= {
+        "tflops_per_image": counted.total / 1e12,
+        "tflops_encoder": counted.encoder / 1e12,
+        "tflops_decoder": counted.decoder / 1e12,
+        "tflops_head": counted.head / 1e12,
+    }
+    if per_step and len(evaluation.steps) == len(counted.per_step):
+        plain = counted if type(module.cache) is NoCache else count_flops(config, sampler, NoCache())
+        _add_steps(evaluation, counted, plain)
+
+
+def _add_steps(evaluation: Evaluation, counted: FlopCount, plain: FlopCount) -> None:
+    for record, flops, without in zip(evaluation.steps, counted.per_step, plain.per_step, strict=True):
+        record["tflops"] = flops / 1e12
+        record["cache_saved"] = 1 - flops / without

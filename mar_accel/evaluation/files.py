@@ -1,0 +1,151 @@
+"""The files of an evaluation: metrics.json, tables as CSV, pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mar_accel.data.image_sets import TOKENS_NAME
+from mar_accel.evaluation.result import Comparison, Evaluation
+from mar_accel.images import save_png
+from mar_accel.metrics.fidelity import difference_images
+from mar_accel.run_record import write_json
+
+# Smaller images are enlarged to about this, by whole factors.
+SHOWN_SIZE = 64
+SAMPLES, COMPARISON, DISTRIBUTION = "samples.png", "comparison.png", "fidelity.png"
+
+
+def write_evaluation(evaluation: Evaluation, output_dir: Path, **extra: Any) -> dict[str, tuple[Path, str]]:
+    """Write everything that the evaluation holds; metrics.json comes last, as the sign of a finished run.
+
+    Args:
+        extra: further top-level keys of metrics.json.
+
+    Returns:
+        (file, caption) of the pictures by name.
+    """
+    pictures = {}
+    if evaluation.samples is not None:
+        images, labels = evaluation.samples
+        captions = [
+            f"{i}: class {label}" if label >= 0 else str(i) for i, label in enumerate(labels.tolist())
+        ]
+        save_png(captioned_grid(images, captions), output_dir / SAMPLES)
+        pictures["samples"] = (output_dir / SAMPLES, f"samples 0 to {len(images) - 1}, with their classes")
+    if evaluation.tokens is not None and len(evaluation.tokens):
+        save_file({"tokens": evaluation.tokens.contiguous()}, output_dir / TOKENS_NAME)
+    if evaluation.steps:
+        write_csv(evaluation.steps, output_dir / "ar_steps.csv")
+    if evaluation.comparison is not None:
+        pictures |= _write_comparison(evaluation.comparison, output_dir)
+    write_json(evaluation.record(**extra), output_dir / "metrics.json")
+    return pictures
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rows with the same keys, the keys as heading."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_comparison(comparison: Comparison, output_dir: Path) -> dict[str, tuple[Path, str]]:
+    agreement = comparison.fidelity
+    mse = agreement.latent_mse.tolist() if agreement.latent_mse is not None else [None] * len(agreement.psnr)
+    columns = zip(
+        comparison.labels.tolist(), agreement.psnr.tolist(), agreement.ssim.tolist(), mse, strict=True
+    )
+    rows = [
+        {"index": index, "label": label, "psnr": psnr, "ssim": ssim, "latent_mse": error}
+        for index, (label, psnr, ssim, error) in enumerate(columns)
+    ]
+    write_csv(rows, output_dir / "fidelity.csv")
+    save_png(comparison_picture(comparison), output_dir / COMPARISON)
+    pictures = {
+        "comparison": (output_dir / COMPARISON, "accelerated, unaccelerated, difference (same seed)"),
+    }
+    if _plot_distributions(rows, output_dir / DISTRIBUTION):
+        pictures["fidelity"] = (
+            output_dir / DISTRIBUTION,
+            "per-image agreement with the unaccelerated images",
+        )
+    return pictures
+
+
+def _enlarged(image: Tensor, size: int = SHOWN_SIZE) -> Image.Image:
+    """uint8 [1 or 3, H, W] as RGB, enlarged by a whole factor where it is small."""
+    array = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    factor = max(1, -(-size // min(image.shape[-2:])))
+    picture = Image.fromarray(array)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def captioned_grid(images: Tensor, captions: Sequence[str], columns: int = 8) -> Image.Image:
+    """Images uint8 [N, C, H, W] in rows, each above its caption."""
+    tiles = [_enlarged(image) for image in images]
+    # Room for the caption, which is drawn in the default font of about 11 pixels.
+    width, height, text = max(tiles[0].width, 72), tiles[0].height, 14
+    rows = -(-len(tiles) // columns)
+    sheet = Image.new("RGB", (min(columns, len(tiles)) * (width + 4), rows * (height + text + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        row, column = divmod(number, columns)
+        x, y = column * (width + 4) + 2, row * (height + text + 4) + 2
+        sheet.paste(tile, (x, y))
+        draw.text((x, y + height), caption, fill="black")
+    return sheet
+
+
+def labelled_strips(strips: Sequence[tuple[str, Tensor]]) -> Image.Image:
+    """One row of images uint8 [N, C, H, W] per name, the name at the left."""
+    margin, gap = 8 + 7 * max(len(line) for name, _ in strips for line in name.split("\n")), 4
+    tiles = [[_enlarged(image) for image in images] for _, images in strips]
+    width, height = tiles[0][0].size
+    most = max(len(row) for row in tiles)
+    sheet = Image.new("RGB", (margin + most * (width + gap), len(strips) * (height + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, ((name, _), pictures) in enumerate(zip(strips, tiles, strict=True)):
+        y = row * (height + gap) + gap // 2
+        draw.multiline_text((4, y + height // 2), name, fill="black", anchor="lm")
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (margin + column * (width + gap), y))
+    return sheet
+
+
+def comparison_picture(comparison: Comparison, count: int = 10) -> Image.Image:
+    """Accelerated, unaccelerated and their difference, one above the other."""
+    images, baseline = comparison.images[:count], comparison.baseline[:count]
+    return labelled_strips(
+        [
+            ("accelerated", images),
+            ("unaccelerated", baseline),
+            ("difference", difference_images(images, baseline)),
+        ]
+    )
+
+
+def _plot_distributions(rows: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Histograms of the per-image agreement; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    names = [name for name in ("psnr", "ssim", "latent_mse") if rows[0][name] is not None]
+    titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", "latent_mse": "latent MSE"}
+    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        values = torch.tensor([row[name] for row in rows])
+        axis.hist(values.numpy(), bins=20)
+        axis.axvline(float(values.mean()), color="black", linewidth=1)
+        axis.set(title=f"{titles[name]}: mean {float(values.mean()):.4g}", ylabel="images")
+    figure.savefig(path, dpi=120)
+    return True

@@ -1,0 +1,129 @@
+"""What an evaluation found, and how it is written and shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from mar_accel.metrics.fidelity import Fidelity
+
+# Keys that scripts rely on: always in metrics.json, null where they were not or cannot be measured.
+METRIC_KEYS = (
+    "num_images",
+    "fid",
+    "fid_std_error",
+    "fid_bias",
+    "kid",
+    "kid_std",
+    "inception_score",
+    "inception_score_std",
+    "precision",
+    "recall",
+    "recognised",
+    "recognised_std_error",
+    "psnr",
+    "psnr_std",
+    "ssim",
+    "latent_mse",
+    "latent_mse_std",
+    "fidelity_images",
+    "latency_s_per_image",
+    "latency_s_per_image_min",
+    "latency_s_per_image_max",
+    "throughput_img_s",
+    "batch_size",
+    "num_devices",
+    "speedup",
+    "speedup_min",
+    "speedup_max",
+    "tflops_per_image",
+    "tflops_encoder",
+    "tflops_decoder",
+    "tflops_head",
+    "achieved_flops",
+    "peak_flops",
+    "peak_memory_bytes",
+)
+
+
+@dataclass
+class Comparison:
+    """Images beside the unaccelerated ones of the same seed: uint8 [n, C, H, W]."""
+
+    images: Tensor
+    baseline: Tensor
+    labels: Tensor
+    fidelity: Fidelity
+
+
+@dataclass
+class Evaluation:
+    """Everything that one evaluation found.
+
+    Attributes:
+        metrics: numbers by name; see METRIC_KEYS.
+        time_shares: share of each component, or empty.
+        steps: one record per AR step, or empty.
+        warnings: sentences that a reader of the numbers has to know.
+        comparison: images beside the unaccelerated ones, or None.
+        samples: the first images uint8 [n, C, H, W] and their labels [n], or None.
+        tokens: [m, L, C] of the first images, for fidelity of other runs to this one, or None.
+    """
+
+    metrics: dict[str, float | None]
+    time_shares: dict[str, float] = field(default_factory=dict)
+    steps: list[dict[str, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
+    samples: tuple[Tensor, Tensor] | None = None
+    tokens: Tensor | None = None
+
+    def record(self, **extra: Any) -> dict[str, Any]:
+        """The content of metrics.json: the numbers at the top, the rest below."""
+        numbers = dict.fromkeys(METRIC_KEYS) | self.metrics
+        return {**numbers, **extra, "time_shares": self.time_shares, "warnings": self.warnings}
+
+
+# Heading, key, format, key of the error behind ±.
+_ROWS: tuple[tuple[str, str, str, str | None], ...] = (
+    ("images", "num_images", ".0f", None),
+    ("FID", "fid", ".3f", "fid_std_error"),
+    ("  of a perfect generator", "fid_bias", ".3f", None),
+    ("KID × 1000", "kid", ".3f", "kid_std"),
+    ("Inception Score", "inception_score", ".2f", "inception_score_std"),
+    ("precision", "precision", ".3f", None),
+    ("recall", "recall", ".3f", None),
+    ("recognised", "recognised", ".2%", "recognised_std_error"),
+    ("PSNR to unaccelerated, dB", "psnr", ".2f", None),
+    ("SSIM to unaccelerated", "ssim", ".4f", None),
+    ("latent MSE to unaccelerated", "latent_mse", ".3g", None),
+    ("seconds per image (median)", "latency_s_per_image", ".4g", None),
+    ("images per second", "throughput_img_s", ".4g", None),
+    ("speedup over unaccelerated", "speedup", ".2f", None),
+    ("TFLOPs per image", "tflops_per_image", ".4g", None),
+    ("peak memory, MiB", "peak_memory_bytes", ".0f", None),
+)
+_SCALES = {"kid": 1e3, "kid_std": 1e3, "peak_memory_bytes": 2.0**-20}
+
+
+def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | None = None) -> str:
+    """A number as it is shown, with its error; a dash where there is none."""
+    value = metrics.get(key)
+    if value is None:
+        return "–"
+    text = format(value * _SCALES.get(key, 1), spec)
+    error = metrics.get(error_key) if error_key else None
+    return text if error is None else f"{text} ± {format(error * _SCALES.get(key, 1), spec)}"
+
+
+def result_table(title: str, evaluation: Evaluation) -> Table:
+    """The numbers of one evaluation, for the terminal."""
+    table = Table(title=title, show_header=False)
+    for heading, key, spec, error_key in _ROWS:
+        table.add_row(heading, metric_text(evaluation.metrics, key, spec, error_key))
+    for name, share in evaluation.time_shares.items():
+        table.add_row(f"  time in {name}", f"{share:.1%}")
+    return table

@@ -1,0 +1,173 @@
+"""The evaluate command on a tiny random model: files, agreement of its ways in, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from mar_accel.configuration import compose_config
+from mar_accel.errors import ConfigError, DataError
+from mar_accel.evaluate import evaluate
+from mar_accel.evaluation.result import METRIC_KEYS
+from mar_accel.evaluation.sampling import baseline_config
+from mar_accel.evaluation.settings import config_hash
+from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
+
+TINY = [
+    "model.weights=random",
+    "model.architecture.embed_dim=32",
+    "model.architecture.encoder_depth=1",
+    "model.architecture.decoder_depth=1",
+    "model.architecture.head_depth=1",
+    "model.architecture.head_width=32",
+    "sampler.num_iter=4",
+    "sampler.num_diffusion_steps=3",
+    "callbacks=none",
+    "logger=none",
+    "dataset.num_images=40",
+    "trainer.batch_size=20",
+    "evaluate.fidelity_images=8",
+    "evaluate.timing_rounds=1",
+    "evaluate.baseline_sampler.num_iter=5",
+    "evaluate.baseline_sampler.num_diffusion_steps=4",
+]
+SPEED_KEYS = ("latency", "throughput", "speedup", "achieved", "peak", "batch_size")
+
+
+def _evaluate(folder: Path, *overrides: str) -> dict[str, Any]:
+    evaluate(compose_config("evaluate", [*TINY, f"output_dir={folder}", *overrides]))
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def _quality(metrics: dict[str, Any]) -> dict[str, float]:
+    """The numbers that depend on the images alone."""
+    keys = ("fid", "kid", "inception_score", "precision", "recall", "recognised", "num_images")
+    return {key: metrics[key] for key in keys}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, _evaluate(folder)
+
+
+def test_metrics_json_has_every_key_and_plausible_numbers(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = run
+    assert set(METRIC_KEYS) <= set(metrics)
+    missing = [key for key in METRIC_KEYS if metrics[key] is None]
+    assert missing == []
+    assert metrics["num_images"] == 40 and metrics["fidelity_images"] == 8
+    assert metrics["throughput_img_s"] == pytest.approx(1 / metrics["latency_s_per_image"])
+    assert 0 < metrics["psnr"] < EQUAL_IMAGES_PSNR
+    assert metrics["speedup_min"] <= metrics["speedup"] <= metrics["speedup_max"]
+    assert metrics["peak_memory_bytes"] > 1e6
+    assert sum(metrics["time_shares"].values()) == pytest.approx(1)
+    assert all(share >= 0 for share in metrics["time_shares"].values())
+    assert metrics["config_hash"] == json.loads((folder / "run.json").read_text())["config_hash"]
+
+
+def test_the_run_folder_holds_pictures_and_the_steps(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = run
+    for name in ("samples.png", "comparison.png", "fidelity.png", "grid.png"):
+        assert min(Image.open(folder / name).size) > 100
+    with (folder / "ar_steps.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    assert sum(int(step["tokens"]) for step in steps) == 256 and len(steps) == 4
+    assert sum(float(step["tflops"]) for step in steps) == pytest.approx(
+        metrics["tflops_per_image"], rel=0.01
+    )
+    assert all(float(step["cache_saved"]) == pytest.approx(0) for step in steps)
+    assert all(float(step["head_seconds"]) > 0 for step in steps)
+    with (folder / "fidelity.csv").open() as file:
+        psnr = [float(row["psnr"]) for row in csv.DictReader(file)]
+    assert sum(psnr) / len(psnr) == pytest.approx(metrics["psnr"]) and len(psnr) == 8
+
+
+def test_images_of_a_run_of_an_npz_and_in_process_agree(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, metrics = run
+    from_run = _evaluate(tmp_path / "a", f"evaluate.images={folder}", "evaluate.baseline=none")
+    assert _quality(from_run) == pytest.approx(_quality(metrics), rel=1e-4)
+    files = sorted((folder / "images").glob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    np.savez(tmp_path / "images.npz", arr_0=pixels, arr_1=np.arange(40) % 10)
+    from_npz = _evaluate(tmp_path / "b", f"evaluate.images={tmp_path / 'images.npz'}")
+    assert _quality(from_npz) == pytest.approx(_quality(metrics), rel=1e-4)
+    from_folder = _evaluate(tmp_path / "c", f"evaluate.images={folder / 'images'}")
+    assert from_folder["fid"] == pytest.approx(metrics["fid"], rel=1e-4)
+    assert from_folder["recognised"] is None  # nobody knows what a folder's images should show
+
+
+def test_batch_size_does_not_change_the_quality(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    metrics = _evaluate(tmp_path, "trainer.batch_size=7", "evaluate.baseline=none")
+    assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
+    assert metrics["psnr"] is None and metrics["speedup"] is None
+
+
+def test_a_baseline_folder_gives_the_fidelity_of_a_generated_one(
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    plain = _evaluate(tmp_path / "plain", "sampler.num_iter=5", "sampler.num_diffusion_steps=4")
+    assert plain["psnr"] == EQUAL_IMAGES_PSNR and plain["speedup"] == 1  # it is the baseline itself
+    metrics = _evaluate(tmp_path / "fast", f"evaluate.baseline={tmp_path / 'plain'}")
+    for key in ("psnr", "ssim", "latent_mse"):
+        assert metrics[key] == pytest.approx(run[1][key], rel=1e-3)
+
+
+def test_the_baseline_keeps_seed_and_guidance_and_is_unaccelerated() -> None:
+    config = compose_config("evaluate", ["sampler.guidance_scale=3.5", "sampler.num_iter=9", "seed=4"])
+    baseline = baseline_config(config)
+    assert baseline.sampler.guidance_scale == 3.5 and baseline.seed == 4
+    assert baseline.sampler.num_iter == 64 and baseline.sampler.num_diffusion_steps == 100
+    assert baseline_config(config, {"num_iter": 256}).sampler.num_iter == 256
+    assert config.sampler.num_iter == 9
+
+
+def test_the_hash_names_what_is_computed() -> None:
+    def name(*overrides: str) -> str:
+        return config_hash(compose_config("evaluate", list(overrides)))
+
+    assert name() == name("output_dir=elsewhere", "logger=none")
+    assert len({name(), name("seed=1"), name("sampler.num_iter=32"), name("model.weights=random")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "text"),
+    [
+        ("dataset.num_images=1", ConfigError, "dataset.num_images=1"),
+        ("evaluate.fidelity_images=-1", ConfigError, "evaluate.fidelity_images=-1"),
+        ("+evaluate.baseline_sampler.steps=3", ConfigError, r"evaluate\.baseline_sampler\.steps"),
+        ("evaluate.images=/nowhere", DataError, "/nowhere"),
+        ("evaluate.baseline=/nowhere", DataError, "/nowhere"),
+        ("reference.source=/nowhere.npz", DataError, "/nowhere.npz"),
+        ("features.weights=/nowhere.safetensors", ConfigError, "/nowhere.safetensors"),
+    ],
+)
+def test_bad_input_is_refused_before_numbers_are_written(
+    override: str, error: type[Exception], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=text):
+        _evaluate(tmp_path, override)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mar_accel.evaluate", *TINY, "trainer=ddp_cpu", f"output_dir={tmp_path}"]
+    subprocess.run([*command, "trainer.batch_size=5"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
+    assert metrics["psnr"] == pytest.approx(run[1]["psnr"], rel=1e-3)
+    assert metrics["num_devices"] == 2
+    assert OmegaConf.load(tmp_path / "config.yaml").trainer.devices == 2
