@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from mar_accel.metrics.fidelity import Fidelity
+from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR, Fidelity
 
 # Keys that scripts rely on: always in metrics.json, null where they were not or cannot be measured.
 METRIC_KEYS = (
@@ -114,6 +114,8 @@ def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | N
     value = metrics.get(key)
     if value is None:
         return "–"
+    if key == "psnr" and value >= EQUAL_IMAGES_PSNR:
+        return "equal"
     text = format(value * _SCALES.get(key, 1), spec)
     error = metrics.get(error_key) if error_key else None
     return text if error is None else f"{text} ± {format(error * _SCALES.get(key, 1), spec)}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], output_d
     """A Trainer that predicts as the config says, without logger or checkpoints."""
     # An evaluation builds several: once is enough to be told that there is no TPU.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     return pl.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
@@ -88,12 +90,17 @@ def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], output_d
 
 
 def interleaved_latencies(
-    config: DictConfig, modules: Sequence[InferenceModule], rounds: int, output_dir: Path
+    config: DictConfig,
+    modules: Sequence[InferenceModule],
+    rounds: int,
+    output_dir: Path,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> list[list[float]]:
     """Seconds per image of each module: one list per module, one number per round.
 
     In each round every module samples one batch of ``trainer.batch_size`` images per device, so that a
     machine that grows slower or faster does so for all alike. A round before the first warms up.
+    ``on_batch`` is called after every batch.
     """
     timer = BatchTimer()
     trainer = build_trainer(config, [timer], output_dir)
@@ -104,4 +111,5 @@ def interleaved_latencies(
             trainer.predict(module, requests, return_predictions=False)
             if round_number:
                 numbers.append(timer.latencies[-1])
+            on_batch()
     return latencies

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.errors import ConfigError
+from mar_accel.metrics.features import file_fingerprint
 
 # What images and numbers depend on; where they are written and how they are shown does not count.
 HASHED_KEYS = ("model", "sampler", "cache", "dataset", "features", "reference", "seed")
@@ -62,5 +64,18 @@ def config_hash(config: DictConfig) -> str:
         if key in config
     }
     content["precision"] = config.trainer.precision
+    content["weights"] = _weights_fingerprint(config.model.weights)
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _weights_fingerprint(weights: str) -> list[list[object]]:
+    """Content of embedded weights, name, size and time of other files: new weights are a new config."""
+    embedded = Path(__file__).resolve().parent.parent / "assets" / str(weights)
+    root, is_embedded = (embedded, True) if embedded.is_dir() else (Path(str(weights)), False)
+    files = sorted(root.glob("*")) if root.is_dir() else [root] if root.is_file() else []
+    return [
+        [file.name, file_fingerprint(file) if is_embedded else [file.stat().st_size, file.stat().st_mtime_ns]]
+        for file in files
+        if file.is_file() and file.suffix != ".md"
+    ]

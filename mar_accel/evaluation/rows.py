@@ -1,0 +1,55 @@
+"""The rows of a table: named sets of overrides, read from a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from mar_accel.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its name and what it overrides.
+
+    Attributes:
+        name: unique in its table; also the name of its folder.
+        overrides: Hydra overrides, such as ``("sampler=gtr", "cache=lazymar")``.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+def load_rows(path: str | Path) -> list[Row]:
+    """Rows of a file that lists {name, overrides}; the first is what the others are compared with.
+
+    Raises:
+        ConfigError: the file is missing, is no such list, or names two rows alike.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"table.rows={path} is not a file; give a YAML list of name and overrides.")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        rows = [Row(str(row["name"]), tuple(row.get("overrides") or ())) for row in content]  # type: ignore[union-attr,index,call-overload]
+    except Exception as error:  # YAML's own errors come as several types
+        raise ConfigError(
+            f"table.rows={path} is not a list of name and overrides; correct the file."
+        ) from error
+    names = [row.name for row in rows]
+    if not rows or len(set(names)) < len(names) or any("/" in name for name in names):
+        raise ConfigError(f"table.rows={path} needs rows with different names without slashes; rename them.")
+    return rows
+
+
+def merge_overrides(*lists: Sequence[str]) -> list[str]:
+    """All overrides; of those for the same key the last one counts."""
+    merged: dict[str, str] = {}
+    for override in (override for overrides in lists for override in overrides):
+        key = override.split("=", 1)[0].lstrip("+~")
+        merged.pop(key, None)
+        merged[key] = override
+    return list(merged.values())

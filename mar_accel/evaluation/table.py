@@ -1,0 +1,154 @@
+"""Tables and pictures over several evaluated configs."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+
+from mar_accel.data.image_sets import open_images
+from mar_accel.evaluation.files import labelled_strips, write_csv
+from mar_accel.evaluation.result import METRIC_KEYS, metric_text
+from mar_accel.images import save_png
+from mar_accel.metrics.speed import latency_summary, speedup
+
+
+@dataclass
+class RowResult:
+    """An evaluated row.
+
+    Attributes:
+        name: of the row. folder: its run folder. metrics: the content of its metrics.json.
+    """
+
+    name: str
+    folder: Path
+    metrics: dict[str, Any]
+
+
+# Heading, key, format, key of the error behind ±.
+COLUMNS: tuple[tuple[str, str, str, str | None], ...] = (
+    ("recognised", "recognised", ".1%", "recognised_std_error"),
+    ("FID", "fid", ".2f", "fid_std_error"),
+    ("IS", "inception_score", ".2f", None),
+    ("precision", "precision", ".3f", None),
+    ("recall", "recall", ".3f", None),
+    ("PSNR, dB", "psnr", ".1f", None),
+    ("latent MSE", "latent_mse", ".3g", None),
+    ("s/image", "latency_s_per_image", ".4g", None),
+    ("TFLOPs", "tflops_per_image", ".3g", None),
+    ("speedup", "speedup", ".2f", None),
+)
+
+
+def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float]]) -> None:
+    """Replace each row's speed by that of the interleaved rounds, and compare it with the first row's."""
+    for result, row_latencies in zip(results, latencies, strict=True):
+        result.metrics |= latency_summary(row_latencies)
+        names = ("speedup", "speedup_min", "speedup_max")
+        result.metrics |= dict(zip(names, speedup(latencies[0], row_latencies), strict=True))
+        if result.metrics.get("tflops_per_image"):
+            median = statistics.median(row_latencies)
+            result.metrics["achieved_flops"] = result.metrics["tflops_per_image"] * 1e12 / median
+
+
+def table_cells(results: Sequence[RowResult]) -> list[list[str]]:
+    """Heading and rows as text; the speedup with the range over the rounds."""
+    lines = [["", *(heading for heading, *_ in COLUMNS)]]
+    for result in results:
+        cells = [metric_text(result.metrics, key, spec, error) for _, key, spec, error in COLUMNS]
+        low, high = result.metrics.get("speedup_min"), result.metrics.get("speedup_max")
+        if low is not None and high is not None and low != high:
+            cells[-1] += f" ({low:.2f}–{high:.2f})"
+        lines.append([result.name, *cells])
+    return lines
+
+
+def markdown_table(results: Sequence[RowResult]) -> str:
+    """The table as GitHub shows it."""
+    heading, *rows = table_cells(results)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heading, *rows)]
+    lines.insert(1, "|---|" + "---:|" * (len(heading) - 1))
+    return "\n".join(lines) + "\n"
+
+
+def write_table(results: Sequence[RowResult], output_dir: Path, note: str) -> None:
+    """``table.md`` (with ``note`` below) and ``table.csv`` with every number."""
+    (output_dir / "table.md").write_text(f"{markdown_table(results)}\n{note}\n")
+    rows = [{"name": r.name} | {key: r.metrics.get(key) for key in METRIC_KEYS} for r in results]
+    write_csv(rows, output_dir / "table.csv")
+
+
+def write_strips(results: Sequence[RowResult], count: int, path: Path) -> None:
+    """One strip of images per row, the same samples in all of them."""
+    strips = []
+    for result in results:
+        ratio = result.metrics.get("speedup")
+        caption = result.name if ratio is None else f"{result.name}\n{ratio:.2f}×"
+        strips.append((caption, open_images(result.folder).first(count)))
+    save_png(labelled_strips(strips), path)
+
+
+def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[str, float]:
+    """How well the fidelity of few images predicts the change of the FID: ``correlation.csv`` and ``.png``.
+
+    Returns:
+        Spearman's and Pearson's coefficients over the rows after the first; empty for fewer than three.
+    """
+    rows = [_correlation_row(result, results[0]) for result in results[1:]]
+    rows = [row for row in rows if None not in row.values()]
+    if len(rows) < 3:
+        return {}
+    write_csv(rows, output_dir / "correlation.csv")
+    change = torch.tensor([row["fid_change"] for row in rows], dtype=torch.float64)
+    coefficients = {}
+    for key in ("psnr", "latent_mse"):
+        values = torch.tensor([row[key] for row in rows], dtype=torch.float64)
+        if values.std() == 0 or change.std() == 0:
+            return {}  # nothing varies, nothing can be predicted
+        coefficients[f"spearman_{key}"] = float(spearman_corrcoef(values, change))
+        coefficients[f"pearson_{key}"] = float(pearson_corrcoef(values, change))
+    with (output_dir / "correlation_summary.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("coefficient", "value"), *coefficients.items()])
+    _plot_correlation(rows, coefficients, output_dir / "correlation.png")
+    return coefficients
+
+
+def _correlation_row(result: RowResult, first: RowResult) -> dict[str, Any]:
+    fid, first_fid = result.metrics.get("fid"), first.metrics.get("fid")
+    return {
+        "name": result.name,
+        "fidelity_images": result.metrics.get("fidelity_images"),
+        "psnr": result.metrics.get("psnr"),
+        "latent_mse": result.metrics.get("latent_mse"),
+        "fid": fid,
+        "fid_change": None if fid is None or first_fid is None else fid - first_fid,
+    }
+
+
+def _plot_correlation(rows: list[dict[str, Any]], coefficients: dict[str, float], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    titles = {"psnr": "PSNR to the first row (dB)", "latent_mse": "latent MSE to the first row"}
+    for axis, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
+        axis.scatter([row[key] for row in rows], [row["fid_change"] for row in rows])
+        for row in rows:
+            axis.annotate(row["name"], (row[key], row["fid_change"]), fontsize=7)
+        axis.axhline(0, color="grey", linewidth=0.5)
+        rank = coefficients[f"spearman_{key}"]
+        images = rows[0]["fidelity_images"]
+        axis.set(
+            xlabel=f"{title}, {images} images",
+            ylabel="FID − FID of the first row",
+            title=f"rank correlation {rank:.2f}",
+        )
+    figure.savefig(path, dpi=120)

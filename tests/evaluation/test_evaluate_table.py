@@ -1,0 +1,165 @@
+"""Tables over several configs: resumed, compared with the first row, timed in turn."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from PIL import Image
+
+from mar_accel.configuration import compose_config
+from mar_accel.errors import ConfigError
+from mar_accel.evaluate_table import evaluate_table
+from mar_accel.evaluation.rows import load_rows, merge_overrides
+from mar_accel.evaluation.table import (
+    RowResult,
+    add_timings,
+    markdown_table,
+    write_correlation,
+    write_strips,
+    write_table,
+)
+
+SHARED = [
+    "model.weights=random",
+    "model.architecture.embed_dim=32",
+    "model.architecture.encoder_depth=1",
+    "model.architecture.decoder_depth=1",
+    "model.architecture.head_depth=1",
+    "model.architecture.head_width=32",
+    "sampler.num_iter=4",
+    "sampler.num_diffusion_steps=6",
+    "callbacks=none",
+    "logger=none",
+    "dataset.num_images=20",
+    "trainer.batch_size=10",
+    "evaluate.fidelity_images=5",
+    "table.timing_rounds=2",
+]
+ROWS = """
+- name: plain
+- name: short
+  overrides: [sampler.num_diffusion_steps=2]
+- name: cold
+  overrides: [sampler.temperature=0.5]
+- name: both
+  overrides: [sampler.num_diffusion_steps=2, sampler.temperature=0.8]
+"""
+
+
+def _run(folder: Path) -> list[RowResult]:
+    rows = folder / "rows.yaml"
+    if not rows.exists():
+        rows.write_text(ROWS)
+    overrides = [*SHARED, f"output_dir={folder / 'out'}", f"table.rows={rows}"]
+    return evaluate_table(compose_config("evaluate_table", overrides), overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RowResult]]:
+    folder = tmp_path_factory.mktemp("table")
+    return folder, _run(folder)
+
+
+def test_rows_are_compared_with_the_first(finished: tuple[Path, list[RowResult]]) -> None:
+    _, (plain, short, cold, both) = finished
+    assert plain.metrics["speedup"] == 1 and plain.metrics["psnr"] is None
+    assert all(row.metrics["fidelity_images"] == 5 for row in (short, cold, both))
+    assert 0 < short.metrics["psnr"] < 110 and cold.metrics["latent_mse"] > 0
+    assert len({row.metrics["config_hash"] for row in finished[1]}) == 4
+    assert len({row.metrics["fid"] for row in finished[1]}) == 4
+
+
+def test_finished_rows_are_kept_and_a_lost_one_is_made_again(
+    finished: tuple[Path, list[RowResult]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mar_accel.evaluate_table as module
+
+    folder, before = finished
+    sampled = []
+    evaluate = module.evaluate
+    monkeypatch.setattr(
+        module, "evaluate", lambda config, calls: sampled.append(config) or evaluate(config, calls)
+    )
+    (before[2].folder / "metrics.json").unlink()
+    after = _run(folder)
+    assert [config.output_dir for config in sampled] == [str(before[2].folder)]
+    for old, new in zip(before, after, strict=True):
+        for key in ("fid", "psnr", "latency_s_per_image", "speedup"):  # the timing is kept as well
+            expected = old.metrics[key]
+            assert new.metrics[key] == (expected if expected is None else pytest.approx(expected, rel=1e-6))
+
+
+def test_files_of_a_table(finished: tuple[Path, list[RowResult]]) -> None:
+    folder, results = finished
+    write_table(results, folder, "note")
+    write_strips(results, 6, folder / "strips.png")
+    coefficients = write_correlation(results, folder)
+    lines = (folder / "table.md").read_text().splitlines()
+    assert len(lines) == 2 + 4 + 2 and lines[2].startswith("| plain |") and lines[-1] == "note"
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["plain", "short", "cold", "both"]
+    assert float(rows[1]["fid"]) == results[1].metrics["fid"]
+    assert min(Image.open(folder / "strips.png").size) > 200
+    assert set(coefficients) == {"spearman_psnr", "pearson_psnr", "spearman_latent_mse", "pearson_latent_mse"}
+    assert all(-1 <= value <= 1 for value in coefficients.values())
+    assert (folder / "correlation.png").stat().st_size > 1000
+
+
+def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
+    def row(name: str, psnr: float | None, fid: float) -> RowResult:
+        mse = None if psnr is None else 10 ** (-psnr / 10)
+        metrics = {"psnr": psnr, "latent_mse": mse, "fid": fid, "fidelity_images": 8}
+        return RowResult(name, tmp_path, metrics)
+
+    rows = [
+        row("first", None, 1.0),
+        row("a", 30, 1.1),
+        row("b", 20, 2.0),
+        row("c", 10, 9.0),
+        row("d", 5, 12.0),
+    ]
+    coefficients = write_correlation(rows, tmp_path)
+    assert coefficients["spearman_psnr"] == pytest.approx(-1)
+    assert coefficients["spearman_latent_mse"] == pytest.approx(1)
+    with (tmp_path / "correlation.csv").open() as file:
+        assert [float(r["fid_change"]) for r in csv.DictReader(file)] == pytest.approx([0.1, 1, 8, 11])
+    assert write_correlation(rows[:3], tmp_path) == {}
+
+
+def test_speedups_are_medians_of_the_rounds() -> None:
+    rows = [RowResult(name, Path(), {"tflops_per_image": 0.5}) for name in ("slow", "fast")]
+    add_timings(rows, [[4.0, 8.0, 6.0], [2.0, 2.0, 2.0]])
+    fast = rows[1].metrics
+    assert (fast["speedup"], fast["speedup_min"], fast["speedup_max"]) == (3, 2, 4)
+    assert fast["latency_s_per_image"] == 2 and fast["achieved_flops"] == 0.25e12
+    assert "3.00 (2.00–4.00)" in markdown_table(rows)
+
+
+def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
+    for text in ("- name: a\n- name: a\n", "just words", "- overrides: []\n", "- name: a/b\n", "a: [\n"):
+        (tmp_path / "rows.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"table\.rows"):
+            load_rows(tmp_path / "rows.yaml")
+    with pytest.raises(ConfigError, match="is not a file"):
+        load_rows(tmp_path / "none.yaml")
+
+
+def test_a_typo_in_the_last_row_is_found_before_the_first_is_sampled(tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_text("- name: a\n- name: b\n  overrides: [sampler=unknown]\n")
+    with pytest.raises(HydraException, match="unknown"):
+        _run(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rows_of_the_project_are_readable() -> None:
+    root = Path(__file__).parents[2]
+    files = list(root.glob("experiments/*/rows.yaml"))
+    assert root / "experiments/readme_table/rows.yaml" in files
+    for file in files:
+        assert load_rows(file)
+    assert json.dumps(merge_overrides(["a=1", "b=2"], ["+a=3"])) == '["b=2", "+a=3"]'
