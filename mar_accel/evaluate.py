@@ -53,7 +53,7 @@ def _write(config: DictConfig, evaluation: Evaluation, output_dir: Path) -> None
     write_json(run_record(config, config_hash=name, **speed), output_dir / "run.json")
     OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
     pictures = write_evaluation(evaluation, output_dir, config_hash=name)
-    log_evaluation(config, evaluation, pictures, output_dir)
+    log_evaluation(config, evaluation, pictures)
 
 
 def show(evaluation: Evaluation, title: str, output_dir: Path) -> None:

@@ -86,6 +86,10 @@ def _row_result(
         config.evaluate.save_images = True
         # Speedups come from rounds of all rows together, afterwards.
         config.evaluate.timing_rounds = 0
+        if "tags" in config.logger:  # W&B
+            config.logger.name = row.name
+            config.logger.group = config.logger.group or output_dir.name
+            config.logger.tags = [*config.logger.tags, *row.overrides]
         evaluate(config, [RowProgress(progress, row.name, config.dataset.num_images)])
     return RowResult(row.name, folder, json.loads(file.read_text()))
 
@@ -138,8 +142,8 @@ def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
     bias = metrics["fid_bias"]
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     return (
-        f"{metrics['num_images']} images per row, seed {config.seed}; ± is one standard error. PSNR and latent "
-        f"MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
+        f"{metrics['num_images']} images per row, seed {config.seed}; ± is one standard error. PSNR and "
+        f"latent MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
         f"Seconds per image: median of {config.table.timing_rounds} interleaved rounds of "
         f"{config.trainer.batch_size} images ({config.trainer.accelerator}, {config.trainer.precision}); "
         f"speedup: median ratio to {first} (smallest–largest). "

@@ -1,0 +1,31 @@
+"""experiment=imagenet50k_*: the published ImageNet protocol."""
+
+from __future__ import annotations
+
+import pytest
+from torch.utils.data import DataLoader
+
+from mar_accel.configuration import compose_config
+from mar_accel.data.requests import GenerationRequests
+
+
+@pytest.mark.parametrize(("size", "scale"), [("base", 2.9), ("large", 3.0), ("huge", 3.25)])
+def test_published_settings(size: str, scale: float) -> None:
+    config = compose_config("evaluate", [f"experiment=imagenet50k_{size}"])
+    assert config.model.name == f"mar_{size}"
+    sampler = config.sampler
+    assert (sampler.guidance_scale, sampler.num_iter, sampler.num_diffusion_steps) == (scale, 256, 100)
+    assert config.features._target_.endswith("InceptionFeatures")
+    assert config.reference.source == "adm_in256_stats.npz"
+    compose_config("generate", [f"experiment=imagenet50k_{size}"])
+
+
+def test_fifty_of_each_class_in_the_order_of_the_classes() -> None:
+    dataset = compose_config("evaluate", ["experiment=imagenet50k_base"]).dataset
+    requests = GenerationRequests(
+        dataset.num_images, 1000, dataset.labels, batch_size=500, images_per_class=dataset.images_per_class
+    )
+    loader = requests.predict_dataloader()
+    assert isinstance(loader, DataLoader)
+    labels = [label for _, batch in loader for label in batch.tolist()]
+    assert labels == [label for label in range(1000) for _ in range(50)]
