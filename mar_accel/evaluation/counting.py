@@ -11,7 +11,7 @@ from mar_accel.metrics.flops import FlopCount, count_flops
 def count_metrics(evaluation: Evaluation, module: InferenceModule, per_step: bool) -> None:
     """Add TFLOPs per image; with ``per_step`` also to the records of the AR steps, beside the share saved.
 
-    A step's ``cache_saved`` is the share of its FLOPs that the cache answered for instead of the model:
+    A step's ``cache_hits`` is the share of its FLOPs that the cache answered for instead of the model:
     0 at a refresh, near 1 where almost everything was kept.
     """
     config, sampler = module.model.config, module.sampler
@@ -30,4 +30,4 @@ def count_metrics(evaluation: Evaluation, module: InferenceModule, per_step: boo
 def _add_steps(evaluation: Evaluation, counted: FlopCount, plain: FlopCount) -> None:
     for record, flops, without in zip(evaluation.steps, counted.per_step, plain.per_step, strict=True):
         record["tflops"] = flops / 1e12
-        record["cache_saved"] = 1 - flops / without
+        record["cache_hits"] = 1 - flops / without

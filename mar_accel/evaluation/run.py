@@ -34,6 +34,7 @@ from mar_accel.generate import build_module, build_requests, check_device
 from mar_accel.inference import InferenceModule
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.fidelity import fidelity
+from mar_accel.metrics.lpips import lpips
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.metrics.reference import Reference, ReferenceSource
 from mar_accel.metrics.speed import PeakMemory, gemm_peak, latency_summary, speedup
@@ -42,6 +43,12 @@ READ_BATCH_SIZE = 256
 # Images of the sample grid in reports, and at most so many are compared side by side there.
 SHOWN_IMAGES = 64
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
+
+
+def _add_lpips(evaluation: Evaluation, settings: EvaluationSettings) -> None:
+    if settings.lpips and evaluation.comparison is not None:
+        distances = lpips(evaluation.comparison.images, evaluation.comparison.baseline)
+        evaluation.metrics["lpips"] = float(distances.mean())
 
 
 def _build(part: DictConfig) -> Any:
@@ -100,6 +107,7 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings) -> Evaluat
         baseline = open_images(settings.baseline_folder, "evaluate.baseline")
         tokens = images.tokens[:count] if images.tokens is not None else None
         _compare(evaluation, images.first(count), tokens, features.labels[:count], baseline)
+    _add_lpips(evaluation, settings)
     return evaluation
 
 
@@ -126,9 +134,12 @@ def evaluate_sampling(
     requests, module = build_requests(config), build_module(config)
     baseline = baseline_config(config, settings.baseline_sampler)
     judge = Judge.of(config)
+    # What cannot be had should be known before an hour of sampling.
     if settings.baseline_folder is not None:
-        # A wrong folder should be known before an hour of sampling.
         open_images(settings.baseline_folder, "evaluate.baseline")
+    if settings.lpips:
+        blank = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+        lpips(blank, blank)
     count = min(settings.fidelity_images, requests.num_images)
     collector, timer = Collector(judge.extractor, max(count, SHOWN_IMAGES)), BatchTimer()
     extra: list[pl.Callback] = [timer, collector]
@@ -153,6 +164,7 @@ def evaluate_sampling(
     evaluation.warnings += quality.warnings
     evaluation.samples = (collector.images[:SHOWN_IMAGES], collector.labels[:SHOWN_IMAGES])
     evaluation.tokens = collector.tokens
+    _add_lpips(evaluation, settings)
     count_metrics(evaluation, module, settings.profile)
     flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics["latency_s_per_image"]
     assert flops is not None and latency is not None

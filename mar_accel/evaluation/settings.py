@@ -28,6 +28,7 @@ class EvaluationSettings:
         baseline: "generate" samples the unaccelerated images, "none" goes without, else a run folder of them.
         baseline_sampler: keys of the unaccelerated sampler, such as num_iter; None: as in ``sampler=mar``.
         timing_rounds: interleaved rounds (of one batch each) of this config and the baseline; 0: no speedup.
+        lpips: measure the perceptual distance to the unaccelerated images too; needs torchvision.
         profile: sample one more batch to find where the time goes.
         save_images: keep every image, and not only the grid.
     """
@@ -37,6 +38,7 @@ class EvaluationSettings:
     baseline: str = GENERATE
     baseline_sampler: dict[str, Any] = field(default_factory=dict)
     timing_rounds: int = 3
+    lpips: bool = False
     profile: bool = True
     save_images: bool = True
 

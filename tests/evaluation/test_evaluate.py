@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ TINY = [
     "callbacks=none",
     "logger=none",
     "dataset.num_images=40",
+    "reference.augmentations=0",
     "trainer.batch_size=20",
     "evaluate.fidelity_images=8",
     "evaluate.timing_rounds=1",
@@ -45,7 +47,11 @@ SPEED_KEYS = ("latency", "throughput", "speedup", "achieved", "peak", "batch_siz
 
 
 def _evaluate(folder: Path, *overrides: str) -> dict[str, Any]:
-    evaluate(compose_config("evaluate", [*TINY, f"output_dir={folder}", *overrides]))
+    evaluate(
+        compose_config(
+            "evaluate", [*TINY, f"output_dir={folder}", f"reference.cache_dir={folder.parent}", *overrides]
+        )
+    )
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -65,7 +71,7 @@ def test_metrics_json_has_every_key_and_plausible_numbers(run: tuple[Path, dict[
     folder, metrics = run
     assert set(METRIC_KEYS) <= set(metrics)
     missing = [key for key in METRIC_KEYS if metrics[key] is None]
-    assert missing == []
+    assert missing == ["lpips"]  # an extra
     assert metrics["num_images"] == 40 and metrics["fidelity_images"] == 8
     assert metrics["throughput_img_s"] == pytest.approx(1 / metrics["latency_s_per_image"])
     assert 0 < metrics["psnr"] < EQUAL_IMAGES_PSNR
@@ -86,7 +92,7 @@ def test_the_run_folder_holds_pictures_and_the_steps(run: tuple[Path, dict[str, 
     assert sum(float(step["tflops"]) for step in steps) == pytest.approx(
         metrics["tflops_per_image"], rel=0.01
     )
-    assert all(float(step["cache_saved"]) == pytest.approx(0) for step in steps)
+    assert all(float(step["cache_hits"]) == pytest.approx(0) for step in steps)
     assert all(float(step["head_seconds"]) > 0 for step in steps)
     with (folder / "fidelity.csv").open() as file:
         psnr = [float(row["psnr"]) for row in csv.DictReader(file)]
@@ -160,6 +166,13 @@ def test_bad_input_is_refused_before_numbers_are_written(
     with pytest.raises(error, match=text):
         _evaluate(tmp_path, override)
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="says what is missing where it is missing")
+def test_lpips_without_torchvision_is_refused_before_sampling(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate\.lpips=true needs torchvision"):
+        _evaluate(tmp_path, "evaluate.lpips=true")
+    assert not (tmp_path / "images").exists()
 
 
 @pytest.mark.slow

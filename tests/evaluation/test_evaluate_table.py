@@ -35,6 +35,7 @@ SHARED = [
     "callbacks=none",
     "logger=none",
     "dataset.num_images=20",
+    "reference.augmentations=0",
     "trainer.batch_size=10",
     "evaluate.fidelity_images=5",
     "table.timing_rounds=2",
@@ -54,7 +55,12 @@ def _run(folder: Path) -> list[RowResult]:
     rows = folder / "rows.yaml"
     if not rows.exists():
         rows.write_text(ROWS)
-    overrides = [*SHARED, f"output_dir={folder / 'out'}", f"table.rows={rows}"]
+    overrides = [
+        *SHARED,
+        f"reference.cache_dir={folder}",
+        f"output_dir={folder / 'out'}",
+        f"table.rows={rows}",
+    ]
     return evaluate_table(compose_config("evaluate_table", overrides), overrides)
 
 

@@ -26,6 +26,7 @@ OVERRIDES = [
     "sampler.num_diffusion_steps=3",
     "callbacks=none",
     "dataset.num_images=20",
+    "reference.augmentations=0",
     "trainer.batch_size=10",
     "evaluate.fidelity_images=4",
     "evaluate.timing_rounds=0",
@@ -35,7 +36,8 @@ OVERRIDES = [
 
 
 def _run(folder: Path, *overrides: str) -> str:
-    config = compose_config("evaluate", [*OVERRIDES, f"output_dir={folder}", *overrides])
+    paths = [f"output_dir={folder}", f"reference.cache_dir={folder}"]
+    config = compose_config("evaluate", [*OVERRIDES, *paths, *overrides])
     evaluate(config)
     return config_hash(config)
 
@@ -100,7 +102,7 @@ def test_offline_wandb_run_holds_everything(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert rows("fid") == [pytest.approx(metrics["fid"])] and rows("psnr") == [pytest.approx(metrics["psnr"])]
     assert sum(rows("ar_step/tokens")) == 256 and len(rows("ar_step/tokens")) == 4
-    for curve in ("diffusion_steps", "backbone_seconds", "head_seconds", "cache_saved"):
+    for curve in ("diffusion_steps", "backbone_seconds", "head_seconds", "cache_hits"):
         assert len(rows(f"ar_step/{curve}")) == 4
     (samples,) = rows("samples")
     assert samples["captions"][:2] == ["sample 0, class 0", "sample 1, class 1"]
