@@ -124,10 +124,11 @@ def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | N
 
 
 def result_table(title: str, evaluation: Evaluation) -> Table:
-    """The numbers of one evaluation, for the terminal."""
+    """The numbers of one evaluation, for the terminal; without those that were not measured."""
     table = Table(title=title, show_header=False)
     for heading, key, spec, error_key in _ROWS:
-        table.add_row(heading, metric_text(evaluation.metrics, key, spec, error_key))
+        if evaluation.metrics.get(key) is not None:
+            table.add_row(heading, metric_text(evaluation.metrics, key, spec, error_key))
     for name, share in evaluation.time_shares.items():
         table.add_row(f"  time in {name}", f"{share:.1%}")
     return table

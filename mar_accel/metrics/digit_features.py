@@ -21,6 +21,8 @@ from mar_accel.metrics.features import FeatureExtractor, Features, check_images,
 FEATURE_DIM = 64
 NUM_CLASSES = 10
 SCAN_SIZE = 8
+# To be raised when the same weights give other features: cached statistics are kept by it.
+VERSION = 2
 
 
 class DigitNetwork(nn.Module):
@@ -81,7 +83,7 @@ class DigitFeatures(FeatureExtractor):
                 f"features.weights={path} is not a digit feature network ({type(error).__name__}); "
                 "give a file written by python -m mar_accel.train_features, or null for the shipped one."
             ) from error
-        self.fingerprint = file_fingerprint(path)
+        self.fingerprint = f"{file_fingerprint(path)}-{VERSION}"
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> DigitFeatures:
