@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -63,7 +65,8 @@ def evaluate_table(config: DictConfig, overrides: Sequence[str]) -> list[RowResu
     configs = [compose_config("evaluate_table", merge_overrides(shared, row.overrides)) for row in rows]
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
     results: list[RowResult] = []
-    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, disable=not _is_first_process()) as progress:
         task = progress.add_task("rows", total=len(rows))
         for row, row_config in zip(rows, configs, strict=True):
             results.append(
@@ -91,6 +94,8 @@ def _row_result(
             config.logger.group = config.logger.group or output_dir.name
             config.logger.tags = [*config.logger.tags, *row.overrides]
         evaluate(config, [RowProgress(progress, row.name, config.dataset.num_images)])
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the first process writes what all of them read
     return RowResult(row.name, folder, json.loads(file.read_text()))
 
 
@@ -132,8 +137,14 @@ def _timings(
     latencies = interleaved_latencies(
         configs[0], modules, rounds, output_dir, on_batch=lambda: progress.advance(task)
     )
-    write_json({"key": key, "latencies": latencies}, file)
+    if _is_first_process():
+        write_json({"key": key, "latencies": latencies}, file)
     return latencies
+
+
+def _is_first_process() -> bool:
+    """Of those that Lightning started for further devices."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
@@ -169,6 +180,8 @@ def _show(results: Sequence[RowResult], coefficients: dict[str, float], output_d
 @command("evaluate_table")
 def main(config: DictConfig) -> None:
     results = evaluate_table(config, HydraConfig.get().overrides.task)
+    if not _is_first_process():
+        return
     output_dir = Path(config.output_dir).absolute()
     write_table(results, output_dir, _note(config, results))
     write_strips(results, config.table.strip_images, output_dir / "strips.png")

@@ -44,6 +44,7 @@ class _Clock:
     def __init__(self, device: torch.device):
         self.device = device
         self.totals: dict[str, float] = defaultdict(float)
+        self.encoder_end = 0.0
 
     def now(self) -> float:
         synchronise(self.device)
@@ -66,9 +67,11 @@ class _TimedCache:
         return getattr(self.policy, name)
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Any:
-        with self.clock.measure("backbone"):
-            self.clock.totals["backbone_start"] = time.perf_counter()
-            return self.policy.conditioning_vectors(state, step)
+        start = self.clock.encoder_end = self.clock.now()
+        z = self.policy.conditioning_vectors(state, step)
+        self.clock.totals["encoder"] += self.clock.encoder_end - start
+        self.clock.totals["backbone"] += self.clock.now() - start
+        return z
 
 
 class _TimedSolver:
@@ -98,7 +101,7 @@ def _timed(module: InferenceModule, clock: _Clock, steps: list[dict[str, float]]
 
     def encoder_ends(*_: Any) -> None:
         # Every policy ends its work in the encoder with this norm, whatever it kept of it.
-        clock.totals["encoder"] += clock.now() - clock.totals["backbone_start"]
+        clock.encoder_end = clock.now()
 
     def record_step(step: ARStep, state: DecodeState) -> None:
         record = {

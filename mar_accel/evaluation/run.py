@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,10 +150,10 @@ def evaluate_sampling(
     if profiler is not None:
         extra.append(profiler)
     trainer = build_trainer(config, [*callbacks, *extra], output_dir)
-    memory = PeakMemory("cuda" if config.trainer.accelerator in ("gpu", "cuda") else "cpu").start()
+    memory = PeakMemory(trainer.strategy.root_device).start()
     trainer.predict(module, requests, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": memory.read()})
-    _add_speed(evaluation, config, timer, trainer.world_size)
+    _add_speed(evaluation, timer, trainer)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
     _add_baseline(evaluation, config, settings, module, baseline, collector, output_dir)
@@ -172,14 +173,16 @@ def evaluate_sampling(
     return evaluation
 
 
-def _add_speed(evaluation: Evaluation, config: DictConfig, timer: BatchTimer, world_size: int) -> None:
+def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -> None:
     """Latency and throughput over the batches that were sampled anyway."""
     evaluation.metrics |= latency_summary(timer.warm)
-    evaluation.metrics["throughput_img_s"] = world_size / evaluation.metrics["latency_s_per_image"]  # type: ignore[operator]
-    evaluation.metrics |= {"batch_size": max(timer.batch_sizes), "num_devices": world_size}
-    device = "cuda" if config.trainer.accelerator in ("gpu", "cuda") else "cpu"
-    dtype = _DTYPES[str(config.trainer.precision).split("-")[0]]
-    evaluation.metrics["peak_flops"] = gemm_peak(device, dtype)
+    evaluation.metrics |= {
+        "throughput_img_s": trainer.world_size / statistics.median(timer.warm),
+        "batch_size": max(timer.batch_sizes),
+        "num_devices": trainer.world_size,
+    }
+    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    evaluation.metrics["peak_flops"] = gemm_peak(trainer.strategy.root_device, dtype)
     if len(timer.latencies) == 1:
         evaluation.warnings.append(
             "the latency is that of a single batch, start-up included; sample more batches for a warm one."
