@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +23,14 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+# Set for the processes that a run starts on further devices: they write to the same folder.
+OUTPUT_DIR_VARIABLE = "MAR_ACCEL_OUTPUT_DIR"
+
+
 def _run_dir(command: str) -> str:
     """Default run folder: by date and time, or the job's folder of a multirun."""
+    if "LOCAL_RANK" in os.environ and OUTPUT_DIR_VARIABLE in os.environ:
+        return os.environ[OUTPUT_DIR_VARIABLE]
     if HydraConfig.initialized():
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
@@ -44,6 +52,9 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
         overrides: Hydra overrides, such as ``["model=digits", "sampler.guidance_scale=2"]``.
     """
     register_resolvers()
+    if GlobalHydra.instance().is_initialized():
+        # Inside a running command: its own search path, which a user may have extended.
+        return compose(config_name=config_name, overrides=list(overrides))
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         return compose(config_name=config_name, overrides=list(overrides))
 

@@ -1,0 +1,1 @@
+"""Lightning callbacks: what happens while images are sampled."""

@@ -1,0 +1,80 @@
+"""What every logger gets: the config, the summary numbers, and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+
+def no_logger() -> None:
+    """``logger=none``."""
+    return None
+
+
+def open_logger(config: DictConfig, run_id: str | None = None) -> Logger | None:
+    """The logger of a config; with ``logger=wandb`` grouped and tagged by what is sampled.
+
+    Args:
+        run_id: id of the W&B run; a run of the same id that exists is resumed. None: a new run.
+    """
+    if config.logger.get("_target_", "").endswith(".WandbLogger"):
+        tags = [*(config.logger.tags or ()), *run_tags(config)]
+        group = config.logger.group or config.model.name
+        return instantiate(config.logger, id=run_id, resume="allow", group=group, tags=tags)
+    return instantiate(config.logger)
+
+
+def run_tags(config: DictConfig) -> list[str]:
+    """Short words for what is sampled: the chosen groups; the names of the classes where those are not known.
+
+    They are not known outside a command, nor for the rows of a table, which choose for themselves.
+    """
+    groups = ("model", "sampler", "cache", "dataset")
+    if HydraConfig.initialized() and config.command != "evaluate_table":
+        choices = HydraConfig.get().runtime.choices
+        return [f"{group}={choices[group]}" for group in groups if choices.get(group)]
+    parts = [part for part in (config.sampler.order, config.cache) if "_target_" in part]
+    return [config.model.name, *(part["_target_"].rsplit(".", 1)[-1] for part in parts)]
+
+
+def log_config(logger: Logger | None, config: DictConfig) -> None:
+    """Log the resolved config as hyperparameters."""
+    if logger is not None:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+
+
+def log_results(
+    logger: Logger | None, metrics: Mapping[str, float], pictures: Mapping[str, tuple[Path, str]]
+) -> None:
+    """Log summary numbers and pictures, and finish the run.
+
+    Args:
+        metrics: numbers by name.
+        pictures: (file, caption) by name; loggers without pictures leave them out.
+    """
+    if logger is None:
+        return
+    logger.log_metrics(dict(metrics))
+    for name, (path, caption) in pictures.items():
+        _log_picture(logger, name, path, caption)
+    logger.save()
+    logger.finalize("success")
+    if isinstance(logger, WandbLogger):
+        # In a multirun the next job starts its own run in this process.
+        logger.experiment.finish()
+
+
+def _log_picture(logger: Logger, name: str, path: Path, caption: str) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key=name, images=[str(path)], caption=[caption])
+    elif isinstance(logger, TensorBoardLogger):
+        pixels: Any = np.asarray(Image.open(path).convert("RGB"))
+        logger.experiment.add_image(name, pixels, dataformats="HWC")
