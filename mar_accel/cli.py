@@ -9,7 +9,7 @@ from collections.abc import Callable
 import hydra
 from omegaconf import DictConfig
 
-from mar_accel.configuration import conf_dir, register_resolvers
+from mar_accel.configuration import conf_dir, finish_config, register_resolvers
 from mar_accel.errors import MarAccelError
 
 USER_ERROR = 2
@@ -25,7 +25,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         @functools.wraps(function)
         def run(config: DictConfig) -> None:
             try:
-                function(config)
+                function(finish_config(config))
             except MarAccelError as error:
                 print(f"error: {error}", file=sys.stderr)
                 raise SystemExit(USER_ERROR) from None

@@ -23,6 +23,8 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+# Groups whose members are made of parts that have groups of their own, such as sampler/order.
+GROUPS_WITH_PARTS = ("sampler", "cache")
 # Set for the processes that a run starts on further devices: they write to the same folder.
 OUTPUT_DIR_VARIABLE = "MAR_ACCEL_OUTPUT_DIR"
 
@@ -54,9 +56,17 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
     register_resolvers()
     if GlobalHydra.instance().is_initialized():
         # Inside a running command: its own search path, which a user may have extended.
-        return compose(config_name=config_name, overrides=list(overrides))
+        return finish_config(compose(config_name=config_name, overrides=list(overrides)))
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-        return compose(config_name=config_name, overrides=list(overrides))
+        return finish_config(compose(config_name=config_name, overrides=list(overrides)))
+
+
+def finish_config(config: DictConfig) -> DictConfig:
+    """What Hydra's composition leaves to do: parts that are given by name. Changes and returns ``config``."""
+    for group in GROUPS_WITH_PARTS:
+        if group in config:
+            resolve_named_parts(config, group)
+    return config
 
 
 def resolve_named_parts(config: DictConfig, group: str) -> None:
