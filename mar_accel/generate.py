@@ -7,12 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.building import build_cache, build_model, build_sampler
+from mar_accel.building import build_cache, build_model, build_sampler, build_trainer
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.cli import command
 from mar_accel.configuration import OUTPUT_DIR_VARIABLE
@@ -42,7 +41,7 @@ def check_device(accelerator: str) -> None:
     """Refuse a GPU where there is none, before Lightning does so with a traceback."""
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            f"trainer.accelerator={accelerator} asks for a CUDA device but none is available; use trainer=cpu."
+            f"trainer.accelerator={accelerator} asks for a CUDA device but there is none; use trainer=cpu."
         )
 
 
@@ -82,18 +81,7 @@ def generate(config: DictConfig) -> GenerationResult:
     logger = instantiate(config.logger)
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     writer = ImageWriter(output_dir, requests.num_images, config.dataset.num_classes)
-    trainer = pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        strategy=config.trainer.strategy,
-        precision=config.trainer.precision,
-        callbacks=[*callbacks, writer],
-        logger=logger or False,
-        default_root_dir=output_dir,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    trainer = build_trainer(config, [*callbacks, writer], output_dir, logger)
     start = time.perf_counter()
     trainer.predict(module, requests, return_predictions=False)
     result = GenerationResult(output_dir, time.perf_counter() - start, requests.num_images)

@@ -6,25 +6,22 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.progress import track
 
+from mar_accel.building import build_part, build_trainer
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.errors import ConfigError, MarAccelError
+from mar_accel.errors import ConfigError
 from mar_accel.evaluation.collect import BatchTimer, Collector
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.profile import Profiler
 from mar_accel.evaluation.result import Comparison, Evaluation
 from mar_accel.evaluation.sampling import (
     baseline_config,
-    build_trainer,
     first_requests,
     interleaved_latencies,
     same_sampling,
@@ -52,16 +49,6 @@ def _add_lpips(evaluation: Evaluation, settings: EvaluationSettings) -> None:
         evaluation.metrics["lpips"] = float(distances.mean())
 
 
-def _build(part: DictConfig) -> Any:
-    """Instantiate a part; its own complaint is what the user reads, not that instantiation failed."""
-    try:
-        return instantiate(part)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, MarAccelError):
-            raise error.__cause__ from None
-        raise
-
-
 @dataclass
 class Judge:
     """What images are judged with."""
@@ -72,10 +59,10 @@ class Judge:
     @staticmethod
     def of(config: DictConfig) -> Judge:
         """Features and reference of a config; refuses what does not exist before anything is sampled."""
-        source: ReferenceSource | None = _build(config.reference)
+        source: ReferenceSource | None = build_part(config.reference)
         if source is not None:
             source.check()
-        extractor = _build(config.features)
+        extractor = build_part(config.features)
         return Judge(extractor, source.load(extractor) if source is not None else None)
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.building import build_cache, build_sampler
+from mar_accel.building import build_cache, build_sampler, build_trainer
 from mar_accel.configuration import compose_config
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
@@ -68,25 +65,6 @@ def first_requests(config: DictConfig, num_images: int) -> GenerationRequests:
     config = copy.deepcopy(config)
     config.dataset.num_images = min(num_images, config.dataset.num_images)
     return build_requests(config)
-
-
-def build_trainer(config: DictConfig, callbacks: Sequence[pl.Callback], output_dir: Path) -> pl.Trainer:
-    """A Trainer that predicts as the config says, without logger or checkpoints."""
-    # An evaluation builds several: once is enough to be told that there is no TPU.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    return pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        strategy=config.trainer.strategy,
-        precision=config.trainer.precision,
-        callbacks=list(callbacks),
-        logger=False,
-        default_root_dir=output_dir,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
 
 
 def interleaved_latencies(

@@ -24,19 +24,9 @@ from mar_accel.evaluation.sampling import baseline_config
 from mar_accel.evaluation.settings import config_hash
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 
-TINY = [
-    "model.weights=random",
-    "model.architecture.embed_dim=32",
-    "model.architecture.encoder_depth=1",
-    "model.architecture.decoder_depth=1",
-    "model.architecture.head_depth=1",
-    "model.architecture.head_width=32",
-    "sampler.num_iter=4",
-    "sampler.num_diffusion_steps=3",
-    "callbacks=none",
+SETTINGS = [
     "logger=none",
     "dataset.num_images=40",
-    "reference.augmentations=0",
     "trainer.batch_size=20",
     "evaluate.fidelity_images=8",
     "evaluate.timing_rounds=1",
@@ -46,10 +36,11 @@ TINY = [
 SPEED_KEYS = ("latency", "throughput", "speedup", "achieved", "peak", "batch_size")
 
 
-def _evaluate(folder: Path, *overrides: str) -> dict[str, Any]:
+def _evaluate(folder: Path, tiny: list[str], *overrides: str) -> dict[str, Any]:
     evaluate(
         compose_config(
-            "evaluate", [*TINY, f"output_dir={folder}", f"reference.cache_dir={folder.parent}", *overrides]
+            "evaluate",
+            [*tiny, *SETTINGS, f"output_dir={folder}", f"reference.cache_dir={folder.parent}", *overrides],
         )
     )
     return json.loads((folder / "metrics.json").read_text())
@@ -62,9 +53,9 @@ def _quality(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def run(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("run")
-    return folder, _evaluate(folder)
+    return folder, _evaluate(folder, tiny)
 
 
 def test_metrics_json_has_every_key_and_plausible_numbers(run: tuple[Path, dict[str, Any]]) -> None:
@@ -100,33 +91,35 @@ def test_the_run_folder_holds_pictures_and_the_steps(run: tuple[Path, dict[str, 
 
 
 def test_images_of_a_run_of_an_npz_and_in_process_agree(
-    run: tuple[Path, dict[str, Any]], tmp_path: Path
+    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
 ) -> None:
     folder, metrics = run
-    from_run = _evaluate(tmp_path / "a", f"evaluate.images={folder}", "evaluate.baseline=none")
+    from_run = _evaluate(tmp_path / "a", tiny, f"evaluate.images={folder}", "evaluate.baseline=none")
     assert _quality(from_run) == pytest.approx(_quality(metrics), rel=1e-4)
     files = sorted((folder / "images").glob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     np.savez(tmp_path / "images.npz", arr_0=pixels, arr_1=np.arange(40) % 10)
-    from_npz = _evaluate(tmp_path / "b", f"evaluate.images={tmp_path / 'images.npz'}")
+    from_npz = _evaluate(tmp_path / "b", tiny, f"evaluate.images={tmp_path / 'images.npz'}")
     assert _quality(from_npz) == pytest.approx(_quality(metrics), rel=1e-4)
-    from_folder = _evaluate(tmp_path / "c", f"evaluate.images={folder / 'images'}")
+    from_folder = _evaluate(tmp_path / "c", tiny, f"evaluate.images={folder / 'images'}")
     assert from_folder["fid"] == pytest.approx(metrics["fid"], rel=1e-4)
     assert from_folder["recognised"] is None  # nobody knows what a folder's images should show
 
 
-def test_batch_size_does_not_change_the_quality(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    metrics = _evaluate(tmp_path, "trainer.batch_size=7", "evaluate.baseline=none")
+def test_batch_size_does_not_change_the_quality(
+    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
+) -> None:
+    metrics = _evaluate(tmp_path, tiny, "trainer.batch_size=7", "evaluate.baseline=none")
     assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
     assert metrics["psnr"] is None and metrics["speedup"] is None
 
 
 def test_a_baseline_folder_gives_the_fidelity_of_a_generated_one(
-    run: tuple[Path, dict[str, Any]], tmp_path: Path
+    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
 ) -> None:
-    plain = _evaluate(tmp_path / "plain", "sampler.num_iter=5", "sampler.num_diffusion_steps=4")
+    plain = _evaluate(tmp_path / "plain", tiny, "sampler.num_iter=5", "sampler.num_diffusion_steps=4")
     assert plain["psnr"] == EQUAL_IMAGES_PSNR and plain["speedup"] == 1  # it is the baseline itself
-    metrics = _evaluate(tmp_path / "fast", f"evaluate.baseline={tmp_path / 'plain'}")
+    metrics = _evaluate(tmp_path / "fast", tiny, f"evaluate.baseline={tmp_path / 'plain'}")
     for key in ("psnr", "ssim", "latent_mse"):
         assert metrics[key] == pytest.approx(run[1][key], rel=1e-3)
 
@@ -161,23 +154,33 @@ def test_the_hash_names_what_is_computed() -> None:
     ],
 )
 def test_bad_input_is_refused_before_numbers_are_written(
-    override: str, error: type[Exception], text: str, tmp_path: Path
+    override: str, error: type[Exception], text: str, tiny: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=text):
-        _evaluate(tmp_path, override)
+        _evaluate(tmp_path, tiny, override)
     assert not (tmp_path / "metrics.json").exists()
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="says what is missing where it is missing")
-def test_lpips_without_torchvision_is_refused_before_sampling(tmp_path: Path) -> None:
+def test_lpips_without_torchvision_is_refused_before_sampling(tiny: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.lpips=true needs torchvision"):
-        _evaluate(tmp_path, "evaluate.lpips=true")
+        _evaluate(tmp_path, tiny, "evaluate.lpips=true")
     assert not (tmp_path / "images").exists()
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mar_accel.evaluate", *TINY, "trainer=ddp_cpu", f"output_dir={tmp_path}"]
+def test_two_processes_give_the_numbers_of_one(
+    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "mar_accel.evaluate",
+        *tiny,
+        *SETTINGS,
+        "trainer=ddp_cpu",
+        f"output_dir={tmp_path}",
+    ]
     subprocess.run([*command, "trainer.batch_size=5"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)

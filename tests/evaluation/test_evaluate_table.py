@@ -24,18 +24,9 @@ from mar_accel.evaluation.table import (
 )
 
 SHARED = [
-    "model.weights=random",
-    "model.architecture.embed_dim=32",
-    "model.architecture.encoder_depth=1",
-    "model.architecture.decoder_depth=1",
-    "model.architecture.head_depth=1",
-    "model.architecture.head_width=32",
-    "sampler.num_iter=4",
     "sampler.num_diffusion_steps=6",
-    "callbacks=none",
     "logger=none",
     "dataset.num_images=20",
-    "reference.augmentations=0",
     "trainer.batch_size=10",
     "evaluate.fidelity_images=5",
     "table.timing_rounds=2",
@@ -51,11 +42,12 @@ ROWS = """
 """
 
 
-def _run(folder: Path) -> list[RowResult]:
+def _run(folder: Path, tiny: list[str]) -> list[RowResult]:
     rows = folder / "rows.yaml"
     if not rows.exists():
         rows.write_text(ROWS)
     overrides = [
+        *tiny,
         *SHARED,
         f"reference.cache_dir={folder}",
         f"output_dir={folder / 'out'}",
@@ -65,9 +57,9 @@ def _run(folder: Path) -> list[RowResult]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RowResult]]:
+def finished(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RowResult]]:
     folder = tmp_path_factory.mktemp("table")
-    return folder, _run(folder)
+    return folder, _run(folder, tiny)
 
 
 def test_rows_are_compared_with_the_first(finished: tuple[Path, list[RowResult]]) -> None:
@@ -80,7 +72,7 @@ def test_rows_are_compared_with_the_first(finished: tuple[Path, list[RowResult]]
 
 
 def test_finished_rows_are_kept_and_a_lost_one_is_made_again(
-    finished: tuple[Path, list[RowResult]], monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[RowResult]], tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mar_accel.evaluate_table as module
 
@@ -91,7 +83,7 @@ def test_finished_rows_are_kept_and_a_lost_one_is_made_again(
         module, "evaluate", lambda config, calls: sampled.append(config) or evaluate(config, calls)
     )
     (before[2].folder / "metrics.json").unlink()
-    after = _run(folder)
+    after = _run(folder, tiny)
     assert [config.output_dir for config in sampled] == [str(before[2].folder)]
     for old, new in zip(before, after, strict=True):
         for key in ("fid", "psnr", "latency_s_per_image", "speedup"):  # the timing is kept as well
@@ -155,10 +147,10 @@ def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
         load_rows(tmp_path / "none.yaml")
 
 
-def test_a_typo_in_the_last_row_is_found_before_the_first_is_sampled(tmp_path: Path) -> None:
+def test_a_typo_in_the_last_row_is_found_before_the_first_is_sampled(tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "rows.yaml").write_text("- name: a\n- name: b\n  overrides: [sampler=unknown]\n")
     with pytest.raises(HydraException, match="unknown"):
-        _run(tmp_path)
+        _run(tmp_path, tiny)
     assert not (tmp_path / "out").exists()
 
 

@@ -15,18 +15,8 @@ from mar_accel.configuration import compose_config
 from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.settings import config_hash
 
-OVERRIDES = [
-    "model.weights=random",
-    "model.architecture.embed_dim=32",
-    "model.architecture.encoder_depth=1",
-    "model.architecture.decoder_depth=1",
-    "model.architecture.head_depth=1",
-    "model.architecture.head_width=32",
-    "sampler.num_iter=4",
-    "sampler.num_diffusion_steps=3",
-    "callbacks=none",
+SETTINGS = [
     "dataset.num_images=20",
-    "reference.augmentations=0",
     "trainer.batch_size=10",
     "evaluate.fidelity_images=4",
     "evaluate.timing_rounds=0",
@@ -35,9 +25,9 @@ OVERRIDES = [
 ]
 
 
-def _run(folder: Path, *overrides: str) -> str:
+def _run(folder: Path, tiny: list[str], *overrides: str) -> str:
     paths = [f"output_dir={folder}", f"reference.cache_dir={folder}"]
-    config = compose_config("evaluate", [*OVERRIDES, *paths, *overrides])
+    config = compose_config("evaluate", [*tiny, *SETTINGS, *paths, *overrides])
     evaluate(config)
     return config_hash(config)
 
@@ -77,8 +67,8 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_offline_wandb_run_holds_everything(tmp_path: Path) -> None:
-    name = _run(tmp_path, "logger=wandb", "logger.tags=[mine]", "logger.group=a-group")
+def test_offline_wandb_run_holds_everything(tiny: list[str], tmp_path: Path) -> None:
+    name = _run(tmp_path, tiny, "logger=wandb", "logger.tags=[mine]", "logger.group=a-group")
     files = list(tmp_path.rglob("*.wandb"))
     assert len(files) == 1 and name in files[0].name  # the id is the config's hash: a second run resumes it
     history: list[dict[str, Any]] = []
@@ -114,10 +104,10 @@ def test_offline_wandb_run_holds_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tensorboard_holds_curves_numbers_and_pictures(tmp_path: Path) -> None:
+def test_tensorboard_holds_curves_numbers_and_pictures(tiny: list[str], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    _run(tmp_path, "logger=tensorboard")
+    _run(tmp_path, tiny, "logger=tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()
@@ -128,8 +118,8 @@ def test_tensorboard_holds_curves_numbers_and_pictures(tmp_path: Path) -> None:
     assert any(tag.startswith("runs") for tag in tags["tensors"])
 
 
-def test_csv_holds_curves_and_numbers(tmp_path: Path) -> None:
-    _run(tmp_path, "logger=csv")
+def test_csv_holds_curves_and_numbers(tiny: list[str], tmp_path: Path) -> None:
+    _run(tmp_path, tiny, "logger=csv")
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         rows = list(csv.DictReader(file))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
