@@ -23,27 +23,32 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Rows [B, N, parts·D] of a projection to ``parts`` views [B, H, N, D/H], without a copy."""
         batch, length, width = x.shape
         head_dim = width // (parts * self.num_heads)
         return x.view(batch, length, parts, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
 
     def project_qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised tokens [B, N, D] to queries, keys and values, each [B, H, N, D/H]."""
-        q, k, v = self._split_heads(self.qkv(x), 3)
+        q, k, v = self.split_heads(self.qkv(x), 3)
         return q, k, v
 
     def project_q(self, x: Tensor) -> Tensor:
         """Normalised tokens [B, N, D] to queries [B, H, N, D/H] alone."""
         dim = x.shape[-1]
-        (q,) = self._split_heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
+        (q,) = self.split_heads(F.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim]), 1)
         return q
 
     def project_kv(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised tokens [B, N, D] to keys and values, each [B, H, N, D/H]."""
-        dim = x.shape[-1]
-        k, v = self._split_heads(F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]), 2)
+        k, v = self.split_heads(self.project_kv_rows(x), 2)
         return k, v
+
+    def project_kv_rows(self, x: Tensor) -> Tensor:
+        """Normalised tokens [B, N, D] to a row [B, N, 2D] of key and value per token, as caches keep them."""
+        dim = x.shape[-1]
+        return F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of queries [B, H, M, d] over keys and values [B, H, N, d]; returns [B, M, D]."""

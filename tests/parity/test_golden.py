@@ -17,7 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mar_accel.caching.condition import ConditionCache
+from mar_accel.caching.head import HeadCache
+from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.caching.refresh import FixedRefresh
+from mar_accel.caching.token import TokenCache
 from mar_accel.models.diffusion_head import DiffusionHead
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
@@ -140,6 +145,17 @@ def check_mar(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     _check_decode(case, tensors, ConstantDiffusionSteps(case["diffusion_steps"]), None, NoCache())
 
 
+def check_lazymar(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """The published constants; its table of ratios is indexed by the AR step whatever their number."""
+    cache = LazyMAR(
+        FixedRefresh(warmup_steps=5, period=9),
+        TokenCache(prune_block=3, ratio_by="step"),
+        ConditionCache(),
+        HeadCache(period=7),
+    )
+    _check_decode(case, tensors, ConstantDiffusionSteps(case["diffusion_steps"]), None, cache)
+
+
 def check_disa(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     lengths = RecordedDiffusionSteps(case["diffusion_steps_per_iter"])
     _check_decode(case, tensors, lengths, 950, NoCache())
@@ -172,7 +188,7 @@ def check_loss(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     _assert_close(loss.detach(), tensors["loss"], "loss")
 
 
-CHECKS = {"mar": check_mar, "disa": check_disa, "head": check_head, "loss": check_loss}
+CHECKS = {"mar": check_mar, "lazymar": check_lazymar, "disa": check_disa, "head": check_head, "loss": check_loss}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)

@@ -1,0 +1,138 @@
+"""LazyMAR's caches as one policy made of parts, each of which can be absent.
+
+Source: LazyMAR (arXiv:2503.12450).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mar_accel.caching.condition import ConditionCache
+from mar_accel.caching.head import HeadCache, HeadCacheDenoiser
+from mar_accel.caching.policy import CachePolicy, DecodeState
+from mar_accel.caching.refresh import Refresh
+from mar_accel.caching.token import TokenCache
+from mar_accel.errors import ConfigError
+from mar_accel.models.diffusion_head import AdaLNMLP
+from mar_accel.models.mar import MARConfig
+from mar_accel.sampling.denoiser import Denoiser
+from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.solvers import Solver
+
+
+class LazyMAR(CachePolicy):
+    """Token, condition and head cache, each alone or together.
+
+    At a refresh step everything is computed; at a lazy step the token cache recomputes the tokens that
+    move (without it: all), the condition cache leaves the unconditional branch out, and in both the head
+    cache skips most of the head's work.
+
+    Args:
+        refresh: which AR steps are refreshed.
+        token, condition, head: the caches; None for none. Without guidance there is no branch to leave
+            out, and the condition cache does nothing.
+    """
+
+    def __init__(
+        self,
+        refresh: Refresh,
+        token: TokenCache | None = None,
+        condition: ConditionCache | None = None,
+        head: HeadCache | None = None,
+    ):
+        self.refresh = refresh
+        self.token = token
+        self.condition = condition
+        self.head = head
+
+    def check(self, model: MARConfig, plan: Plan, solver: Solver) -> None:
+        self.refresh.check(plan)
+        if self.token is not None:
+            self.token.check(model)
+        elif self.refresh.needs_similarity:
+            raise ConfigError(
+                "cache.refresh measures drift where the token cache does, but cache.token=null; add a token "
+                "cache or set cache.refresh=fixed."
+            )
+        if self.head is not None:
+            self.head.check(plan, solver)
+        if self.condition is not None and self.token is None and self.head is None and not plan.guided:
+            raise ConfigError(
+                "cache.condition keeps the difference of the guidance branches, but sampler.guidance_scale=1 "
+                "has one branch; raise the guidance scale or set cache=none."
+            )
+
+    def start(self, state: DecodeState) -> None:
+        self.finish()
+        self.refresh.start(state.plan)
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        output = self._refresh(state, step) if self.refresh.due(step) else self._lazy(state, step)
+        positions = state.predicted(step).repeat(output.shape[0] // state.batch_size, 1)
+        return state.model.conditioning_vectors(output, positions)
+
+    def _refresh(self, state: DecodeState, step: ARStep) -> Tensor:
+        """Last block's output [R, n, D] at the predicted positions; keeps what lazy steps before the next need."""
+        horizon = self.refresh.horizon(step)
+        if horizon == step.stop or (self.token is None and not self._one_branch(state)):
+            return _plain_pass(state, step, state.predicted(step), state.embedding)
+        # The branches' difference is needed wherever a lazy step will predict.
+        stop = horizon if self._one_branch(state) else step.stop
+        targets = state.order[:, step.start : stop]
+        if self.token is None:
+            output = _plain_pass(state, step, targets, state.embedding)
+        else:
+            output = self.token.full_pass(state, step, targets, self._rows(state))
+        if self._one_branch(state):
+            assert self.condition is not None
+            self.condition.keep(output, step)
+        return output[:, : step.num_tokens]
+
+    def _lazy(self, state: DecodeState, step: ARStep) -> Tensor:
+        """Last block's output [R, n, D] at the predicted positions, from what was kept."""
+        if self.token is None:
+            output = _plain_pass(state, step, state.predicted(step), state.embedding[: self._rows(state)])
+        else:
+            output, similarity = self.token.lazy_pass(state, step)
+            self.refresh.observe(step, similarity[: state.batch_size])
+        if self._one_branch(state):
+            assert self.condition is not None
+            output = self.condition.both_branches(output, step)
+        return output
+
+    def _one_branch(self, state: DecodeState) -> bool:
+        """Whether lazy steps leave the unconditional branch out."""
+        return self.condition is not None and state.plan.guided
+
+    def _rows(self, state: DecodeState) -> int:
+        """Rows of the batch that lazy steps compute."""
+        return state.batch_size if self._one_branch(state) else state.embedding.shape[0]
+
+    def denoiser(
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
+    ) -> Denoiser:
+        if self.head is None:
+            return super().denoiser(net, z, time_embeddings, step, guided)
+        return HeadCacheDenoiser(self.head, net, z, time_embeddings, step.guidance_scale, guided)
+
+    def kept_tensors(self) -> list[Tensor]:
+        """What token and condition cache keep between AR steps."""
+        return [
+            tensor for part in (self.token, self.condition) if part is not None for tensor in part.tensors()
+        ]
+
+    def finish(self) -> None:
+        for part in (self.token, self.condition):
+            if part is not None:
+                part.finish()
+        self.refresh.finish()
+
+
+def _plain_pass(state: DecodeState, step: ARStep, targets: Tensor, embedding: Tensor) -> Tensor:
+    """Last block's output [rows, m, D] at grid positions [B, m] for the embeddings [rows, D], keeping nothing."""
+    model, repeats = state.model, embedding.shape[0] // state.batch_size
+    tokens, known = state.known(step)
+    embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
+    x = model.encode(torch.cat([model.embed_buffer(embedding), embedded], dim=1))
+    return model.decode(model.decoder_inputs(x, known.repeat(repeats, 1)), targets.repeat(repeats, 1))

@@ -1,0 +1,149 @@
+"""When a cache computes everything anew: at fixed steps, at listed ones, or when the features have drifted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mar_accel.errors import ConfigError
+from mar_accel.sampling.plan import ARStep, Plan
+
+
+class Refresh:
+    """Decides which AR steps are refreshed; step 0 always is, because nothing is kept before it.
+
+    The policy asks ``due`` once per AR step, in turn, after ``start``.
+    """
+
+    # Whether ``observe`` is to be told the similarities that the token cache measures.
+    needs_similarity = False
+
+    def check(self, plan: Plan) -> None:
+        """Raise ConfigError where the schedule does not fit the plan."""
+
+    def start(self, plan: Plan) -> None:
+        """Prepare for a new batch."""
+        raise NotImplementedError
+
+    def due(self, step: ARStep) -> bool:
+        """Whether ``step`` is a refresh."""
+        raise NotImplementedError
+
+    def horizon(self, step: ARStep) -> int:
+        """For a refresh: where in the decode order the last lazy step stops that may follow it.
+
+        ``step.stop`` means that no lazy step follows, so nothing need be kept.
+        """
+        raise NotImplementedError
+
+    def observe(self, step: ARStep, similarity: Tensor) -> None:
+        """Similarities [B, N] of all tokens' features between ``step``, a lazy one, and the step before."""
+
+    def finish(self) -> None:
+        """The batch is done."""
+
+
+class StaticRefresh(Refresh):
+    """A schedule that follows from the plan alone; subclasses say which."""
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._due: tuple[bool, ...] = ()
+
+    def schedule(self, plan: Plan) -> tuple[bool, ...]:
+        """For every AR step whether it is a refresh; the first one is."""
+        raise NotImplementedError
+
+    def start(self, plan: Plan) -> None:
+        if plan is not self._plan:
+            self._plan, self._due = plan, self.schedule(plan)
+
+    def due(self, step: ARStep) -> bool:
+        return self._due[step.index]
+
+    def horizon(self, step: ARStep) -> int:
+        assert self._plan is not None
+        stop = step.stop
+        for later in self._plan.steps[step.index + 1 :]:
+            if self._due[later.index]:
+                break
+            stop = later.stop
+        return stop
+
+
+class FixedRefresh(StaticRefresh):
+    """LazyMAR's schedule (arXiv:2503.12450, section 3): the first steps, then every ``period``-th.
+
+    Step k is a refresh where k < warmup_steps or (k − warmup_steps) mod period = 0.
+
+    Args:
+        warmup_steps: steps at the beginning that are all refreshes, at least 0; 5 as published.
+        period: steps from a refresh to the next, at least 1; 9 as published. 1 turns the caches off.
+        max_new_share: refresh also where at least this share of all tokens was decoded since the last
+            refresh (then the period starts anew); 0..1, or None for never, as published. The published 64
+            steps reach 0.223, so a quarter changes nothing there, but samplers with few, large steps
+            (GtR) refresh when as much has become known as between two published refreshes.
+    """
+
+    def __init__(self, warmup_steps: int = 5, period: int = 9, max_new_share: float | None = None):
+        super().__init__()
+        if warmup_steps < 0:
+            raise ConfigError(f"cache.refresh.warmup_steps={warmup_steps} is negative; give 0 or more.")
+        if period < 1:
+            raise ConfigError(
+                f"cache.refresh.period={period} is too small; give 1 (always refresh) or more."
+            )
+        check_share("cache.refresh.max_new_share", max_new_share)
+        self.warmup_steps = warmup_steps
+        self.period = period
+        self.max_new_share = max_new_share
+
+    def schedule(self, plan: Plan) -> tuple[bool, ...]:
+        limit = float("inf") if self.max_new_share is None else self.max_new_share * plan.num_tokens
+        due: list[bool] = []
+        phase = known = 0
+        for step in plan.steps:
+            if step.index < self.warmup_steps:
+                phase = 0
+                due.append(True)
+            else:
+                if step.start - known >= limit:
+                    phase = 0
+                due.append(phase == 0 or step.index == 0)
+                phase = (phase + 1) % self.period
+            known = step.start if due[-1] else known
+        return tuple(due)
+
+
+class ListedRefresh(StaticRefresh):
+    """Refreshes at the AR steps that are listed; what ``mar_accel.calibrate`` writes.
+
+    Args:
+        steps: indices of AR steps, 0 among them.
+    """
+
+    def __init__(self, steps: Sequence[int]):
+        super().__init__()
+        self.steps = frozenset(steps)
+        if 0 not in self.steps or min(self.steps) < 0:
+            raise ConfigError(
+                f"cache.refresh.steps={sorted(self.steps)} must hold 0, before which nothing is kept, "
+                "and no negative step; add 0 and remove those below it."
+            )
+
+    def check(self, plan: Plan) -> None:
+        if max(self.steps) >= len(plan.steps):
+            raise ConfigError(
+                f"cache.refresh.steps has step {max(self.steps)}, but the sampler takes {len(plan.steps)} AR "
+                f"steps (0 to {len(plan.steps) - 1}); calibrate the cache for this sampler."
+            )
+
+    def schedule(self, plan: Plan) -> tuple[bool, ...]:
+        return tuple(step.index in self.steps for step in plan.steps)
+
+
+def check_share(key: str, value: float | None) -> None:
+    """Refuse a share outside 0..1."""
+    if value is not None and not 0 <= value <= 1:
+        raise ConfigError(f"{key}={value} is no share of a whole; give a number from 0 to 1.")
