@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 class Autoencoder(nn.Module):
@@ -25,3 +30,31 @@ class PixelAutoencoder(Autoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:
         return (latents + 1) / 2
+
+
+class KLAutoencoder(Autoencoder):
+    """A diffusers AutoencoderKL behind the latents' scale: z = (mean − shift_factor) · scaling_factor.
+
+    Args:
+        vae: its config's ``scaling_factor`` (0.2325 for KL-16) and ``shift_factor`` (None: 0) are used.
+    """
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+        self.scaling_factor: float = vae.config.scaling_factor
+        self.shift_factor: float = vae.config.shift_factor or 0.0
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels c of the latents."""
+        return self.vae.config.latent_channels
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in 0..1 to scaled latents [B, c, h, w]: the posterior's mean, not a sample."""
+        mean = self.vae.encode(images * 2 - 1).latent_dist.mode()
+        return (mean - self.shift_factor) * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B, c, h, w] to images [B, 3, H, W]; about 0..1, not clamped."""
+        return (self.vae.decode(latents / self.scaling_factor + self.shift_factor).sample + 1) / 2

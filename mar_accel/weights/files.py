@@ -1,0 +1,98 @@
+"""Tensors of a weight file, read without ever running code from it."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mar_accel.errors import WeightsError
+
+# Entries under which training scripts keep a state dict: MAR's own, and latent diffusion's.
+STATE_ENTRIES = ("model", "state_dict")
+EMA_ENTRY = "model_ema"
+PARALLEL_PREFIX = "module."
+
+
+def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU; large files are mapped, not read.
+
+    Args:
+        path: a .safetensors file, or a file of torch.save: ``{"model": …, "model_ema": …}`` as MAR publishes,
+            ``{"model": …}`` or ``{"state_dict": …}``, or a bare state dict.
+        key: config key that named the file, for messages.
+        ema: take the averaged weights of a file that has an entry for them.
+
+    Raises:
+        WeightsError: the file cannot be read, is damaged, holds pickled objects that are not tensors, or lacks
+            the wanted entry.
+    """
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, key)
+    contents = _read_pickle(path, key)
+    state = _state_dict(contents, path, key, ema)
+    if state and all(name.startswith(PARALLEL_PREFIX) for name in state):
+        state = {name.removeprefix(PARALLEL_PREFIX): value for name, value in state.items()}
+    return state
+
+
+def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{key}: {path} is damaged or truncated ({_reason(error)}); copy it again."
+        ) from error
+
+
+def _read_pickle(path: Path, key: str) -> Any:
+    try:
+        # Training scripts keep their command line beside the weights; it is the one class that is let through.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # an unpickler on damaged data may raise anything
+        forbidden = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?) ([\w.]+\.\w+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and forbidden:
+            raise WeightsError(
+                f"{key}: {path} holds a pickled {forbidden[1]}, which is refused because it could run code; give "
+                "a file of tensors alone."
+            ) from error
+        raise WeightsError(
+            f"{key}: {path} is damaged or truncated ({_reason(error)}); copy it again."
+        ) from error
+
+
+def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Tensor]:
+    if not isinstance(contents, Mapping):
+        raise WeightsError(
+            f"{key}: {path} holds a {type(contents).__name__}, no state dict; give a checkpoint."
+        )
+    entries = [name for name in STATE_ENTRIES if isinstance(contents.get(name), Mapping)]
+    if isinstance(contents.get(EMA_ENTRY), Mapping):
+        if ema:
+            return dict(contents[EMA_ENTRY])
+        if not entries:
+            raise WeightsError(f"{key}: {path} has averaged weights alone; set model.ema=true.")
+    if entries:
+        return dict(contents[entries[0]])
+    if contents and all(isinstance(value, Tensor) for value in contents.values()):
+        return dict(contents)
+    raise WeightsError(
+        f"{key}: {path} has none of the entries {EMA_ENTRY}, {', '.join(STATE_ENTRIES)} and is no state dict; give "
+        "a published checkpoint or a .safetensors file."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """First line of an error's message, or its name."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:120].rstrip(".")
