@@ -79,10 +79,13 @@ class Sampler:
         stage_sizes = self.order.stage_sizes(grid)
         sizes = self.step_sizes.split(stage_sizes)
         lengths = self.diffusion_steps.per_step(sizes)
-        last_stage, start, steps = len(stage_sizes) - 1, 0, []
+        last_stage, start, steps = sizes[-1].stage, 0, []
         for index, (size, length) in enumerate(zip(sizes, lengths, strict=True)):
             stop = start + size.num_tokens
-            num_detail = self.selection.num_selected(size.num_tokens) if size.stage == last_stage else 0
+            num_detail = 0
+            if size.stage == last_stage:
+                self._check_detail(length)
+                num_detail = self.selection.num_selected(size.num_tokens)
             step = ARStep(
                 index=index,
                 start=start,
@@ -102,8 +105,18 @@ class Sampler:
             temperature=self.temperature,
             max_timestep=self._resolve_max_timestep(steps),
         )
-        respaced_timesteps(plan.max_diffusion_steps, plan.max_timestep)
+        for length in {*lengths, plan.max_diffusion_steps}:
+            respaced_timesteps(length, plan.max_timestep)  # refuses what the head was not trained on
         return plan
+
+    def _check_detail(self, num_diffusion_steps: int) -> None:
+        """Refuse chosen tokens with fewer diffusion steps than the others of their AR step."""
+        detail = self.selection.num_diffusion_steps
+        if self.selection.fraction > 0 and detail < num_diffusion_steps:
+            raise ConfigError(
+                f"sampler.selection.num_diffusion_steps={detail} of the chosen tokens is below the "
+                f"{num_diffusion_steps} diffusion steps of the others; raise it, or lower those of the last stage."
+            )
 
     def _resolve_max_timestep(self, steps: Sequence[ARStep]) -> int | None:
         if self.max_timestep != "auto":
