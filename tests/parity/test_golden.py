@@ -6,6 +6,7 @@ The files are those of tests/data/golden, or of the folder that MAR_ACCEL_GOLDEN
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +29,20 @@ from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.denoiser import GuidedDenoiser, embed_timesteps
 from mar_accel.sampling.diffusion_schedule import diffusion_schedule
-from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps, DiffusionSteps
+from mar_accel.sampling.diffusion_steps import (
+    AnnealedDiffusionSteps,
+    ConstantDiffusionSteps,
+    DiffusionSteps,
+    StageAwareDiffusionSteps,
+)
 from mar_accel.sampling.guidance import ConstantGuidance, LinearGuidance
 from mar_accel.sampling.noise import SampleNoise
-from mar_accel.sampling.orders import RandomOrder
+from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.sampler import Sampler
-from mar_accel.sampling.selection import NoSelection
+from mar_accel.sampling.selection import NoSelection, frequency_scores
 from mar_accel.sampling.solvers import DDPM
-from mar_accel.sampling.step_sizes import CosineSteps, StepSize
+from mar_accel.sampling.step_sizes import CosineSteps, StageSteps
 
 TOLERANCE = 1e-4
 FOLDER = Path(os.environ.get("MAR_ACCEL_GOLDEN", Path(__file__).parents[1] / "data" / "golden"))
@@ -54,7 +60,9 @@ def _assert_close(actual: Tensor, expected: Tensor, what: str) -> None:
 
 
 def _weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")}
+    return {
+        key.removeprefix("weights/"): value for key, value in tensors.items() if key.startswith("weights/")
+    }
 
 
 def _model(case: dict[str, Any], tensors: dict[str, Tensor]) -> MAR:
@@ -74,16 +82,6 @@ def _model(case: dict[str, Any], tensors: dict[str, Tensor]) -> MAR:
     model = MAR(config).eval()
     model.load_state_dict(_weights(tensors))
     return model
-
-
-class RecordedDiffusionSteps(DiffusionSteps):
-    """The number of diffusion steps that the recording states for each AR step."""
-
-    def __init__(self, lengths: Sequence[int]):
-        self.lengths = list(lengths)
-
-    def per_step(self, steps: Sequence[StepSize]) -> list[int]:
-        return self.lengths
 
 
 class RecordingCache(CachePolicy):
@@ -157,8 +155,19 @@ def check_lazymar(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
 
 
 def check_disa(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    lengths = RecordedDiffusionSteps(case["diffusion_steps_per_iter"])
-    _check_decode(case, tensors, lengths, 950, NoCache())
+    diffusion_steps = AnnealedDiffusionSteps(case["upper_steps"], case["lower_steps"], case["strategy"])
+    lengths = diffusion_steps.per_step(CosineSteps(case["num_iter"]).split([math.prod(case["grid"])]))
+    assert lengths == case["diffusion_steps_per_iter"]
+    _check_decode(case, tensors, diffusion_steps, 950, NoCache())
+
+
+def check_fts(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Vectors z<D> [n, D] and their scores score<D> [n], to 1e-5."""
+    widths = [key.removeprefix("z") for key in tensors if key.startswith("z")]
+    assert widths
+    for width in widths:
+        expected = tensors[f"score{width}"].float()
+        torch.testing.assert_close(frequency_scores(tensors[f"z{width}"]), expected, rtol=1e-5, atol=0)
 
 
 def check_head(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -188,7 +197,14 @@ def check_loss(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     _assert_close(loss.detach(), tensors["loss"], "loss")
 
 
-CHECKS = {"mar": check_mar, "lazymar": check_lazymar, "disa": check_disa, "head": check_head, "loss": check_loss}
+CHECKS = {
+    "mar": check_mar,
+    "lazymar": check_lazymar,
+    "disa": check_disa,
+    "head": check_head,
+    "loss": check_loss,
+    "fts": check_fts,
+}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
@@ -200,7 +216,24 @@ def test_recorded_case(path: Path) -> None:
     CHECKS[kind](case, tensors)
 
 
-@pytest.mark.parametrize("path", sorted((FOLDER / "manifests").glob("mar_*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("orders.json")), ids=lambda path: path.stem)
+def test_recorded_orders(path: Path) -> None:
+    """Halton orders; stages as sets, AR steps per stage and diffusion steps of GtR."""
+    recorded, generator = json.loads(path.read_text()), torch.Generator()
+    for side, positions in recorded["halton"].items():
+        assert HaltonOrder().permutation((int(side), int(side)), generator).tolist() == positions
+    for name, case in recorded["gtr"].items():
+        order, grid = BisectionOrder(len(case["stages"])), tuple(case["grid"])
+        assert [set(stage.tolist()) for stage in order.stages(grid)] == [set(s) for s in case["stages"]], name
+        steps = StageSteps(case["rates"]).split(order.stage_sizes(grid))
+        per_stage = [sum(step.stage == stage for step in steps) for stage in range(len(case["stages"]))]
+        assert per_stage == case["steps"], name
+        assert StageAwareDiffusionSteps(50, 20, 20).per_step(steps) == case["diffusion_steps"], name
+
+
+@pytest.mark.parametrize(
+    "path", sorted((FOLDER / "manifests").glob("mar_*.json")), ids=lambda path: path.stem
+)
 def test_published_layout(path: Path) -> None:
     """Every key and shape of a published checkpoint is one of ours, and no other."""
     sizes = {
