@@ -16,7 +16,7 @@ from mar_accel.sampling.sampler import Sampler
 from mar_accel.weights.loading import load_mar
 
 
-def _build(config: DictConfig) -> Any:
+def build_part(config: DictConfig) -> Any:
     """The object of a ``_target_``; its own errors come through as they are, without Hydra's around them."""
     try:
         return instantiate(config)
@@ -29,12 +29,12 @@ def _build(config: DictConfig) -> Any:
 
 def build_sampler(config: DictConfig) -> Sampler:
     """The sampler of a config; raises ConfigError where its values are wrong."""
-    return _build(config.sampler)
+    return build_part(config.sampler)
 
 
 def build_cache(config: DictConfig) -> CachePolicy:
     """The cache policy of a config; raises ConfigError where its values are wrong."""
-    return _build(config.cache)
+    return build_part(config.cache)
 
 
 def build_architecture(model: DictConfig) -> MARConfig:
@@ -56,7 +56,7 @@ def build_model(model: DictConfig) -> tuple[MAR, Autoencoder]:
 
 def build_autoencoder(model: DictConfig) -> Autoencoder:
     """The autoencoder of a member of the group ``model``; raises WeightsError as ``build_model``."""
-    autoencoder: Autoencoder = _build(model.autoencoder).eval()
+    autoencoder: Autoencoder = build_part(model.autoencoder).eval()
     channels = model.architecture.latent_channels
     if isinstance(autoencoder, KLAutoencoder) and autoencoder.latent_channels != channels:
         raise WeightsError(

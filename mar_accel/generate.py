@@ -11,13 +11,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.building import build_cache, build_model, build_sampler, build_trainer
+from mar_accel.building import build_cache, build_model, build_sampler
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.cli import command
 from mar_accel.configuration import OUTPUT_DIR_VARIABLE
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.inference import InferenceModule
+from mar_accel.prediction import build_trainer
 from mar_accel.run_logging import log_config, log_results
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 

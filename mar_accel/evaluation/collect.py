@@ -12,6 +12,7 @@ from torch import Tensor
 from mar_accel.inference import Prediction
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.quality import FeatureSet
+from mar_accel.metrics.speed import PeakMemory
 
 
 def synchronise(device: torch.device) -> None:
@@ -21,19 +22,23 @@ def synchronise(device: torch.device) -> None:
 
 
 class BatchTimer(pl.Callback):
-    """Seconds of every batch, from its labels to its decoded images; place it before other callbacks.
+    """Seconds and memory of every batch, from labels to decoded images; place it before other callbacks.
 
     Attributes:
         latencies: seconds per image, one number per batch of this process.
         batch_sizes: images of these batches.
+        peak_memory: bytes, the most that a batch needed; what features are computed with is not in it.
     """
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.batch_sizes: list[int] = []
+        self.peak_memory = 0
         self._start = 0.0
+        self._memory = PeakMemory("cpu")
 
     def on_predict_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        self._memory = PeakMemory(pl_module.device).start()
         synchronise(pl_module.device)
         self._start = time.perf_counter()
 
@@ -43,6 +48,7 @@ class BatchTimer(pl.Callback):
         synchronise(pl_module.device)
         self.batch_sizes.append(len(outputs.indices))
         self.latencies.append((time.perf_counter() - self._start) / len(outputs.indices))
+        self.peak_memory = max(self.peak_memory, self._memory.read())
 
     @property
     def warm(self) -> list[float]:

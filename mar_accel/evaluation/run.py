@@ -10,9 +10,8 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
-from rich.progress import track
 
-from mar_accel.building import build_part, build_trainer
+from mar_accel.building import build_part
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.data.image_sets import ImageSet, open_images
 from mar_accel.errors import ConfigError
@@ -33,9 +32,11 @@ from mar_accel.inference import InferenceModule
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.fidelity import fidelity
 from mar_accel.metrics.lpips import lpips
+from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.metrics.reference import Reference, ReferenceSource
-from mar_accel.metrics.speed import PeakMemory, gemm_peak, latency_summary, speedup
+from mar_accel.metrics.speed import gemm_peak, latency_summary, speedup
+from mar_accel.prediction import build_trainer
 
 READ_BATCH_SIZE = 256
 # Images of the sample grid in reports, and at most so many are compared side by side there.
@@ -73,7 +74,7 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings) -> Evaluat
     judge = Judge.of(config)
     parts, seen = [], 0
     total = -(-images.num_images // READ_BATCH_SIZE)
-    for batch in track(images.batches(READ_BATCH_SIZE), "features", total=total):
+    for batch in progress(images.batches(READ_BATCH_SIZE), "features", total):
         indices = torch.arange(seen, seen + len(batch))
         labels = images.labels[indices] if images.labels is not None else None
         parts.append(FeatureSet.of(judge.extractor(batch), indices, labels))
@@ -137,9 +138,8 @@ def evaluate_sampling(
     if profiler is not None:
         extra.append(profiler)
     trainer = build_trainer(config, [*callbacks, *extra], output_dir)
-    memory = PeakMemory(trainer.strategy.root_device).start()
     trainer.predict(module, requests, return_predictions=False)
-    evaluation = Evaluation({"peak_memory_bytes": memory.read()})
+    evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_speed(evaluation, timer, trainer)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from mar_accel.errors import DataError
+from mar_accel.metrics.progress import progress
 
 
 def kernel_distance(
@@ -35,7 +36,7 @@ def kernel_distance(
         num_subsets = 1  # every subset would be the whole set
     generator = torch.Generator().manual_seed(seed)
     values = []
-    for _ in range(num_subsets):
+    for _ in progress(range(num_subsets), "KID"):
         chosen = features[torch.randperm(len(features), generator=generator)[:size]]
         real = reference[torch.randperm(len(reference), generator=generator)[:size]]
         values.append(float(poly_mmd(real.double(), chosen.double())))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import DataError
+from mar_accel.metrics.progress import progress
 
 # Rows of a block of distances: bounds the memory to BLOCK · N numbers.
 BLOCK = 1024
@@ -24,13 +25,19 @@ def manifold_radii(features: Tensor, k: int = 3) -> Tensor:
     if len(features) <= k:
         raise DataError(f"precision and recall need more than {k} images of each set, not {len(features)}.")
     # The nearest of all is the vector itself, at distance 0.
-    radii = [_distances(block, features).kthvalue(k + 1, dim=1).values for block in features.split(BLOCK)]
+    radii = [
+        _distances(block, features).kthvalue(k + 1, dim=1).values
+        for block in progress(features.split(BLOCK), "radii of the neighbours")
+    ]
     return torch.cat(radii)
 
 
 def share_inside(features: Tensor, manifold: Tensor, radii: Tensor) -> float:
     """Share of ``features`` [N, F] within the radius [M] of any vector of ``manifold`` [M, F]; 0..1."""
-    inside = [(_distances(block, manifold) <= radii).any(dim=1) for block in features.split(BLOCK)]
+    inside = [
+        (_distances(block, manifold) <= radii).any(dim=1)
+        for block in progress(features.split(BLOCK), "precision and recall")
+    ]
     return float(torch.cat(inside).double().mean())
 
 

@@ -20,6 +20,7 @@ from mar_accel.metrics.frechet import (
 from mar_accel.metrics.inception_score import inception_score
 from mar_accel.metrics.kid import kernel_distance
 from mar_accel.metrics.precision_recall import precision_recall
+from mar_accel.metrics.progress import progress
 from mar_accel.metrics.recognised import recognised
 from mar_accel.metrics.reference import Reference
 
@@ -152,7 +153,7 @@ def fid_standard_error(features: Tensor, reference: GaussianStatistics) -> float
         for part in features[order].tensor_split(JACKKNIFE_GROUPS)
     ]
     distances = []
-    for left_out in range(JACKKNIFE_GROUPS):
+    for left_out in progress(range(JACKKNIFE_GROUPS), "standard error of the FID"):
         rest = RunningStatistics(features.shape[1])
         for number, group in enumerate(groups):
             if number != left_out:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from mar_accel.data.image_sets import load_npz, open_images
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
+from mar_accel.metrics.progress import progress
 
 # KID, precision and recall use this many of the reference's images, as ADM's evaluator does.
 MAX_KEPT_FEATURES = 10_000
@@ -137,7 +137,7 @@ class ReferenceSource:
             batches, total = images.batches(BATCH_SIZE), -(-images.num_images // BATCH_SIZE)  # type: ignore[assignment]
         extractor = extractor.to(device)
         running, kept = RunningStatistics(extractor.dim), []
-        for batch in track(batches, "reference", total=total):
+        for batch in progress(batches, "features of the reference", total):
             pooled = extractor(batch.to(device)).pooled.cpu()
             running.update(pooled)
             kept.append(pooled)

@@ -1,0 +1,36 @@
+"""A bar on the terminal for what takes long; nothing for what is done in an instant."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import Progress
+
+T = TypeVar("T")
+
+# A bar that appears and is gone again is only a flicker.
+SECONDS_WITHOUT_BAR = 1.0
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """The items, with a bar after the first second; shown by the first process alone, and gone at the end.
+
+    Args:
+        total: how many there are; None: ``len(items)``.
+    """
+    total = total if total is not None else len(items)  # type: ignore[arg-type]
+    start, task = time.monotonic(), None
+    bar = Progress(transient=True, disable=getattr(rank_zero_only, "rank", 0) != 0)
+    try:
+        for done, item in enumerate(items):
+            if task is None and time.monotonic() - start > SECONDS_WITHOUT_BAR:
+                bar.start()
+                task = bar.add_task(description, total=total)
+            if task is not None:
+                bar.update(task, completed=done)
+            yield item
+    finally:
+        bar.stop()
