@@ -46,7 +46,8 @@ def respaced_timesteps(num_steps: int, max_timestep: int | None = None) -> tuple
         )
     if max_timestep is not None and not 0 <= max_timestep < NUM_TRAIN_TIMESTEPS:
         raise ConfigError(
-            f"sampler.max_timestep={max_timestep} is not a timestep; choose 0 to {NUM_TRAIN_TIMESTEPS - 1}, or null."
+            f"sampler.max_timestep={max_timestep} is not a timestep; choose 0 to {NUM_TRAIN_TIMESTEPS - 1}, "
+            "or null."
         )
     stride = (NUM_TRAIN_TIMESTEPS - 1) / (num_steps - 1) if num_steps > 1 else 0.0
     position, timesteps = 0.0, []

@@ -76,8 +76,8 @@ class AnnealedDiffusionSteps(DiffusionSteps):
     def __init__(self, first_steps: int, last_steps: int, strategy: str = "linear"):
         if last_steps > first_steps:
             raise ConfigError(
-                f"sampler.diffusion_steps.last_steps={last_steps} is above first_steps={first_steps}, but DiSA's "
-                "diffusion steps do not grow; lower it or raise sampler.num_diffusion_steps."
+                f"sampler.diffusion_steps.last_steps={last_steps} is above first_steps={first_steps}, but "
+                "DiSA's diffusion steps do not grow; lower it or raise sampler.num_diffusion_steps."
             )
         if strategy not in ("linear", "cosine", "two-stage"):
             raise ConfigError(

@@ -60,11 +60,14 @@ def draw_noise(
 
     ``noise[j]`` does not depend on T: it is the (j+1)-th draw of the sample's noise stream.
     """
-    noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim)
-    scores = torch.empty(len(indices), num_tokens)
+    # Always float32, under whatever default a trainer's precision sets: chains of 100 steps need it.
+    float32 = torch.float32
+    noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim, dtype=float32)
+    scores = torch.empty(len(indices), num_tokens, dtype=float32)
     for row, index in enumerate(indices):
         generator = sample_generator(seed, index, Stream.NOISE)
         for step in range(num_diffusion_steps + 1):
-            noise[step, row] = torch.randn(num_tokens, token_dim, generator=generator)
-        scores[row] = torch.rand(num_tokens, generator=sample_generator(seed, index, Stream.SELECTION))
+            noise[step, row] = torch.randn(num_tokens, token_dim, generator=generator, dtype=float32)
+        generator = sample_generator(seed, index, Stream.SELECTION)
+        scores[row] = torch.rand(num_tokens, generator=generator, dtype=float32)
     return noise, scores

@@ -40,8 +40,8 @@ class RasterOrder(Order):
 class SubsampleOrder(Order):
     """Strided sub-grids, coarse to fine; random per image inside a sub-grid.
 
-    The first sub-grid takes every 2^(n-1)-th row and column, each further one halves the stride and takes what is new
-    on it. It is one stage: step sizes and diffusion steps do not follow the sub-grids.
+    The first sub-grid takes every 2^(n-1)-th row and column, each further one halves the stride and takes
+    what is new on it. It is one stage: step sizes and diffusion steps do not follow the sub-grids.
 
     Args:
         num_levels: n, the number of sub-grids, at least 1.
@@ -60,8 +60,8 @@ class SubsampleOrder(Order):
         largest = 2 ** (self.num_levels - 1)
         if largest >= max(grid):
             raise ConfigError(
-                f"sampler.order.num_levels={self.num_levels} sub-grids need a grid wider than {largest} tokens, "
-                f"but this one is {height}x{width}; lower it."
+                f"sampler.order.num_levels={self.num_levels} sub-grids need a grid wider than {largest} "
+                f"tokens, but this one is {height}x{width}; lower it."
             )
         taken = torch.zeros(grid, dtype=torch.bool)
         for level in reversed(range(self.num_levels)):
@@ -100,13 +100,14 @@ class HaltonOrder(Order):
 class BisectionOrder(Order):
     """GtR's stages by recursive bisection; random per image inside a stage (arXiv:2510.17171).
 
-    Round k = 1 … n-1 takes the tokens with (i + j) mod 2^k = 2^(k-1) out of the unallocated set. The set of the first
-    round, half a checkerboard, is the last stage (reconstruction); what no round takes is the first stage.
+    Round k = 1 … n-1 takes the tokens with (i + j) mod 2^k = 2^(k-1) out of the unallocated set. The set
+    of the first round, half a checkerboard, is the last stage (reconstruction); what no round takes is the
+    first stage.
 
     Args:
         num_stages: n, at least 1.
-        first_parity: "even": the tokens with even i + j come in the stages before the last; "odd": those with odd
-            i + j do (i + j + 1 takes the place of i + j).
+        first_parity: "even": the tokens with even i + j come in the stages before the last; "odd": those
+            with odd i + j do (i + j + 1 takes the place of i + j).
     """
 
     def __init__(self, num_stages: int, first_parity: str = "even"):
@@ -127,8 +128,8 @@ class BisectionOrder(Order):
             taken = rest % 2**k == 2 ** (k - 1)
             if not bool(taken.any()) or bool(taken.all()):
                 raise ConfigError(
-                    f"sampler.order.num_stages={self.num_stages} is more than a grid of {height}x{width} tokens can "
-                    f"give; choose at most {k}."
+                    f"sampler.order.num_stages={self.num_stages} is more than a grid of {height}x{width} "
+                    f"tokens can give; choose at most {k}."
                 )
             stages.append(positions[taken])
             positions, rest = positions[~taken], rest[~taken]
@@ -159,7 +160,7 @@ def halton_positions(height: int, width: int) -> tuple[int, ...]:
 
 
 def _radical_inverse_cell(index: int, base: int, size: int) -> int:
-    """floor(size · Φ_base(index)) in integers: floats would round to the wrong cell where size is a power of base."""
+    """floor(size · Φ_base(index)), in integers: floats would round to wrong cells where base divides size."""
     numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)

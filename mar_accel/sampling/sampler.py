@@ -115,7 +115,8 @@ class Sampler:
         if self.selection.fraction > 0 and detail < num_diffusion_steps:
             raise ConfigError(
                 f"sampler.selection.num_diffusion_steps={detail} of the chosen tokens is below the "
-                f"{num_diffusion_steps} diffusion steps of the others; raise it, or lower those of the last stage."
+                f"{num_diffusion_steps} diffusion steps of the others; raise it, or lower those of the last "
+                "stage."
             )
 
     def _resolve_max_timestep(self, steps: Sequence[ARStep]) -> int | None:

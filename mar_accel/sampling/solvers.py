@@ -65,8 +65,8 @@ class DDIM:
     """DDIM (arXiv:2010.02502) on the respaced timesteps, by diffusers' scheduler.
 
     Args:
-        eta: 0: deterministic after the starting noise; 1: as much noise as ancestral sampling with the posterior
-            variance, scaled by the temperature. 0..1.
+        eta: 0: deterministic after the starting noise; 1: as much noise as ancestral sampling with the
+            posterior variance, scaled by the temperature. 0..1.
     """
 
     visits_every_timestep = True
@@ -148,9 +148,9 @@ class DPMSolver:
 def _scheduler_settings(schedule: DiffusionSchedule) -> dict[str, Any]:
     """A chain's kept timesteps as if they were a whole training schedule of T timesteps 0 … T−1.
 
-    So diffusers' schedulers step from one kept timestep to the next, whatever the respacing and the clip, and from
-    the first to x₀. Their tables stay on the CPU; single values of them meet GPU tensors as numbers do, without
-    waiting for the GPU.
+    So diffusers' schedulers step from one kept timestep to the next, whatever the respacing and the clip,
+    and from the first to x₀. Their tables stay on the CPU; single values of them meet GPU tensors as numbers
+    do, without waiting for the GPU.
     """
     return {
         "num_train_timesteps": schedule.num_steps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from mar_accel.errors import ConfigError
 
@@ -42,7 +43,7 @@ class CosineSteps(StepSizes):
     def __init__(self, num_iter: int | None):
         if num_iter is None:
             raise ConfigError(
-                "sampler.num_iter=null is no number of AR steps for cosine step sizes; give it."
+                "sampler.num_iter=null leaves cosine step sizes without a number of AR steps; give it."
             )
         self.num_iter = num_iter
 
@@ -59,14 +60,15 @@ class CosineSteps(StepSizes):
 class StageSteps(StepSizes):
     """GtR's steps: every stage has its own number of AR steps (arXiv:2510.17171).
 
-    A stage of n tokens with an average of r tokens per step has max(1, round(n/r)) steps. An order of a single stage
-    is cut as bisection would cut it: half of the tokens in the last stage, half of the rest in the one before, ….
+    A stage of n tokens with an average of r tokens per step has max(1, round(n/r)) steps. An order of a
+    single stage is cut as bisection would cut it: half of the tokens in the last stage, half of the rest in
+    the one before, ….
 
     Args:
         rates: r of each stage, at least 1.
         steps: AR steps of each stage; where given they count, and not the rates.
-        num_iter: K, where given: the steps of all stages together, shared out in the proportions that rates or
-            steps have.
+        num_iter: K, where given: the steps of all stages together, shared out in the proportions that rates
+            or steps have.
         split: inside a stage "uniform" (sizes differ by at most one) or "cosine" (as MAR over all tokens).
     """
 
@@ -83,12 +85,13 @@ class StageSteps(StepSizes):
             raise ConfigError("sampler.step_sizes.rates is empty; give tokens per AR step for each stage.")
         if not steps and not all(math.isfinite(rate) and rate >= 1 for rate in rates or ()):
             raise ConfigError(
-                f"sampler.step_sizes.rates={_listed(rates)} has a value below 1, but a step decodes at least one "
-                "token; raise it."
+                f"sampler.step_sizes.rates={_listed(rates)} has a value below 1, but a step decodes at least "
+                "one token; raise it."
             )
         if steps and not all(number >= 1 and number == int(number) for number in steps):
             raise ConfigError(
-                f"sampler.step_sizes.steps={_listed(steps)} leaves a stage without steps; give at least 1 to each."
+                f"sampler.step_sizes.steps={_listed(steps)} leaves a stage without steps; give at least 1 to "
+                "each."
             )
         self.rates = list(rates or ())
         self.steps = [int(number) for number in steps or ()]
@@ -102,8 +105,8 @@ class StageSteps(StepSizes):
         if given != len(stage_sizes):
             key = "steps" if self.steps else "rates"
             raise ConfigError(
-                f"sampler.step_sizes.{key} has {given} values for the {len(stage_sizes)} stages of sampler.order; "
-                "give one to each stage."
+                f"sampler.step_sizes.{key} has {given} values for the {len(stage_sizes)} stages of "
+                "sampler.order; give one to each stage."
             )
         sizes: list[int] = []
         for size, number in zip(stage_sizes, self._steps_per_stage(stage_sizes), strict=True):
@@ -114,8 +117,8 @@ class StageSteps(StepSizes):
         for size, number in zip(stage_sizes, self.steps, strict=False):
             if number > size:
                 raise ConfigError(
-                    f"sampler.step_sizes.steps={_listed(self.steps)} has {number} steps for a stage of {size} tokens; "
-                    "a step decodes at least one."
+                    f"sampler.step_sizes.steps={_listed(self.steps)} has {number} steps for a stage of "
+                    f"{size} tokens, but a step decodes at least one; lower it."
                 )
         wanted = [float(number) for number in self.steps] or [
             size / rate for size, rate in zip(stage_sizes, self.rates, strict=True)
@@ -126,7 +129,7 @@ class StageSteps(StepSizes):
 
 
 def cosine_split(length: int, num_steps: int) -> list[int]:
-    """Sizes of K steps: after step k, max(1, min(m_{k-1} - 1, floor(L·cos(π/2·(k+1)/K)))) tokens are masked."""
+    """MAR's sizes: after step k, max(1, min(m_{k-1} - 1, floor(L·cos(π/2·(k+1)/K)))) tokens are masked."""
     sizes, masked = [], length
     for k in range(num_steps - 1):
         after = max(1, min(masked - 1, math.floor(length * math.cos(math.pi / 2 * (k + 1) / num_steps))))
@@ -138,14 +141,15 @@ def cosine_split(length: int, num_steps: int) -> list[int]:
 def uniform_split(length: int, num_steps: int) -> list[int]:
     """Sizes of the steps, spread evenly: they differ by at most one."""
     bounds = [length * k // num_steps for k in range(num_steps + 1)]
-    return [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [stop - start for start, stop in pairwise(bounds)]
 
 
 def halved(length: int, num_stages: int) -> list[int]:
     """Stage sizes of a bisection: the last has half of the tokens, the one before half of the rest, …."""
     if length < 2 ** (num_stages - 1):
         raise ConfigError(
-            f"sampler.step_sizes: {length} tokens cannot be halved into {num_stages} stages; give fewer rates."
+            f"sampler.step_sizes: {length} tokens cannot be halved into {num_stages} stages; give fewer "
+            "rates."
         )
     sizes: list[int] = []
     for _ in range(num_stages - 1):

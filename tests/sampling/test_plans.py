@@ -72,7 +72,7 @@ def assert_partition(sampler: Sampler, grid: tuple[int, int], seed: int) -> Plan
     stages = [step.stage for step in plan.steps]
     assert stages == sorted(stages)
     scales = [step.guidance_scale for step in plan.steps]
-    assert scales == sorted(scales) and 1 < scales[0] and scales[-1] <= 3
+    assert scales == sorted(scales) and scales[0] > 1 and scales[-1] <= 3
     return plan
 
 
@@ -147,9 +147,8 @@ def test_num_iter_as_the_rates_give_changes_nothing() -> None:
 def test_gtr_and_gtr_18_on_the_published_grid() -> None:
     plan = gtr().plan((16, 16))
     assert [sum(step.stage == stage for step in plan.steps) for stage in range(3)] == [24, 6, 2]
-    assert [(s.num_tokens, s.num_diffusion_steps, s.num_detail_tokens) for s in plan.steps[-2:]] == [
-        (64, 20, 6)
-    ] * 2
+    last = [(step.num_tokens, step.num_diffusion_steps, step.num_detail_tokens) for step in plan.steps[-2:]]
+    assert last == [(64, 20, 6)] * 2
     assert all(step.num_detail_tokens == 0 for step in plan.steps[:-2])
     assert plan.max_timestep == 950 and plan.max_diffusion_steps == 50
     assert plan.steps[-1].guidance_scale == 3.0
@@ -182,61 +181,49 @@ def test_max_timestep_is_clipped_only_for_short_schedules() -> None:
     assert make_sampler(order, steps, max_timestep=900).plan((4, 4)).max_timestep == 900
 
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a stage without a rate": (
-        lambda: gtr(step_sizes=StageSteps([2.67, 64])),
+        {"step_sizes": (StageSteps, [2.67, 64])},
         "rates has 2 values for the 3 stages",
     ),
-    "a rate below a token": (lambda: gtr(step_sizes=StageSteps([0, 10, 64])), r"rates=\[0, 10, 64\]"),
-    "no rates": (lambda: gtr(step_sizes=StageSteps([])), "rates is empty"),
-    "a stage without steps": (
-        lambda: gtr(step_sizes=StageSteps(None, [3, 0, 2])),
-        "leaves a stage without steps",
-    ),
-    "more steps than tokens": (
-        lambda: gtr(step_sizes=StageSteps(None, [65, 1, 2])),
-        "65 steps for a stage of 64",
-    ),
-    "an unknown split": (lambda: gtr(step_sizes=StageSteps([1], split="half")), r"step_sizes\.split=half"),
-    "too few steps for the stages": (lambda: gtr(step_sizes=StageSteps([1, 1, 1], num_iter=2)), "num_iter=2"),
-    "too many steps": (lambda: make_sampler(RandomOrder(), CosineSteps(257)), "num_iter=257"),
-    "no number of steps": (lambda: make_sampler(RandomOrder(), CosineSteps(None)), "num_iter=null"),
-    "more stages than the grid gives": (lambda: gtr(order=BisectionOrder(7)), "num_stages=7 .* at most 6"),
-    "β above 1": (lambda: gtr(selection=FrequencySelection(1.1, 50)), r"selection\.fraction=1\.1"),
-    "β below 0": (lambda: gtr(selection=FrequencySelection(-0.1, 50)), r"selection\.fraction=-0\.1"),
+    "a rate below a token": ({"step_sizes": (StageSteps, [0, 10, 64])}, r"rates=\[0, 10, 64\]"),
+    "no rates": ({"step_sizes": (StageSteps, [])}, "rates is empty"),
+    "a stage without steps": ({"step_sizes": (StageSteps, None, [3, 0, 2])}, "leaves a stage without steps"),
+    "more steps than tokens": ({"step_sizes": (StageSteps, None, [65, 1, 2])}, "65 steps for a stage of 64"),
+    "an unknown split": ({"step_sizes": (StageSteps, [1], None, None, "half")}, r"step_sizes\.split=half"),
+    "fewer steps than stages": ({"step_sizes": (StageSteps, [1, 1, 1], None, 2)}, "num_iter=2"),
+    "more steps than all tokens": ({"step_sizes": (CosineSteps, 257)}, "num_iter=257"),
+    "no number of steps": ({"step_sizes": (CosineSteps, None)}, "num_iter=null"),
+    "more stages than the grid gives": ({"order": (BisectionOrder, 7)}, "num_stages=7 .* at most 6"),
+    "β above 1": ({"selection": (FrequencySelection, 1.1, 50)}, r"selection\.fraction=1\.1"),
+    "β below 0": ({"selection": (FrequencySelection, -0.1, 50)}, r"selection\.fraction=-0\.1"),
     "T_detail below T_rec": (
-        lambda: gtr(selection=FrequencySelection(0.1, 19)),
-        r"num_diffusion_steps=19 .* the 20",
+        {"selection": (FrequencySelection, 0.1, 19)},
+        "steps=19 .* the 20",
     ),
-    "T_detail beyond the head": (
-        lambda: gtr(selection=FrequencySelection(0.1, 1001)),
+    "T_detail beyond the head": ({"selection": (FrequencySelection, 0.1, 1001)}, "1001 diffusion steps"),
+    "T beyond the head": (
+        {"diffusion_steps": (ConstantDiffusionSteps, 1001), "selection": (NoSelection,)},
         "1001 diffusion steps",
     ),
-    "T beyond the head": (
-        lambda: gtr(diffusion_steps=ConstantDiffusionSteps(1001), selection=NoSelection()),
-        "1001",
-    ),
-    "T_rec of 0": (lambda: gtr(diffusion_steps=StageAwareDiffusionSteps(50, 20, 0)), " 0 diffusion steps"),
-    "T_min of 0": (lambda: gtr(diffusion_steps=StageAwareDiffusionSteps(50, 0, 20)), " 0 diffusion steps"),
-    "DiSA that grows": (lambda: gtr(diffusion_steps=AnnealedDiffusionSteps(4, 5)), "last_steps=5 is above"),
-    "an unknown strategy": (
-        lambda: gtr(diffusion_steps=AnnealedDiffusionSteps(9, 5, "sine")),
-        "strategy=sine",
-    ),
+    "T_rec of 0": ({"diffusion_steps": (StageAwareDiffusionSteps, 50, 20, 0)}, " 0 diffusion steps"),
+    "T_min of 0": ({"diffusion_steps": (StageAwareDiffusionSteps, 50, 0, 20)}, " 0 diffusion steps"),
+    "DiSA that grows": ({"diffusion_steps": (AnnealedDiffusionSteps, 4, 5)}, "last_steps=5 is above"),
+    "an unknown strategy": ({"diffusion_steps": (AnnealedDiffusionSteps, 9, 5, "sine")}, "strategy=sine"),
     "no stages for GtR's T": (
-        lambda: make_sampler(RandomOrder(), CosineSteps(8), StageAwareDiffusionSteps(50, 20, 20)),
+        {"order": (RandomOrder,), "step_sizes": (CosineSteps, 8)},
         "needs more than one stage",
     ),
-    "a clip beyond the head": (lambda: gtr(max_timestep=1000), "max_timestep=1000"),
-    "an unknown clip": (lambda: gtr(max_timestep="never"), "max_timestep=never"),
+    "a clip beyond the head": ({"max_timestep": (int, 1000)}, "max_timestep=1000"),
+    "an unknown clip": ({"max_timestep": (str, "never")}, "max_timestep=never"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=str)
 def test_bad_input_is_refused(case: str) -> None:
-    make, message = REFUSALS[case]
+    parts, message = REFUSALS[case]
     with pytest.raises(ConfigError, match=message) as error:
-        make().plan((16, 16))
+        gtr(**{key: make(*arguments) for key, (make, *arguments) in parts.items()}).plan((16, 16))
     assert str(error.value).startswith("sampler.")
 
 
