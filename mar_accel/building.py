@@ -60,7 +60,7 @@ def build_autoencoder(model: DictConfig) -> Autoencoder:
     channels = model.architecture.latent_channels
     if isinstance(autoencoder, KLAutoencoder) and autoencoder.latent_channels != channels:
         raise WeightsError(
-            f"model.autoencoder.weights={model.autoencoder.weights} has latents of {autoencoder.latent_channels} "
-            f"channels but model={model.name} samples {channels}; give the autoencoder that it was trained with."
+            f"model.autoencoder.weights={model.autoencoder.weights} has {autoencoder.latent_channels} latent "
+            f"channels but model={model.name} samples {channels}; give the autoencoder it was trained with."
         )
     return autoencoder

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 
 class Autoencoder(nn.Module):
@@ -36,14 +33,15 @@ class KLAutoencoder(Autoencoder):
     """A diffusers AutoencoderKL behind the latents' scale: z = (mean − shift_factor) · scaling_factor.
 
     Args:
-        vae: its config's ``scaling_factor`` (0.2325 for KL-16) and ``shift_factor`` (None: 0) are used.
+        vae: a diffusers AutoencoderKL; its config's ``scaling_factor`` (0.2325 for KL-16) and
+            ``shift_factor`` (None: 0) are used.
     """
 
-    def __init__(self, vae: AutoencoderKL):
+    def __init__(self, vae: Any):
         super().__init__()
         self.vae = vae
-        self.scaling_factor: float = vae.config.scaling_factor
-        self.shift_factor: float = vae.config.shift_factor or 0.0
+        self.scaling_factor: float = self.vae.config.scaling_factor
+        self.shift_factor: float = self.vae.config.shift_factor or 0.0
 
     @property
     def latent_channels(self) -> int:

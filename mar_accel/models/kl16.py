@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+from torch import Tensor, nn
 
 # MAR divides its tokens by this before they are decoded.
 SCALING_FACTOR = 0.2325
@@ -40,11 +37,11 @@ AUTOENCODER_KEY = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\.")
 LATENT_DIFFUSION_KEY = re.compile(r"encoder\.down\.\d+\.block\.")
 
 
-def kl16_autoencoder() -> AutoencoderKL:
-    """The architecture with weights as diffusers initialises them (on the meta device, if that is current)."""
+def kl16_autoencoder() -> nn.Module:
+    """An AutoencoderKL of this architecture, with weights as diffusers initialises them."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
+    vae: Any = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * (NUM_LEVELS - 1) + ("AttnDownEncoderBlock2D",),
@@ -55,6 +52,7 @@ def kl16_autoencoder() -> AutoencoderKL:
         sample_size=256,
         scaling_factor=SCALING_FACTOR,
     )
+    return vae
 
 
 def has_latent_diffusion_names(state: Mapping[str, Tensor]) -> bool:

@@ -135,6 +135,7 @@ class MAR(nn.Module):
     def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Tokens [B, n, C] at grid positions [B, n] to encoder inputs [B, n, D]."""
         pos_embed = self.encoder_pos_embed_learned[0, self.config.buffer_size :]
+        tokens = tokens.to(self.z_proj.weight.dtype)
         return self.z_proj_ln(self.z_proj(tokens) + pos_embed[positions])
 
     def encode(self, x: Tensor) -> Tensor:

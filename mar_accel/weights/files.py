@@ -33,8 +33,8 @@ def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
         ema: take the averaged weights of a file that has an entry for them.
 
     Raises:
-        WeightsError: the file cannot be read, is damaged, holds pickled objects that are not tensors, or lacks
-            the wanted entry.
+        WeightsError: the file is damaged, holds pickled objects that are not tensors, or lacks the wanted
+            entry.
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path, key)
@@ -56,15 +56,15 @@ def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path, key: str) -> Any:
     try:
-        # Training scripts keep their command line beside the weights; it is the one class that is let through.
+        # Training scripts keep their command line beside the weights: the one class that is let through.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # an unpickler on damaged data may raise anything
         forbidden = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?) ([\w.]+\.\w+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and forbidden:
             raise WeightsError(
-                f"{key}: {path} holds a pickled {forbidden[1]}, which is refused because it could run code; give "
-                "a file of tensors alone."
+                f"{key}: {path} holds a pickled {forbidden[1]}, which is refused because it could run code; "
+                "give a file of tensors alone."
             ) from error
         raise WeightsError(
             f"{key}: {path} is damaged or truncated ({_reason(error)}); copy it again."
@@ -87,8 +87,8 @@ def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Ten
     if contents and all(isinstance(value, Tensor) for value in contents.values()):
         return dict(contents)
     raise WeightsError(
-        f"{key}: {path} has none of the entries {EMA_ENTRY}, {', '.join(STATE_ENTRIES)} and is no state dict; give "
-        "a published checkpoint or a .safetensors file."
+        f"{key}: {path} has none of the entries {EMA_ENTRY}, {', '.join(STATE_ENTRIES)} and is no state "
+        "dict; give a published checkpoint or a .safetensors file."
     )
 
 

@@ -71,7 +71,7 @@ def known_models() -> dict[str, Shapes]:
     """Names and layouts of the models in ``conf/model``."""
     models = {}
     for path in sorted((conf_dir() / "model").glob("*.yaml")):
-        architecture = OmegaConf.load(path).get("architecture")
+        architecture = OmegaConf.select(OmegaConf.load(path), "architecture")
         try:
             config = MARConfig(**OmegaConf.to_container(architecture))  # type: ignore[arg-type]
         except (TypeError, ValueError, ConfigError):

@@ -1,4 +1,4 @@
-"""Model folders: ``config.json``, ``model.safetensors`` and, for latent models, ``vae/`` in diffusers' manner."""
+"""Model folders: ``config.json``, ``model.safetensors`` and, for latent models, diffusers' ``vae/``."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ def read_description(folder: Path, key: str) -> ModelDescription:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{key}: {path} does not describe a MAR model ({type(error).__name__}: {error}); write the folder anew "
-            "with python -m mar_accel.convert."
+            f"{key}: {path} does not describe a MAR model ({type(error).__name__}: {error}); write the "
+            "folder anew with python -m mar_accel.convert."
         ) from error

@@ -63,8 +63,8 @@ def require_architecture(folder: Path, config: MARConfig, name: str) -> None:
     if different:
         values = ", ".join(f"{key} is {theirs[key]}, not {ours[key]}" for key in different)
         raise WeightsError(
-            f"{MODEL_KEY}={folder} holds {held.name}, which does not fit model={name}: {values}; choose its model, "
-            "or set model.architecture."
+            f"{MODEL_KEY}={folder} holds {held.name}, which does not fit model={name}: {values}; choose its "
+            "model, or set model.architecture."
         )
 
 
@@ -79,9 +79,9 @@ def load_kl_autoencoder(weights: str | None) -> KLAutoencoder:
     """An AutoencoderKL on the CPU, in evaluation mode.
 
     Args:
-        weights: the published ``kl16.ckpt`` or a .safetensors file of KL-16 (under its own or diffusers' names),
-            a folder or Hub repository that is, or holds in ``vae/``, a diffusers AutoencoderKL of any size, or
-            "random" (KL-16).
+        weights: the published ``kl16.ckpt`` or a .safetensors file of KL-16 (under its own or diffusers'
+            names), a folder or Hub repository that is, or holds in ``vae/``, a diffusers AutoencoderKL of any
+            size, or "random" (KL-16).
 
     Raises:
         WeightsError: the weights are missing, damaged or of something else.
@@ -137,6 +137,6 @@ def _vae_folder(folder: Path) -> Path:
                 f"{AUTOENCODER_KEY}: {path} is no config of an {VAE_CLASS}; write it anew."
             ) from error
     raise WeightsError(
-        f"{AUTOENCODER_KEY}={folder} has no {VAE_FOLDER} with an {VAE_CLASS}; give the published kl16.ckpt, a folder "
-        "or Hub repository with a vae, or random."
+        f"{AUTOENCODER_KEY}={folder} has no {VAE_FOLDER} with an {VAE_CLASS}; give the published kl16.ckpt, "
+        "a folder or Hub repository with a vae, or random."
     )

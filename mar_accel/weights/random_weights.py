@@ -18,9 +18,9 @@ BLOCK_LENGTH = (1 << 22) - 3
 def fill_randomly(module: nn.Module) -> None:
     """Give every parameter a value, in place; the same values for the same architecture.
 
-    Matrices and convolutions are normal with deviation 1/√fan-in, embeddings with 0.02, norms are the identity
-    and biases zero. Nothing is left at zero that decides whether a layer does anything (as the published
-    initialisation of the diffusion head does): outputs depend on all weights.
+    Matrices and convolutions are normal with deviation 1/√fan-in, embeddings with 0.02, norms are the
+    identity and biases zero. Nothing is left at zero that decides whether a layer does anything (as
+    the published initialisation of the diffusion head does): outputs depend on all weights.
     """
     block = torch.randn(BLOCK_LENGTH, generator=torch.Generator().manual_seed(SEED))
     offset = 0

@@ -26,8 +26,8 @@ def locate(weights: str | None, key: str, hub_files: Sequence[str]) -> Path | No
     """The file or folder that a value of ``model.weights`` names; None for random weights.
 
     Args:
-        weights: a file, a folder, a Hub repository id (``owner/name`` or ``owner/name@revision``), the name of
-            an embedded model, or "random". An existing path goes before a repository of the same name; a
+        weights: a file, a folder, a Hub repository id (``owner/name`` or ``owner/name@revision``), the name
+            of an embedded model, or "random". An existing path goes before a repository of the same name; a
             folder called as an embedded model is reached by ``./name``.
         key: config key (or argument) that holds the value, for messages.
         hub_files: patterns of the files to fetch of a Hub repository.
@@ -62,8 +62,8 @@ def _embedded(name: str, key: str) -> Path:
 
 def _fetch(repo: str, revision: str | None, key: str, hub_files: Sequence[str]) -> Path:
     """Folder of a Hub repository in the local cache, downloaded where needed."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
     wanted = f"{key}={repo}" + (f"@{revision}" if revision else "")
     try:
@@ -81,13 +81,13 @@ def _fetch(repo: str, revision: str | None, key: str, hub_files: Sequence[str]) 
     except hub.RepositoryNotFoundError as error:
         # Also what the Hub answers for private repositories, and (its subclass) for gated ones.
         raise WeightsError(
-            f"{wanted} is neither a local path nor a Hub repository that you can read; check the name, or log in "
-            "with huggingface-cli login."
+            f"{wanted} is neither a local path nor a Hub repository that you can read; check the name, or "
+            "log in to the Hub."
         ) from error
     except Exception as error:  # the library lets its HTTP client's own errors through
         reason = type(error).__name__
         raise WeightsError(
-            f"{wanted} is no local path and cannot be fetched from the Hub ({reason}); check the connection, or "
-            "give a local folder."
+            f"{wanted} is no local path and cannot be fetched from the Hub ({reason}); check the connection, "
+            "or give a local folder."
         ) from error
     return Path(folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.policy import CachePolicy, DecodeState, NoCache
 from mar_accel.caching.refresh import FixedRefresh
 from mar_accel.caching.token import TokenCache
+from mar_accel.models.autoencoders import KLAutoencoder
 from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.kl16 import SCALING_FACTOR, diffusers_names, kl16_autoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.denoiser import GuidedDenoiser, embed_timesteps
@@ -197,6 +200,28 @@ def check_loss(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     _assert_close(loss.detach(), tensors["loss"], "loss")
 
 
+def check_kl16_vae(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    weights = {key: _synthesise(key, shape) for key, shape in case["shapes"].items()}
+    with torch.device("meta"):
+        vae = kl16_autoencoder()
+    vae.to_empty(device="cpu").load_state_dict(diffusers_names(weights))
+    autoencoder = KLAutoencoder(vae).eval()
+    with torch.inference_mode():
+        # The recording has latents before MAR's scale, and images in -1..1.
+        mean = autoencoder.encode((tensors["image"] + 1) / 2) / SCALING_FACTOR
+        image = autoencoder.decode(tensors["latents"] * SCALING_FACTOR) * 2 - 1
+    _assert_close(mean, tensors["encoded_mean"], "mean of the posterior")
+    _assert_close(image, tensors["decoded"], "image")
+
+
+def _synthesise(key: str, shape: Sequence[int]) -> Tensor:
+    """One weight by the rule that the recording states."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+    if len(shape) > 1:
+        return x / math.sqrt(math.prod(shape[1:]))
+    return 1 + 0.1 * x if "norm" in key and key.endswith("weight") else 0.1 * x
+
+
 CHECKS = {
     "mar": check_mar,
     "lazymar": check_lazymar,
@@ -204,6 +229,7 @@ CHECKS = {
     "head": check_head,
     "loss": check_loss,
     "fts": check_fts,
+    "kl16_vae": check_kl16_vae,
 }
 
 
