@@ -3,34 +3,95 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mar_accel.configuration import conf_dir, finish_config, register_resolvers
-from mar_accel.errors import MarAccelError
+from mar_accel.processes import config_of_parent
+from mar_accel.user_errors import sentence_for
 
 USER_ERROR = 2
+_SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Turn a function of a config into a Hydra command.
 
-    A :class:`MarAccelError` is printed as its sentence, without a traceback, and exits with status 2.
+    An error that the user can act on is printed as one sentence, without a traceback, and exits with status
+    2; with HYDRA_FULL_ERROR=1 its traceback is shown instead. SIGTERM stops a command as Ctrl-C does.
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(function)
-        def run(config: DictConfig) -> None:
-            try:
-                function(finish_config(config))
-            except MarAccelError as error:
-                print(f"error: {error}", file=sys.stderr)
-                raise SystemExit(USER_ERROR) from None
-
         register_resolvers()
-        return hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(run)
+        compose_and_run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
+
+        @functools.wraps(function)
+        def main() -> None:
+            errors = _ErrorReport(config_name)
+
+            @functools.wraps(function)
+            def run(config: DictConfig) -> None:
+                errors.composing = False
+                try:
+                    function(finish_config(config))
+                except Exception as error:
+                    # In a multirun Hydra goes on with the other jobs, and says which one failed.
+                    if HydraConfig.get().mode != RunMode.MULTIRUN:
+                        errors.exit_for(error)
+                    raise
+
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, _stop)
+            try:
+                config = config_of_parent()
+                if config is not None:
+                    function(config)
+                else:
+                    compose_and_run(run)()
+            except Exception as error:
+                errors.exit_for(error)
+                raise
+
+        return main
 
     return decorate
+
+
+class _ErrorReport:
+    """Prints errors that the user can act on; leaves the others alone.
+
+    Attributes:
+        composing: whether Hydra still reads the command line, so that any error is about that.
+    """
+
+    def __init__(self, config_name: str):
+        self.config_name = config_name
+        self.composing = True
+        self.show_traceback = os.environ.get(_SHOW_TRACEBACK) == "1"
+        # Hydra prints errors in its own way and exits, unless it is asked for the error itself.
+        os.environ[_SHOW_TRACEBACK] = "1"
+
+    def exit_for(self, error: Exception) -> None:
+        """Print an error's sentence and exit; returns where there is none."""
+        sentence = sentence_for(error, self.config_name, self.composing)
+        if sentence is None or self.show_traceback:
+            return
+        print(f"error: {sentence}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
+
+
+def _stop(signal_number: int, frame: Any) -> NoReturn:
+    """Leave as after an uncaught signal, but through all ``finally`` blocks.
+
+    Lightning only takes note of SIGTERM while it predicts; it calls the handler that it finds as well.
+    """
+    raise SystemExit(128 + signal_number)

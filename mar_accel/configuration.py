@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mar_accel.config_types import check_config
 from mar_accel.errors import ConfigError
 
 
@@ -62,10 +63,15 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
 
 
 def finish_config(config: DictConfig) -> DictConfig:
-    """What Hydra's composition leaves to do: parts that are given by name. Changes and returns ``config``."""
+    """What Hydra's composition leaves to do: parts given by name, and types. Changes and returns ``config``.
+
+    Raises:
+        ConfigError: a part is unknown or a value has the wrong type.
+    """
     for group in GROUPS_WITH_PARTS:
-        if group in config:
+        if isinstance(config.get(group), DictConfig):
             resolve_named_parts(config, group)
+    check_config(config)
     return config
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import time
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 
 from mar_accel.building import build_cache, build_model, build_sampler
+from mar_accel.callbacks.stopwatch import Stopwatch
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.cli import command
-from mar_accel.configuration import OUTPUT_DIR_VARIABLE
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.inference import InferenceModule
 from mar_accel.prediction import build_trainer
-from mar_accel.run_logging import log_config, log_results
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.processes import further_processes
+from mar_accel.run_folder import CONFIG_FILE, IMAGES, RECORD_FILE, claim_run_folder
+from mar_accel.run_logging import log_config, log_results, open_logger
+from mar_accel.run_record import run_record, write_json
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ class GenerationResult:
 
 def check_device(accelerator: str) -> None:
     """Refuse a GPU where there is none, before Lightning does so with a traceback."""
-    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = there["cuda"] or there["mps"]
+    if not there.get(accelerator, True):
         raise ConfigError(
-            f"trainer.accelerator={accelerator} asks for a CUDA device but there is none; use trainer=cpu."
+            f"trainer.accelerator={accelerator} asks for a GPU (CUDA) but there is none; use trainer=cpu."
         )
 
 
@@ -71,39 +76,64 @@ def build_module(config: DictConfig) -> InferenceModule:
     return InferenceModule(model, autoencoder, sampler, cache, config.seed).eval()
 
 
+def check_num_processes(trainer: pl.Trainer, num_images: int) -> None:
+    """Refuse processes that would have nothing to do: the others would wait for them."""
+    if trainer.world_size > num_images:
+        raise ConfigError(
+            f"trainer.devices={trainer.world_size} are more than dataset.num_images={num_images}; "
+            f"give at most {num_images} devices."
+        )
+
+
 def generate(config: DictConfig) -> GenerationResult:
-    """Sample as the config says and write the run folder."""
+    """Sample as the config says and write the run folder.
+
+    Raises:
+        MarAccelError: the config cannot be run; nothing has been written then.
+    """
     check_device(config.trainer.accelerator)
     requests = build_requests(config)
     module = build_module(config)
-    output_dir = prepare_output_dir(Path(config.output_dir).absolute())
-    # Processes that Lightning starts compose the config again: they must agree on the folder.
-    os.environ[OUTPUT_DIR_VARIABLE] = str(output_dir)
-    logger = instantiate(config.logger)
+    output_dir = Path(config.output_dir).absolute()
+    stopwatch = Stopwatch()
     callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     writer = ImageWriter(output_dir, requests.num_images, config.dataset.num_classes)
-    trainer = build_trainer(config, [*callbacks, writer], output_dir, logger)
-    start = time.perf_counter()
-    trainer.predict(module, requests, return_predictions=False)
-    result = GenerationResult(output_dir, time.perf_counter() - start, requests.num_images)
+    trainer = build_trainer(config, [*callbacks, stopwatch, writer], output_dir)
+    check_num_processes(trainer, requests.num_images)
+    claim_run_folder(output_dir, config)
+    logger = open_logger(config)
+    trainer.logger = logger
+    with further_processes(output_dir / CONFIG_FILE):
+        _predict(trainer, module, requests, output_dir)
+    result = GenerationResult(output_dir, stopwatch.seconds, requests.num_images)
     if trainer.is_global_zero:
-        _record(config, result, logger)
+        _record(config, result, trainer.world_size, logger)
     return result
 
 
-def _record(config: DictConfig, result: GenerationResult, logger: object) -> None:
+def _predict(
+    trainer: pl.Trainer, module: InferenceModule, requests: GenerationRequests, output_dir: Path
+) -> None:
+    try:
+        trainer.predict(module, requests, return_predictions=False)
+    except SystemExit:
+        # Lightning turns Ctrl-C into this, and SIGTERM ends so too.
+        if trainer.is_global_zero:
+            print(f"stopped: the images in {output_dir / IMAGES} are whole.", file=sys.stderr)
+        raise
+
+
+def _record(config: DictConfig, result: GenerationResult, num_processes: int, logger: Logger | None) -> None:
     speed = {
         "seconds_per_image": result.seconds / result.num_images,
         "images_per_second": result.num_images / result.seconds,
     }
-    write_json(
-        run_record(config, num_images=result.num_images, seconds=result.seconds, **speed),
-        result.output_dir / "run.json",
-    )
     caption = f"{config.model.name}, seed {config.seed}"
-    log_config(logger, config)  # type: ignore[arg-type]
-    log_results(logger, speed, {"samples": (result.output_dir / "grid.png", caption)})  # type: ignore[arg-type]
-    OmegaConf.save(config, result.output_dir / "config.yaml", resolve=True)
+    log_config(logger, config)
+    log_results(logger, speed, {"samples": (result.output_dir / "grid.png", caption)})
+    counts = {"num_images": result.num_images, "num_processes": num_processes, "seconds": result.seconds}
+    # The last thing that is written: where it is, everything else is complete.
+    write_json(run_record(config, **counts, **speed), result.output_dir / RECORD_FILE)
     print(
         f"{result.num_images} images in {result.seconds:.1f} s "
         f"({speed['images_per_second']:.2f} images/s): {result.output_dir}"

@@ -29,8 +29,11 @@ def to_pil(image: Tensor) -> Image.Image:
 def save_png(image: Image.Image, path: Path) -> None:
     """Write through a temporary name, so that a kill leaves no half file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    try:
+        image.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def make_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:

@@ -6,24 +6,40 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+
+from mar_accel.errors import ConfigError
+
+
+def quiet_lightning() -> None:
+    """Lightning's notes on devices it has not found and products it advertises are no news to our users."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Requests are pairs of numbers, and training images are drawn in the batch.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
 def build_trainer(
     config: DictConfig, callbacks: Sequence[pl.Callback], output_dir: Path, logger: Logger | None = None
 ) -> pl.Trainer:
-    """A Trainer that predicts as the config says: no checkpoints, no bars but those of the callbacks."""
-    # A command builds several: once is enough to be told that there is no TPU.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    return pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        strategy=config.trainer.strategy,
-        precision=config.trainer.precision,
+    """A Trainer that predicts as the config says: no checkpoints, no bars but those of the callbacks.
+
+    Raises:
+        ConfigError: Lightning knows no such device, strategy or precision, or has fewer devices.
+    """
+    settings = config.trainer
+    return trainer_or_config_error(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,
         callbacks=list(callbacks),
         logger=logger or False,
         default_root_dir=output_dir,
@@ -31,3 +47,13 @@ def build_trainer(
         enable_model_summary=False,
         enable_checkpointing=False,
     )
+
+
+def trainer_or_config_error(**settings: Any) -> pl.Trainer:
+    """A quiet Trainer; what Lightning says against its settings becomes one sentence."""
+    quiet_lightning()
+    try:
+        return pl.Trainer(**settings)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+        raise ConfigError(f"trainer: {reason}; give what Lightning's Trainer takes.") from error

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+
+from mar_accel.errors import ConfigError
 
 
 def no_logger() -> None:
@@ -28,8 +31,21 @@ def open_logger(config: DictConfig, run_id: str | None = None) -> Logger | None:
     if config.logger.get("_target_", "").endswith(".WandbLogger"):
         tags = [*(config.logger.tags or ()), *run_tags(config)]
         group = config.logger.group or config.model.name
-        return instantiate(config.logger, id=run_id, resume="allow", group=group, tags=tags)
-    return instantiate(config.logger)
+        return _instantiate(config.logger, id=run_id, resume="allow", group=group, tags=tags)
+    return _instantiate(config.logger)
+
+
+def _instantiate(logger: DictConfig, **arguments: Any) -> Logger | None:
+    try:
+        return instantiate(logger, **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            kind = logger["_target_"].rsplit(".", 1)[-1]
+            raise ConfigError(
+                f"logger: {kind} needs a package that is not installed; "
+                "install mar-accel[tensorboard] or choose another logger."
+            ) from error
+        raise
 
 
 def run_tags(config: DictConfig) -> list[str]:

@@ -6,16 +6,21 @@ import json
 import os
 import platform
 import subprocess
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.errors import ConfigError
 
-RECORDED_PACKAGES = ("mar_accel", "torch", "lightning", "hydra-core", "omegaconf", "diffusers", "torchmetrics")
+RECORDED_PACKAGES = (
+    *("mar_accel", "torch", "lightning", "hydra-core", "omegaconf", "diffusers", "torchmetrics"),
+    *("numpy", "pillow", "safetensors", "huggingface_hub", "wandb"),
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -31,30 +36,35 @@ def package_versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """Revision of the checkout that the package runs from, with "-dirty" if changed; None outside one."""
-    folder = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent
+    # An installed package may lie inside somebody else's checkout, which does not track it.
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return _git(package, "describe", "--always", "--dirty", "--abbrev=40")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command in a folder; None where it fails or there is no git."""
+    command = ["git", *arguments]
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return run.stdout.strip()
 
 
 def hardware() -> dict[str, Any]:
     """What the run ran on."""
-    record: dict[str, Any] = {
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
         "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
         "processor": _processor_name(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
+        "cuda": torch.version.cuda if gpus else None,
     }
-    return record
 
 
 def _processor_name() -> str:
@@ -70,6 +80,8 @@ def run_record(config: DictConfig, **results: Any) -> dict[str, Any]:
     """The record of a run: resolved config, versions, revision, hardware, seed and its results."""
     return {
         "command": config.command,
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seed": config.seed,
         **results,
         "config": OmegaConf.to_container(config, resolve=True),
