@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,9 +10,6 @@ from torch import Tensor
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 
 class Solver(Protocol):
@@ -61,96 +58,126 @@ class DDPM:
         return x
 
 
-class DDIM:
-    """DDIM (arXiv:2010.02502) on the respaced timesteps, by diffusers' scheduler.
+class Update(NamedTuple):
+    """One step of a linear solver: x ← x·(its factor) + ε·(its factor) + earlier predictions of x₀ + noise.
+
+    Attributes:
+        x, epsilon: factors of the noisy tokens and of the noise prediction.
+        previous: factors of the predictions of x₀ one step ago, two steps ago, ….
+        noise: factor of fresh noise, before the temperature.
+    """
+
+    x: float
+    epsilon: float
+    previous: tuple[float, ...] = ()
+    noise: float = 0.0
+
+
+class LinearSolver:
+    """A solver whose steps are linear: their factors are found once per schedule, before any sampling.
+
+    They come from diffusers' schedulers. Running those in the chain instead would cost dozens of operations
+    on single numbers for every evaluation of the head.
+    """
+
+    visits_every_timestep = True
+
+    def __init__(self) -> None:
+        self._updates: dict[DiffusionSchedule, list[Update]] = {}
+
+    def updates(self, schedule: DiffusionSchedule) -> list[Update]:
+        """The steps of a chain, from the noisiest timestep to the cleanest."""
+        raise NotImplementedError
+
+    def sample(
+        self, denoise: Denoiser, noise: Tensor, schedule: DiffusionSchedule, temperature: float
+    ) -> Tensor:
+        if schedule not in self._updates:
+            self._updates[schedule] = self.updates(schedule)
+        c, x, predictions = schedule.coefficients, noise[0], list[Tensor]()
+        for j, update in enumerate(self._updates[schedule], start=1):
+            i = schedule.num_steps - j
+            epsilon, _ = denoise(x, i)
+            stepped = x * update.x + epsilon * update.epsilon
+            for factor, x0 in zip(update.previous, predictions, strict=False):
+                stepped = stepped.add(x0, alpha=factor)
+            if update.noise:
+                stepped = stepped.add(noise[j], alpha=update.noise * temperature)
+            if update.previous:
+                x0 = x * float(c.sqrt_recip_alphas_cumprod[i])
+                x0 = x0.sub(epsilon, alpha=float(c.sqrt_recipm1_alphas_cumprod[i]))
+                predictions = [x0, *predictions][: len(update.previous)]
+            x = stepped
+        return x
+
+
+class DDIM(LinearSolver):
+    """DDIM (arXiv:2010.02502) on the respaced timesteps.
 
     Args:
         eta: 0: deterministic after the starting noise; 1: as much noise as ancestral sampling with the
             posterior variance, scaled by the temperature. 0..1.
     """
 
-    visits_every_timestep = True
-
     def __init__(self, eta: float = 0.0):
         if not 0 <= eta <= 1:
             raise ConfigError(f"sampler.solver.eta={eta} is out of range; choose 0 (deterministic) to 1.")
+        super().__init__()
         self.eta = eta
-        self._schedulers: dict[DiffusionSchedule, DDIMScheduler] = {}
 
-    def sample(
-        self, denoise: Denoiser, noise: Tensor, schedule: DiffusionSchedule, temperature: float
-    ) -> Tensor:
-        scheduler, x = self._scheduler(schedule), noise[0]
-        for j, i in enumerate(reversed(range(schedule.num_steps)), start=1):
-            epsilon, _ = denoise(x, i)
-            fresh = noise[j] * temperature if self.eta else None
-            x = scheduler.step(epsilon.float(), i, x, self.eta, variance_noise=fresh, return_dict=False)[0]
-        return x
+    def updates(self, schedule: DiffusionSchedule) -> list[Update]:
+        from diffusers import DDIMScheduler
 
-    def _scheduler(self, schedule: DiffusionSchedule) -> DDIMScheduler:
-        if schedule not in self._schedulers:
-            from diffusers import DDIMScheduler
-
-            scheduler = DDIMScheduler(
-                **_scheduler_settings(schedule), clip_sample=False, set_alpha_to_one=True
-            )
-            # In float32, 1 − β is too coarse near t = 999.
-            scheduler.alphas_cumprod = torch.from_numpy(schedule.coefficients.alphas_cumprod)
-            scheduler.set_timesteps(schedule.num_steps)
-            self._schedulers[schedule] = scheduler
-        return self._schedulers[schedule]
+        scheduler = DDIMScheduler(**_scheduler_settings(schedule), clip_sample=False)
+        # In float32, 1 − β is too coarse near t = 999.
+        scheduler.alphas_cumprod = torch.from_numpy(schedule.coefficients.alphas_cumprod)
+        scheduler.set_timesteps(schedule.num_steps)
+        x, epsilon, fresh = torch.eye(3, dtype=torch.float64)
+        updates = []
+        for i in reversed(range(schedule.num_steps)):
+            factors = scheduler.step(epsilon, i, x, self.eta, variance_noise=fresh).prev_sample.tolist()
+            updates.append(Update(x=factors[0], epsilon=factors[1], noise=factors[2]))
+        return updates
 
 
-class DPMSolver:
-    """DPM-Solver++ (arXiv:2211.01095), multistep, on the respaced timesteps, by diffusers' scheduler.
+class DPMSolver(LinearSolver):
+    """DPM-Solver++ (arXiv:2211.01095), multistep, on the respaced timesteps.
 
     Args:
         order: of the solver, 1 to 3.
     """
 
-    visits_every_timestep = True
-
     def __init__(self, order: int = 2):
         if order not in (1, 2, 3):
             raise ConfigError(f"sampler.solver.order={order} is not available; choose 1, 2 or 3.")
+        super().__init__()
         self.order = order
-        self._schedulers: dict[DiffusionSchedule, DPMSolverMultistepScheduler] = {}
 
-    def sample(
-        self, denoise: Denoiser, noise: Tensor, schedule: DiffusionSchedule, temperature: float
-    ) -> Tensor:
-        scheduler, x = self._scheduler(schedule), noise[0]
-        descending = list(reversed(range(schedule.num_steps)))
-        # The scheduler counts its steps and keeps earlier outputs: this makes it forget the previous chain.
-        scheduler.set_timesteps(timesteps=descending)
+    def updates(self, schedule: DiffusionSchedule) -> list[Update]:
+        from diffusers import DPMSolverMultistepScheduler
+
+        scheduler = DPMSolverMultistepScheduler(
+            **_scheduler_settings(schedule), solver_order=self.order, final_sigmas_type="zero"
+        )
+        scheduler.alphas_cumprod = schedule.coefficients.alphas_cumprod
+        timesteps = list(reversed(range(schedule.num_steps)))
+        scheduler.set_timesteps(timesteps=timesteps)
         scheduler.set_begin_index(0)
-        for i in descending:
-            epsilon, _ = denoise(x, i)
-            x = scheduler.step(epsilon.float(), i, x, return_dict=False)[0]
-        return x
-
-    def _scheduler(self, schedule: DiffusionSchedule) -> DPMSolverMultistepScheduler:
-        if schedule not in self._schedulers:
-            from diffusers import DPMSolverMultistepScheduler
-
-            scheduler = DPMSolverMultistepScheduler(
-                **_scheduler_settings(schedule),
-                algorithm_type="dpmsolver++",
-                solver_order=self.order,
-                final_sigmas_type="zero",
-                lower_order_final=True,
-            )
-            scheduler.alphas_cumprod = torch.from_numpy(schedule.coefficients.alphas_cumprod)
-            self._schedulers[schedule] = scheduler
-        return self._schedulers[schedule]
+        x, epsilon, *previous = torch.eye(1 + self.order)
+        updates = []
+        for i in timesteps:
+            # The latest of the scheduler's outputs comes last; a step drops its first one.
+            scheduler.model_outputs = [None, *reversed(previous)]
+            factors = scheduler.step(epsilon, i, x).prev_sample.tolist()
+            updates.append(Update(factors[0], factors[1], tuple(factors[2:])))
+        return updates
 
 
 def _scheduler_settings(schedule: DiffusionSchedule) -> dict[str, Any]:
     """A chain's kept timesteps as if they were a whole training schedule of T timesteps 0 … T−1.
 
     So diffusers' schedulers step from one kept timestep to the next, whatever the respacing and the clip,
-    and from the first to x₀. Their tables stay on the CPU; single values of them meet GPU tensors as numbers
-    do, without waiting for the GPU.
+    and from the first to x₀.
     """
     return {
         "num_train_timesteps": schedule.num_steps,
