@@ -15,9 +15,14 @@ from mar_accel.models.diffusion_head import AdaLNMLP, modulate
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.solvers import Solver
 
-# Modulations of timesteps until the next refresh are computed together where there are few tokens: the
-# weights are then read once for all of them. More rows than this gain nothing and cost memory.
-BATCHED_ROWS = 4096
+# Rows (timesteps times tokens) whose modulations are computed at once: more gain nothing and cost memory.
+FULL_ROWS = 512
+PARTIAL_ROWS = 4096
+
+# Shift, scale and gate of every block; shift and scale of the final layer.
+_FullModulation = tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor, Tensor]
+# Gates of the blocks that are not skipped; shift and scale of the final layer.
+_PartialModulation = tuple[dict[int, Tensor], Tensor, Tensor]
 
 
 class HeadCache:
@@ -90,38 +95,49 @@ class HeadCacheDenoiser:
         self.mlp_outputs: dict[int, Tensor] = {}
         self.deltas: dict[int, Tensor] = {}
         self.difference: Tensor | None = None
-        self._modulations: dict[int, _Modulation] = {}
+        self._full: dict[int, _FullModulation] = {}
+        self._partial: dict[int, _PartialModulation] = {}
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         x = x.to(self.embedding.dtype)
         if self.cache.refreshes(index, self.num_steps):
             return self._refresh(x, index)
-        modulation = self._modulation(index)
+        if index not in self._partial:
+            self._partial = self._next_partial(index)
+        gates, shift, scale = self._partial[index]
         if index > self.cache.compute_above * self.num_steps:
             hidden = self._compute(x, index)
         else:
-            hidden = self._reuse(x, modulation)
-        epsilon, v = self._output(hidden, modulation).chunk(2, dim=-1)
+            hidden = self._reuse(x, gates)
+        epsilon, v = self._output(hidden, shift, scale).chunk(2, dim=-1)
         if self.difference is not None:
             # ε_u = ε_c − d, so ε_u + w·(ε_c − ε_u) = ε_c + (w − 1)·d.
             epsilon = torch.add(epsilon, self.difference, alpha=self.guidance_scale - 1)
         return epsilon, v
 
+    def tensors(self) -> list[Tensor]:
+        """Everything that is kept between timesteps, modulations aside."""
+        difference = [] if self.difference is None else [self.difference]
+        return [*self.mlp_outputs.values(), *self.deltas.values(), *difference]
+
     def _refresh(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Compute both branches and keep what the following timesteps reuse."""
         net, count = self.net, x.shape[0]
-        activated = net.activate(self.time_embeddings[index], self.embedding)
+        if index not in self._full:
+            self._full = self._next_full(index)
+        blocks, shift, scale = self._full.pop(index)
         hidden = net.input_proj(torch.cat([x, x]) if self.guided else x)
-        for number, block in enumerate(net.res_blocks):
-            shift, scale, gate = block.modulation(activated)
-            output = block.mlp_output(hidden, shift, scale)
+        for number, (block, modulation) in enumerate(zip(net.res_blocks, blocks, strict=True)):
+            output = block.mlp_output(hidden, modulation[0], modulation[1])
+            gate = modulation[2]
             hidden = torch.addcmul(hidden, gate, output)
             if number in self.cache.skipped_blocks:
                 self.deltas[number] = gate[:count] * output[:count]
             else:
-                self.mlp_outputs[number] = output[:count]
-        out = net.final_layer(hidden, activated)
-        self._modulations.clear()
+                # A copy: a view would keep the unconditional half alive.
+                self.mlp_outputs[number] = output[:count].clone() if self.guided else output
+        out = self._output(hidden, shift, scale)
+        self._partial.clear()
         if not self.guided:
             epsilon, v = out.chunk(2, dim=-1)
             return epsilon, v
@@ -140,46 +156,59 @@ class HeadCacheDenoiser:
             hidden = hidden + self.deltas[number] if number in self.deltas else block(hidden, activated)
         return hidden
 
-    def _reuse(self, x: Tensor, modulation: _Modulation) -> Tensor:
+    def _reuse(self, x: Tensor, gates: dict[int, Tensor]) -> Tensor:
         """No block is computed: every contribution is kept, and only gates are fresh."""
         hidden = self.net.input_proj(x)
         for delta in self.deltas.values():
             hidden = hidden + delta
-        for number, gate in modulation.gates.items():
+        for number, gate in gates.items():
             hidden = torch.addcmul(hidden, gate, self.mlp_outputs[number])
         return hidden
 
-    def _output(self, hidden: Tensor, modulation: _Modulation) -> Tensor:
+    def _output(self, hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         final = self.net.final_layer
-        return final.linear(modulate(final.norm_final(hidden), modulation.shift, modulation.scale))
+        return final.linear(modulate(final.norm_final(hidden), shift, scale))
 
-    def _modulation(self, index: int) -> _Modulation:
-        """The modulation of a timestep between refreshes; computed for several timesteps at once."""
-        if index not in self._modulations:
-            self._modulations = self._next_modulations(index)
-        return self._modulations[index]
+    # Modulations depend on the timestep and z but not on x. Those of several timesteps are computed together
+    # where there are few tokens: the weights, which cost most then, are read once for all of them.
 
-    def _next_modulations(self, index: int) -> dict[int, _Modulation]:
-        """Modulations of ``index`` and the timesteps that follow it until a refresh, or until they are many."""
-        rows = self.conditional.shape[0]
-        low = index
-        while low > 0 and not self.cache.refreshes(low - 1, self.num_steps):
-            if (index - low + 2) * rows > BATCHED_ROWS:
-                break
-            low -= 1
-        times = self.time_embeddings[low : index + 1].unsqueeze(1)
-        activated = self.net.activate(times, self.conditional)
-        final = self.net.final_layer.adaLN_modulation[1](activated)
-        shifts, scales = final.chunk(2, dim=-1)
-        gates = {number: self.net.res_blocks[number].gate(activated) for number in self.mlp_outputs}
+    def _next_full(self, index: int) -> dict[int, _FullModulation]:
+        """Modulations of the refresh ``index`` and of those after it, until their rows are many."""
+        refreshes = [i for i in range(index, -1, -1) if self.cache.refreshes(i, self.num_steps)]
+        refreshes = refreshes[: max(1, FULL_ROWS // self.embedding.shape[0])]
+        activated = self._activate(refreshes, self.embedding)
+        blocks = [block.modulation(activated) for block in self.net.res_blocks]
+        shifts, scales = self._final_modulation(activated)
         return {
-            low + i: _Modulation(shifts[i], scales[i], {number: gate[i] for number, gate in gates.items()})
-            for i in range(index - low + 1)
+            i: (
+                [(shift[row], scale[row], gate[row]) for shift, scale, gate in blocks],
+                shifts[row],
+                scales[row],
+            )
+            for row, i in enumerate(refreshes)
         }
 
+    def _next_partial(self, index: int) -> dict[int, _PartialModulation]:
+        """Modulations of ``index`` and of the timesteps after it until a refresh, or until their rows are many."""
+        most = max(1, PARTIAL_ROWS // self.conditional.shape[0])
+        indices = [index]
+        while indices[-1] > 0 and not self.cache.refreshes(indices[-1] - 1, self.num_steps):
+            if len(indices) == most:
+                break
+            indices.append(indices[-1] - 1)
+        activated = self._activate(indices, self.conditional)
+        gates = {number: self.net.res_blocks[number].gate(activated) for number in self.mlp_outputs}
+        shifts, scales = self._final_modulation(activated)
+        return {
+            i: ({number: gate[row] for number, gate in gates.items()}, shifts[row], scales[row])
+            for row, i in enumerate(indices)
+        }
 
-class _Modulation:
-    """Shift and scale of the final layer and gates of the blocks that are not skipped, at one timestep."""
+    def _activate(self, indices: Sequence[int], embedding: Tensor) -> Tensor:
+        """Activated conditions [g, rows, W] at timestep indices that are g in number."""
+        times = torch.stack([self.time_embeddings[i] for i in indices]).unsqueeze(1)
+        return self.net.activate(times, embedding)
 
-    def __init__(self, shift: Tensor, scale: Tensor, gates: dict[int, Tensor]):
-        self.shift, self.scale, self.gates = shift, scale, gates
+    def _final_modulation(self, activated: Tensor) -> tuple[Tensor, Tensor]:
+        shifts, scales = self.net.final_layer.adaLN_modulation[1](activated).chunk(2, dim=-1)
+        return shifts, scales

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -72,10 +73,43 @@ class StaticRefresh(Refresh):
         return stop
 
 
+@dataclass(frozen=True)
+class RefreshBounds:
+    """What forces a refresh, whatever else decides.
+
+    Attributes:
+        warmup_steps: the steps before this one, and this one, are refreshes; at least 0.
+        period: at most so many steps from a refresh to the next, at least 1.
+        max_new_share: share of all tokens, 0..1, that may be decoded after a refresh before the next one;
+            None for no bound.
+    """
+
+    warmup_steps: int
+    period: int
+    max_new_share: float | None
+
+    def forced(self, plan: Plan, step: ARStep, last: int) -> bool:
+        """Whether ``step`` has to be a refresh, given the index of the last one."""
+        if step.index <= self.warmup_steps or step.index - last >= self.period:
+            return True
+        if self.max_new_share is None:
+            return False
+        return step.start - plan.steps[last].start >= self.max_new_share * plan.num_tokens
+
+    def horizon(self, plan: Plan, step: ARStep) -> int:
+        """Where the last step stops that can be lazy after a refresh at ``step``."""
+        stop = step.stop
+        for later in plan.steps[step.index + 1 :]:
+            if self.forced(plan, later, step.index):
+                break
+            stop = later.stop
+        return stop
+
+
 class FixedRefresh(StaticRefresh):
     """LazyMAR's schedule (arXiv:2503.12450, section 3): the first steps, then every ``period``-th.
 
-    Step k is a refresh where k < warmup_steps or (k − warmup_steps) mod period = 0.
+    Without ``max_new_share``, step k is a refresh where k < warmup_steps or (k − warmup_steps) mod period = 0.
 
     Args:
         warmup_steps: steps at the beginning that are all refreshes, at least 0; 5 as published.
@@ -88,31 +122,15 @@ class FixedRefresh(StaticRefresh):
 
     def __init__(self, warmup_steps: int = 5, period: int = 9, max_new_share: float | None = None):
         super().__init__()
-        if warmup_steps < 0:
-            raise ConfigError(f"cache.refresh.warmup_steps={warmup_steps} is negative; give 0 or more.")
-        if period < 1:
-            raise ConfigError(
-                f"cache.refresh.period={period} is too small; give 1 (always refresh) or more."
-            )
+        check_counts(warmup_steps, "period", period)
         check_share("cache.refresh.max_new_share", max_new_share)
-        self.warmup_steps = warmup_steps
-        self.period = period
-        self.max_new_share = max_new_share
+        self.bounds = RefreshBounds(warmup_steps, period, max_new_share)
 
     def schedule(self, plan: Plan) -> tuple[bool, ...]:
-        limit = float("inf") if self.max_new_share is None else self.max_new_share * plan.num_tokens
-        due: list[bool] = []
-        phase = known = 0
-        for step in plan.steps:
-            if step.index < self.warmup_steps:
-                phase = 0
-                due.append(True)
-            else:
-                if step.start - known >= limit:
-                    phase = 0
-                due.append(phase == 0 or step.index == 0)
-                phase = (phase + 1) % self.period
-            known = step.start if due[-1] else known
+        due, last = [True], 0
+        for step in plan.steps[1:]:
+            due.append(self.bounds.forced(plan, step, last))
+            last = step.index if due[-1] else last
         return tuple(due)
 
 
@@ -141,6 +159,14 @@ class ListedRefresh(StaticRefresh):
 
     def schedule(self, plan: Plan) -> tuple[bool, ...]:
         return tuple(step.index in self.steps for step in plan.steps)
+
+
+def check_counts(warmup_steps: int, key: str, period: int) -> None:
+    """Refuse numbers of steps that mean nothing."""
+    if warmup_steps < 0:
+        raise ConfigError(f"cache.refresh.warmup_steps={warmup_steps} is negative; give 0 or more.")
+    if period < 1:
+        raise ConfigError(f"cache.refresh.{key}={period} is too small; give 1 (always refresh) or more.")
 
 
 def check_share(key: str, value: float | None) -> None:

@@ -150,7 +150,7 @@ class TokenCache:
             store.keep_kv(store.encoder, index, length, kv)
             x = _attend_and_mlp(block, x, q, kv)
         x = model.decoder_inputs(x, known.repeat(repeats, 1))
-        store.decoder_input = x[:rows].clone()
+        store.decoder_input = x[:rows].clone() if rows < len(x) else x
         prune_block, last = self.prune_block_of(model.config), len(model.decoder_blocks) - 1
         wanted = flat_rows(targets.repeat(repeats, 1) + buffer, length)
         for index, block in enumerate(model.decoder_blocks):

@@ -1,0 +1,115 @@
+"""Refresh when the features have drifted, instead of every ninth step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mar_accel.caching.refresh import Refresh, RefreshBounds, check_counts, check_share
+from mar_accel.errors import ConfigError
+from mar_accel.sampling.plan import ARStep, Plan
+
+
+class AdaptiveRefresh(Refresh):
+    """Refreshes once the drift since the last refresh exceeds a threshold; LazyMAR leaves this open.
+
+    Drift is the sum, over the lazy steps since the refresh, of 1 − similarity as the token cache measures it,
+    averaged over the tokens and the images of the batch. Two consequences, both stated in docs/caches.md:
+    the host has to know one number per lazy step (see ``_HostScalar``), and a batch decides together, so an
+    image can depend on the others in its batch; ``mar_accel.calibrate`` makes a schedule that has neither.
+
+    On the meta device, where FLOPs are counted and nothing has a value, the decisions of the last real batch
+    are repeated; before there is one, only the bounds decide, which counts the fewest FLOPs possible.
+
+    Args:
+        threshold: drift above which the next step is a refresh, at least 0.
+        warmup_steps: as in :class:`mar_accel.caching.refresh.FixedRefresh`.
+        max_period: at most so many steps from a refresh to the next, at least 1.
+        max_new_share: as in FixedRefresh.
+    """
+
+    needs_similarity = True
+
+    def __init__(
+        self,
+        threshold: float,
+        warmup_steps: int = 5,
+        max_period: int = 18,
+        max_new_share: float | None = None,
+    ):
+        if threshold < 0:
+            raise ConfigError(f"cache.refresh.threshold={threshold} is negative; give 0 or more.")
+        check_counts(warmup_steps, "max_period", max_period)
+        check_share("cache.refresh.max_new_share", max_new_share)
+        self.threshold = threshold
+        self.bounds = RefreshBounds(warmup_steps, max_period, max_new_share)
+        self.last_batch: tuple[bool, ...] = ()
+        self._plan: Plan | None = None
+        self._decisions: list[bool] = []
+        self._last = 0
+        self._measured = False
+        self._drift: Tensor | None = None
+        self._on_host = _HostScalar()
+
+    def start(self, plan: Plan) -> None:
+        self._plan, self._decisions, self._last, self._drift = plan, [], 0, None
+
+    def due(self, step: ARStep) -> bool:
+        assert self._plan is not None
+        due = self.bounds.forced(self._plan, step, self._last) or self._drifted(step)
+        self._decisions.append(due)
+        if due:
+            self._last, self._drift = step.index, None
+        return due
+
+    def _drifted(self, step: ARStep) -> bool:
+        if self._drift is None:
+            return False
+        if self._drift.is_meta:
+            assert self._plan is not None
+            return len(self.last_batch) == len(self._plan.steps) and self.last_batch[step.index]
+        return self._on_host.read() > self.threshold
+
+    def horizon(self, step: ARStep) -> int:
+        assert self._plan is not None
+        return self.bounds.horizon(self._plan, step)
+
+    def observe(self, step: ARStep, similarity: Tensor) -> None:
+        moved = 1 - similarity.mean()
+        self._drift = moved if self._drift is None else self._drift + moved
+        if not moved.is_meta:
+            self._measured = True
+            self._on_host.send(self._drift)
+
+    def finish(self) -> None:
+        if self._measured:
+            self.last_batch = tuple(self._decisions)
+        self._measured, self._drift = False, None
+
+
+class _HostScalar:
+    """One number on its way to the host.
+
+    The copy is queued right behind the backbone of a step and read at the beginning of the next one, when the
+    device has the whole diffusion chain of the step still before it: waiting for the number does not make
+    the device wait.
+    """
+
+    def __init__(self) -> None:
+        self._value: Tensor | None = None
+        self._event: torch.cuda.Event | None = None
+
+    def send(self, value: Tensor) -> None:
+        if not value.is_cuda:
+            self._value, self._event = value, None
+            return
+        self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
+        self._value.copy_(value, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record()
+
+    def read(self) -> float:
+        assert self._value is not None
+        if self._event is not None:
+            self._event.synchronize()
+        return float(self._value)

@@ -1,0 +1,75 @@
+"""A small model with random weights, and decoding with it under any config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from mar_accel.building import build_cache, build_sampler
+from mar_accel.caching.policy import CachePolicy
+from mar_accel.configuration import compose_config
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.sampling.decode import Engine, StepCallback, decode
+
+# K = 12 AR steps of a 8×8 grid with T = 9: lazy steps at 4, 5, 7, 8, 10, 11, and timesteps that are not refreshed.
+SHORT = [
+    "sampler.num_iter=12",
+    "sampler.num_diffusion_steps=9",
+    "sampler.guidance_scale=2",
+]
+EAGER_REFRESH = ["cache.refresh.warmup_steps=3", "cache.refresh.period=3"]
+
+
+@lru_cache
+def _config(overrides: tuple[str, ...]) -> DictConfig:
+    return compose_config("generate", [*SHORT, *overrides])
+
+
+def small_model(**changes: int) -> MAR:
+    sizes = {"embed_dim": 32, "num_heads": 2, "encoder_depth": 2, "decoder_depth": 5, "head_depth": 3}
+    config = MARConfig(
+        grid=(8, 8), latent_channels=4, num_classes=10, buffer_size=8, head_width=32, **sizes | changes
+    )
+    torch.manual_seed(0)
+    model = MAR(config).eval()
+    # The published initialisation starts the head at zero, where nothing could differ.
+    for module in model.diffloss.net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.2)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model() -> MAR:
+    return small_model()
+
+
+Decode = Callable[..., Tensor]
+
+
+@pytest.fixture
+def run(model: MAR) -> Decode:
+    """Decode tokens [B, L, C] under overrides of generate's config, or with a policy that is given."""
+
+    def decode_with(
+        *overrides: str,
+        cache: CachePolicy | None = None,
+        batch: int = 2,
+        network: MAR | None = None,
+        on_step: StepCallback | None = None,
+    ) -> Tensor:
+        network = network or model
+        config = _config(overrides)
+        sampler, policy = build_sampler(config), cache or build_cache(config)
+        plan = sampler.plan(network.config.grid)
+        policy.check(network.config, plan, sampler.solver)
+        noise = sampler.draw(plan, 0, list(range(batch)), network.config.token_dim)
+        engine = Engine(network, plan, sampler.solver, policy, sampler.selection)
+        return decode(engine, network.class_embedding(torch.arange(batch)), noise, on_step)
+
+    return decode_with
