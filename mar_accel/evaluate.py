@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mar_accel.cli import command
-from mar_accel.configuration import OUTPUT_DIR_VARIABLE
 from mar_accel.evaluation.files import write_evaluation
 from mar_accel.evaluation.logging import log_evaluation
 from mar_accel.evaluation.result import Evaluation, result_table
-from mar_accel.evaluation.run import evaluate_images, evaluate_sampling
+from mar_accel.evaluation.run import evaluate_sampling
 from mar_accel.evaluation.settings import EvaluationSettings, config_hash
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.evaluation.stored import evaluate_images
+from mar_accel.run_folder import CONFIG_FILE, RECORD_FILE
+from mar_accel.run_record import run_record, write_json
 
 
 def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None) -> Evaluation | None:
@@ -30,14 +30,15 @@ def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None)
 
     Returns:
         What was found; None on every process but the first.
+
+    Raises:
+        MarAccelError: the config cannot be run; nothing has been written then.
     """
     settings = EvaluationSettings.of(config)
-    output_dir = prepare_output_dir(Path(config.output_dir).absolute())
-    # Processes that Lightning starts compose the config again: they must agree on the folder.
-    os.environ[OUTPUT_DIR_VARIABLE] = str(output_dir)
+    output_dir = Path(config.output_dir).absolute()
     evaluation: Evaluation | None
     if settings.images is not None:
-        evaluation = evaluate_images(config, settings)
+        evaluation = evaluate_images(config, settings, output_dir)
     else:
         if callbacks is None:
             callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
@@ -50,8 +51,8 @@ def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None)
 def _write(config: DictConfig, evaluation: Evaluation, output_dir: Path) -> None:
     name = config_hash(config)
     speed = {"seconds_per_image": evaluation.metrics.get("latency_s_per_image")}
-    write_json(run_record(config, config_hash=name, **speed), output_dir / "run.json")
-    OmegaConf.save(config, output_dir / "config.yaml", resolve=True)
+    write_json(run_record(config, config_hash=name, **speed), output_dir / RECORD_FILE)
+    OmegaConf.save(config, output_dir / CONFIG_FILE, resolve=True)
     pictures = write_evaluation(evaluation, output_dir, config_hash=name)
     log_evaluation(config, evaluation, pictures)
 

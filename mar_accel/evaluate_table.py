@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -20,11 +20,11 @@ from rich.table import Table
 
 from mar_accel.cli import command
 from mar_accel.configuration import compose_config
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.logging import log_table
+from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.rows import Row, load_rows, merge_overrides
-from mar_accel.evaluation.sampling import interleaved_latencies, with_sampling
 from mar_accel.evaluation.settings import config_hash
 from mar_accel.evaluation.table import (
     RowResult,
@@ -34,11 +34,16 @@ from mar_accel.evaluation.table import (
     write_strips,
     write_table,
 )
-from mar_accel.generate import build_module
+from mar_accel.evaluation.timing import TIME_ROWS, time_plan, time_rows
+from mar_accel.run_folder import RECORD_FILE
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 
 # Keys that belong to the table as a whole.
 TABLE_KEYS = ("table.", "output_dir", "hydra.")
+
+
+class TableError(MarAccelError):
+    """Rows of a table could not be evaluated; the others were."""
 
 
 class RowProgress(pl.Callback):
@@ -52,29 +57,46 @@ class RowProgress(pl.Callback):
         self.progress.advance(self.task, len(outputs.indices) * trainer.world_size)
 
 
-def evaluate_table(config: DictConfig, overrides: Sequence[str]) -> list[RowResult]:
+def evaluate_table(config: DictConfig, overrides: Sequence[str]) -> tuple[list[RowResult], dict[str, str]]:
     """Evaluate all rows; those that are finished in ``output_dir`` are kept.
 
     Args:
         config: composed as ``conf/evaluate_table.yaml``.
         overrides: overrides that hold for every row; a row's own win.
+
+    Returns:
+        The rows that could be evaluated, and by name what went wrong with the others.
+
+    Raises:
+        Exception: that of the first row, which all others are compared with.
     """
+    if config.table.timing_rounds < 1:
+        raise ConfigError(f"table.timing_rounds={config.table.timing_rounds} is too small; give at least 1.")
     rows = load_rows(config.table.rows)
     shared = [override for override in overrides if not override.lstrip("+~").startswith(TABLE_KEYS)]
     # All rows are composed before the first is sampled: nobody should wait hours to learn of a typo.
-    configs = [compose_config("evaluate_table", merge_overrides(shared, row.overrides)) for row in rows]
+    configs = [compose_config("evaluate", merge_overrides(shared, row.overrides)) for row in rows]
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
     results: list[RowResult] = []
+    evaluated: list[DictConfig] = []
+    failures: dict[str, str] = {}
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, disable=not _is_first_process()) as progress:
+    with Progress(*columns) as progress:
         task = progress.add_task("rows", total=len(rows))
         for row, row_config in zip(rows, configs, strict=True):
-            results.append(
-                _row_result(row, row_config, results[0] if results else None, output_dir, progress)
-            )
+            first = results[0] if results else None
+            try:
+                results.append(_row_result(row, row_config, first, output_dir, progress))
+                evaluated.append(row_config)
+            except Exception as error:
+                if first is None:
+                    raise
+                # The other rows stand for themselves.
+                failures[row.name] = str(error) if isinstance(error, MarAccelError) else repr(error)
+                (output_dir / "rows" / f"{row.name}.error.txt").write_text(traceback.format_exc())
             progress.advance(task)
-        add_timings(results, _timings(results, configs, config.table.timing_rounds, output_dir, progress))
-    return results
+        add_timings(results, _timings(config, results, evaluated, output_dir, progress))
+    return results, failures
 
 
 def _row_result(
@@ -82,11 +104,11 @@ def _row_result(
 ) -> RowResult:
     """The metrics of a row: read where they were finished, else evaluated."""
     folder = output_dir / "rows" / f"{row.name}-{config_hash(config)}"
-    file = folder / "metrics.json"
+    file = folder / METRICS_FILE
     if not _finished(file, config, first):
         config.output_dir = str(folder)
         config.evaluate.baseline = "none" if first is None else str(first.folder)
-        config.evaluate.save_images = True
+        config.evaluate.save_images = config.evaluate.resume = True
         # Speedups come from rounds of all rows together, afterwards.
         config.evaluate.timing_rounds = 0
         if "tags" in config.logger:  # W&B
@@ -94,73 +116,65 @@ def _row_result(
             config.logger.group = config.logger.group or output_dir.name
             config.logger.tags = [*config.logger.tags, *row.overrides]
         evaluate(config, [RowProgress(progress, row.name, config.dataset.num_images)])
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the first process writes what all of them read
     return RowResult(row.name, folder, json.loads(file.read_text()))
 
 
 def _finished(file: Path, config: DictConfig, first: RowResult | None) -> bool:
-    """Whether a row's numbers are there, compared with as many images as asked for now."""
+    """Whether a row's numbers are there, compared with what and with as many images as asked for now."""
     if not file.is_file():
         return False
-    compared = json.loads(file.read_text()).get("fidelity_images")
-    wanted = min(config.evaluate.fidelity_images, config.dataset.num_images)
-    return first is None or (compared or 0) == wanted
+    if first is None:
+        return True
+    metrics = json.loads(file.read_text())
+    numbers = (config.evaluate.fidelity_images, config.dataset.num_images, first.metrics["num_images"])
+    if not min(numbers):
+        return True
+    return (metrics.get("fidelity_images"), metrics.get("baseline")) == (
+        min(numbers),
+        first.metrics["config_hash"],
+    )
 
 
 def _timings(
+    config: DictConfig,
     results: Sequence[RowResult],
     configs: Sequence[DictConfig],
-    rounds: int,
     output_dir: Path,
     progress: Progress,
 ) -> list[list[float]]:
-    """Seconds per image of each row in interleaved rounds; kept, so that a table is timed once."""
-    if rounds < 1:
-        raise ConfigError(f"table.timing_rounds={rounds} is too small; give at least 1.")
-    key = {
-        "rows": [result.folder.name for result in results],
-        "rounds": rounds,
-        "batch_size": configs[0].trainer.batch_size,
-    }
-    file = output_dir / "timing.json"
-    if file.is_file():
-        kept = json.loads(file.read_text())
-        if kept["key"] == key:
-            return kept["latencies"]
+    """Seconds per image of each row, in interleaved rounds."""
+    rounds = config.table.timing_rounds
     task = progress.add_task("timing", total=(rounds + 1) * len(results))
-    first = build_module(configs[0])
-    modules = [
-        with_sampling(first, config) if config.model == configs[0].model else build_module(config)
-        for config in configs
-    ]
-    latencies = interleaved_latencies(
-        configs[0], modules, rounds, output_dir, on_batch=lambda: progress.advance(task)
-    )
-    if _is_first_process():
-        write_json({"key": key, "latencies": latencies}, file)
-    return latencies
-
-
-def _is_first_process() -> bool:
-    """Of those that Lightning started for further devices."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    timed = copy.deepcopy(list(configs))
+    if config.table.timing_batch_size is not None:
+        timed[0].trainer.batch_size = config.table.timing_batch_size
+    names = [result.folder.name for result in results]
+    return time_rows(timed, names, rounds, output_dir, on_batch=lambda: progress.advance(task))
 
 
 def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
     """What stands below the table: where its numbers come from."""
-    first, metrics = results[0].name, results[0].metrics
+    first, metrics, trainer = results[0].name, results[0].metrics, config.trainer
     bias = metrics["fid_bias"]
+    batch_size = config.table.timing_batch_size or trainer.batch_size
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     return (
         f"{metrics['num_images']} images per row, seed {config.seed}; ± is one standard error. PSNR and "
         f"latent MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
         f"Seconds per image: median of {config.table.timing_rounds} interleaved rounds of "
-        f"{config.trainer.batch_size} images ({config.trainer.accelerator}, {config.trainer.precision}); "
+        f"{batch_size} images ({trainer.accelerator}, {trainer.precision}, devices={trainer.devices}); "
         f"speedup: median ratio to {first} (smallest–largest). "
-        f"FID of a perfect generator with so many images: {'–' if bias is None else format(bias, '.2f')}.\n\n"
+        f"FID of a perfect generator with so many images: {'–' if bias is None else format(bias, '.2f')}."
+        f"{_revisions(results)}\n\n"
         f"    python -m mar_accel.evaluate_table {arguments}\n"
     )
+
+
+def _revisions(results: Sequence[RowResult]) -> str:
+    """A word of warning where rows that were kept come from another state of the code than the others."""
+    records = [json.loads((result.folder / RECORD_FILE).read_text()) for result in results]
+    revisions = sorted({str(record["git_revision"])[:8] for record in records})
+    return f" The rows come from the revisions {', '.join(revisions)}." if len(revisions) > 1 else ""
 
 
 def _show(results: Sequence[RowResult], coefficients: dict[str, float], output_dir: Path) -> None:
@@ -179,16 +193,27 @@ def _show(results: Sequence[RowResult], coefficients: dict[str, float], output_d
 
 @command("evaluate_table")
 def main(config: DictConfig) -> None:
-    results = evaluate_table(config, HydraConfig.get().overrides.task)
-    if not _is_first_process():
-        return
+    # Processes of further devices are given what they are to help with.
+    if config.command == "evaluate":
+        evaluate(config, [])
+    elif config.command == TIME_ROWS:
+        time_plan(config)
+    else:
+        _write_table(config)
+
+
+def _write_table(config: DictConfig) -> None:
+    results, failures = evaluate_table(config, HydraConfig.get().overrides.task)
     output_dir = Path(config.output_dir).absolute()
     write_table(results, output_dir, _note(config, results))
     write_strips(results, config.table.strip_images, output_dir / "strips.png")
     coefficients = write_correlation(results, output_dir)
-    write_json(run_record(config, correlation=coefficients), output_dir / "run.json")
+    write_json(run_record(config, correlation=coefficients, failures=failures), output_dir / "run.json")
     log_table(config, results, output_dir)
     _show(results, coefficients, output_dir)
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise TableError(f"{len(failures)} rows failed, the others are finished; {reasons}")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class ImageFolder(ImageSet):
         shape: torch.Size | None = None
         for start in range(0, self.num_images, batch_size):
             files = self.files[start : start + batch_size]
-            pixels = [_read_image(file) for file in files]
+            pixels = [read_image(file) for file in files]
             shape = shape or pixels[0].shape
             for file, image in zip(files, pixels, strict=True):
                 if image.shape != shape:
@@ -87,8 +87,8 @@ class ImageFolder(ImageSet):
         return digest.hexdigest()
 
 
-def _read_image(file: Path) -> Tensor:
-    """uint8 [1 or 3, H, W]."""
+def read_image(file: Path) -> Tensor:
+    """uint8 [1 or 3, H, W]; raises DataError for a damaged file."""
     try:
         with Image.open(file) as image:
             grey = image.mode in ("1", "L", "I;16")

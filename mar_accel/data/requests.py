@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import lightning.pytorch as pl
@@ -63,16 +64,22 @@ class GenerationRequests(pl.LightningDataModule):
         for label in labels:
             if not isinstance(label, int) or not 0 <= label < num_classes:
                 raise ConfigError(
-                    f"dataset.labels: {label} is not a class of the model; give labels in 0 to {num_classes - 1}."
+                    f"dataset.labels: {label} is no class of the model; give labels in 0…{num_classes - 1}."
                 )
         self.batch_size = batch_size
         self.requests = LabelledIndices(range(num_images), labels, images_per_class)
+
+    def only(self, indices: Sequence[int]) -> GenerationRequests:
+        """The requests for some of the sample indices, with the labels that they have here."""
+        part = copy.copy(self)
+        part.requests = LabelledIndices(indices, self.requests.labels, self.requests.images_per_class)
+        return part
 
     @property
     def num_images(self) -> int:
         return len(self.requests)
 
-    def predict_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def predict_dataloader(self) -> DataLoader[tuple[int, int]]:
         return DataLoader(self.requests, batch_size=self.batch_size, collate_fn=_collate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -62,15 +63,17 @@ class Collector(pl.Callback):
     Args:
         extractor: turns images into features; None: no features.
         keep: number of images, counted by sample index, whose pixels and tokens are kept.
+        earlier: features of images that need not be sampled again.
 
     Attributes (complete after the prediction):
         features: of all images, in the order of their indices; None without extractor.
         images: uint8 [keep, C, H, W]. tokens: [keep, L, C]. labels: [keep].
     """
 
-    def __init__(self, extractor: FeatureExtractor | None, keep: int):
+    def __init__(self, extractor: FeatureExtractor | None, keep: int, earlier: Sequence[FeatureSet] = ()):
         self.extractor = extractor
         self.keep = keep
+        self.earlier = list(earlier)
         self.features: FeatureSet | None = None
         self.images = self.tokens = self.labels = torch.empty(0)
         self._parts: list[FeatureSet] = []
@@ -100,7 +103,7 @@ class Collector(pl.Callback):
             parts = [part for device_parts, _ in gathered for part in device_parts]
             kept = {index: value for _, device_kept in gathered for index, value in device_kept.items()}
         if parts:
-            self.features = FeatureSet.join(parts)
+            self.features = FeatureSet.join([*self.earlier, *parts])
         if kept:
             images, tokens, labels = zip(*(kept[index] for index in sorted(kept)), strict=True)
             self.images, self.tokens = torch.stack(images), torch.stack(tokens)

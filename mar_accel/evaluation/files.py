@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mar_accel.data.image_sets import TOKENS_NAME
-from mar_accel.evaluation.result import Comparison, Evaluation
+from mar_accel.evaluation.result import METRICS_FILE, Comparison, Evaluation
 from mar_accel.images import save_png
 from mar_accel.metrics.fidelity import difference_images
 from mar_accel.run_record import write_json
@@ -46,7 +46,7 @@ def write_evaluation(evaluation: Evaluation, output_dir: Path, **extra: Any) -> 
         write_csv(evaluation.steps, output_dir / "ar_steps.csv")
     if evaluation.comparison is not None:
         pictures |= _write_comparison(evaluation.comparison, output_dir)
-    write_json(evaluation.record(**extra), output_dir / "metrics.json")
+    write_json(evaluation.record(**extra), output_dir / METRICS_FILE)
     return pictures
 
 

@@ -119,7 +119,7 @@ def _timed(module: InferenceModule, clock: _Clock, steps: list[dict[str, float]]
 
     module.cache = _TimedCache(cache, clock)  # type: ignore[assignment]
     module.sampler.solver = _TimedSolver(solver, clock)
-    module.autoencoder.decode = timed_decode
+    module.autoencoder.decode = timed_decode  # type: ignore[method-assign]
     module.on_ar_step = record_step
     hook = module.model.encoder_norm.register_forward_pre_hook(encoder_ends)
     try:

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR, Fidelity
 
+METRICS_FILE = "metrics.json"
+# Images of the sample grid in reports.
+SHOWN_IMAGES = 64
+
 # Keys that scripts rely on: always in metrics.json, null where they were not or cannot be measured.
 METRIC_KEYS = (
     "num_images",
@@ -72,6 +76,7 @@ class Evaluation:
         comparison: images beside the unaccelerated ones, or None.
         samples: the first images uint8 [n, C, H, W] and their labels [n], or None.
         tokens: [m, L, C] of the first images, for fidelity of other runs to this one, or None.
+        baseline: config hash (or path) of what the images were compared with, or None.
     """
 
     metrics: dict[str, float | None]
@@ -81,11 +86,13 @@ class Evaluation:
     comparison: Comparison | None = None
     samples: tuple[Tensor, Tensor] | None = None
     tokens: Tensor | None = None
+    baseline: str | None = None
 
     def record(self, **extra: Any) -> dict[str, Any]:
         """The content of metrics.json: the numbers at the top, the rest below."""
         numbers = dict.fromkeys(METRIC_KEYS) | self.metrics
-        return {**numbers, **extra, "time_shares": self.time_shares, "warnings": self.warnings}
+        rest = {"baseline": self.baseline, "time_shares": self.time_shares, "warnings": self.warnings}
+        return {**numbers, **extra, **rest}
 
 
 # Heading, key, format, key of the error behind ±.

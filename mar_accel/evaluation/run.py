@@ -1,4 +1,4 @@
-"""One evaluation from config to numbers: sample or read, compare, time, count."""
+"""One evaluation from config to numbers: sample, judge, compare, time, count."""
 
 from __future__ import annotations
 
@@ -9,95 +9,63 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from mar_accel.building import build_part
 from mar_accel.callbacks.writer import ImageWriter
-from mar_accel.data.image_sets import ImageSet, open_images
+from mar_accel.data.image_sets import ImageSet
+from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.collect import BatchTimer, Collector
+from mar_accel.evaluation.comparison import (
+    add_lpips,
+    check_lpips,
+    compare,
+    compare_with_folder,
+    open_baseline,
+)
 from mar_accel.evaluation.counting import count_metrics
+from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.profile import Profiler
-from mar_accel.evaluation.result import Comparison, Evaluation
+from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
+from mar_accel.evaluation.resume import features_of_files, split_requests
 from mar_accel.evaluation.sampling import (
     baseline_config,
-    first_requests,
     interleaved_latencies,
     same_sampling,
     with_sampling,
 )
-from mar_accel.evaluation.settings import GENERATE, EvaluationSettings
-from mar_accel.generate import build_module, build_requests, check_device
+from mar_accel.evaluation.settings import GENERATE, EvaluationSettings, config_hash
+from mar_accel.generate import build_module, build_requests, check_device, check_num_processes
 from mar_accel.inference import InferenceModule
-from mar_accel.metrics.features import FeatureExtractor
-from mar_accel.metrics.fidelity import fidelity
-from mar_accel.metrics.lpips import lpips
-from mar_accel.metrics.progress import progress
-from mar_accel.metrics.quality import FeatureSet, measure_quality
-from mar_accel.metrics.reference import Reference, ReferenceSource
+from mar_accel.metrics.quality import measure_quality
 from mar_accel.metrics.speed import gemm_peak, latency_summary, speedup
 from mar_accel.prediction import build_trainer
+from mar_accel.processes import further_processes
+from mar_accel.run_folder import CONFIG_FILE, claim_run_folder
 
-READ_BATCH_SIZE = 256
-# Images of the sample grid in reports, and at most so many are compared side by side there.
-SHOWN_IMAGES = 64
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
 
-def _add_lpips(evaluation: Evaluation, settings: EvaluationSettings) -> None:
-    if settings.lpips and evaluation.comparison is not None:
-        distances = lpips(evaluation.comparison.images, evaluation.comparison.baseline)
-        evaluation.metrics["lpips"] = float(distances.mean())
-
-
 @dataclass
-class Judge:
-    """What images are judged with."""
+class _Run:
+    """What one evaluation works with.
 
-    extractor: FeatureExtractor
-    reference: Reference | None
+    Attributes:
+        num_compared: how many samples are compared with the unaccelerated ones.
+        unaccelerated: config of the samples that they are compared with, where these are to be sampled.
+        baseline: their folder, where they lie on disk.
+    """
 
-    @staticmethod
-    def of(config: DictConfig) -> Judge:
-        """Features and reference of a config; refuses what does not exist before anything is sampled."""
-        source: ReferenceSource | None = build_part(config.reference)
-        if source is not None:
-            source.check()
-        extractor = build_part(config.features)
-        return Judge(extractor, source.load(extractor) if source is not None else None)
-
-
-def evaluate_images(config: DictConfig, settings: EvaluationSettings) -> Evaluation:
-    """Evaluate images that lie on disk: quality, and fidelity where a baseline folder was named."""
-    assert settings.images is not None
-    images = open_images(settings.images)
-    judge = Judge.of(config)
-    parts, seen = [], 0
-    total = -(-images.num_images // READ_BATCH_SIZE)
-    for batch in progress(images.batches(READ_BATCH_SIZE), "features", total):
-        indices = torch.arange(seen, seen + len(batch))
-        labels = images.labels[indices] if images.labels is not None else None
-        parts.append(FeatureSet.of(judge.extractor(batch), indices, labels))
-        seen += len(batch)
-    features = FeatureSet.join(parts)
-    quality = measure_quality(features, judge.extractor, judge.reference)
-    shown = images.first(SHOWN_IMAGES)
-    evaluation = Evaluation(
-        quality.numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
-    )
-    seconds = images.record.get("seconds_per_image")
-    if seconds:
-        evaluation.metrics |= {"latency_s_per_image": seconds, "throughput_img_s": 1 / seconds}
-        evaluation.warnings.append(
-            "the latency is that of the run that made the images, start and end included."
-        )
-    count = min(settings.fidelity_images, images.num_images)
-    if settings.baseline_folder is not None and count:
-        baseline = open_images(settings.baseline_folder, "evaluate.baseline")
-        tokens = images.tokens[:count] if images.tokens is not None else None
-        _compare(evaluation, images.first(count), tokens, features.labels[:count], baseline)
-    _add_lpips(evaluation, settings)
-    return evaluation
+    config: DictConfig
+    settings: EvaluationSettings
+    output_dir: Path
+    requests: GenerationRequests
+    module: InferenceModule
+    judge: Judge
+    num_compared: int
+    unaccelerated: DictConfig | None
+    baseline: ImageSet | None
 
 
 def evaluate_sampling(
@@ -109,55 +77,83 @@ def evaluate_sampling(
     """Sample as the config says and evaluate the images on the way.
 
     Args:
-        output_dir: exists; gets the images.
+        output_dir: absolute path of the run folder; is made once the config is known to be sound.
         callbacks: further callbacks of the sampling, such as a progress bar.
 
     Returns:
         The evaluation; None on every process but the first.
     """
+    run = _prepare(config, settings, output_dir)
+    with further_processes(output_dir / CONFIG_FILE):
+        evaluation, collector = _sample(run, callbacks)
+        _add_baseline(evaluation, run, collector)
+    if rank_zero_only.rank != 0:
+        return None
+    assert collector.features is not None
+    quality = measure_quality(collector.features, run.judge.extractor, run.judge.reference)
+    evaluation.metrics |= quality.numbers
+    evaluation.warnings += quality.warnings
+    evaluation.samples = (collector.images[:SHOWN_IMAGES], collector.labels[:SHOWN_IMAGES])
+    evaluation.tokens = collector.tokens
+    add_lpips(evaluation, settings)
+    count_metrics(evaluation, run.module, settings.profile)
+    flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics["latency_s_per_image"]
+    assert flops is not None and latency is not None
+    evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
+    return evaluation
+
+
+def _prepare(config: DictConfig, settings: EvaluationSettings, output_dir: Path) -> _Run:
+    """Refuse what cannot be evaluated, then make the run folder."""
     check_device(config.trainer.accelerator)
     if config.dataset.num_images < 2:
         raise ConfigError(
             f"dataset.num_images={config.dataset.num_images} has no statistics; evaluate at least 2 images."
         )
     requests, module = build_requests(config), build_module(config)
-    baseline = baseline_config(config, settings.baseline_sampler)
-    judge = Judge.of(config)
-    # What cannot be had should be known before an hour of sampling.
-    if settings.baseline_folder is not None:
-        open_images(settings.baseline_folder, "evaluate.baseline")
-    if settings.lpips:
-        blank = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
-        lpips(blank, blank)
-    count = min(settings.fidelity_images, requests.num_images)
-    collector, timer = Collector(judge.extractor, max(count, SHOWN_IMAGES)), BatchTimer()
+    generated = settings.baseline == GENERATE
+    unaccelerated = baseline_config(config, settings.baseline_sampler) if generated else None
+    check_lpips(settings)
+    run = _Run(
+        config=config,
+        settings=settings,
+        output_dir=output_dir,
+        requests=requests,
+        module=module,
+        judge=Judge.of(config),
+        num_compared=min(settings.fidelity_images, requests.num_images),
+        unaccelerated=unaccelerated,
+        baseline=open_baseline(config, settings),
+    )
+    check_num_processes(build_trainer(config, [], output_dir), requests.num_images)
+    claim_run_folder(output_dir, config)
+    if rank_zero_only.rank == 0:
+        (output_dir / METRICS_FILE).unlink(missing_ok=True)
+    return run
+
+
+def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collector]:
+    """Sample all images, or those that are missing, with everything that is measured meanwhile."""
+    settings, requests = run.settings, run.requests
+    keep = max(run.num_compared, SHOWN_IMAGES)
+    finished = requests.only([])
+    if settings.resume:
+        requests, finished = split_requests(requests, run.output_dir, keep)
+    earlier = features_of_files(finished, run.output_dir, run.judge.extractor)
+    collector, timer = Collector(run.judge.extractor, keep, earlier), BatchTimer()
     extra: list[pl.Callback] = [timer, collector]
     if settings.save_images:
-        extra.append(ImageWriter(output_dir, requests.num_images, config.dataset.num_classes))
+        extra.append(ImageWriter(run.output_dir, run.requests.num_images, run.config.dataset.num_classes))
     profiler = Profiler() if settings.profile else None
     if profiler is not None:
         extra.append(profiler)
-    trainer = build_trainer(config, [*callbacks, *extra], output_dir)
-    trainer.predict(module, requests, return_predictions=False)
+    trainer = build_trainer(run.config, [*callbacks, *extra], run.output_dir)
+    trainer.predict(run.module, requests, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_speed(evaluation, timer, trainer)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
-    _add_baseline(evaluation, config, settings, module, baseline, collector, output_dir)
-    if not trainer.is_global_zero:
-        return None
-    assert collector.features is not None
-    quality = measure_quality(collector.features, judge.extractor, judge.reference)
-    evaluation.metrics |= quality.numbers
-    evaluation.warnings += quality.warnings
-    evaluation.samples = (collector.images[:SHOWN_IMAGES], collector.labels[:SHOWN_IMAGES])
-    evaluation.tokens = collector.tokens
-    _add_lpips(evaluation, settings)
-    count_metrics(evaluation, module, settings.profile)
-    flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics["latency_s_per_image"]
-    assert flops is not None and latency is not None
-    evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
-    return evaluation
+    return evaluation, collector
 
 
 def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -> None:
@@ -176,73 +172,30 @@ def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -
         )
 
 
-def _add_baseline(
-    evaluation: Evaluation,
-    config: DictConfig,
-    settings: EvaluationSettings,
-    module: InferenceModule,
-    baseline: DictConfig,
-    collector: Collector,
-    output_dir: Path,
-) -> None:
+def _add_baseline(evaluation: Evaluation, run: _Run, collector: Collector) -> None:
     """Fidelity to, and speedup over, the unaccelerated sampling of the same seed."""
-    count = min(settings.fidelity_images, config.dataset.num_images)
-    own = collector.images[:count], collector.tokens[:count], collector.labels[:count]
-    unaccelerated = same_sampling(config, baseline)
-    if settings.baseline_folder is not None and count and len(collector.images):
-        _compare(evaluation, *own, open_images(settings.baseline_folder, "evaluate.baseline"))
-    if settings.baseline != GENERATE:
+    count, config = run.num_compared, run.config
+    images, tokens, labels = collector.images[:count], collector.tokens[:count], collector.labels[:count]
+    if run.baseline is not None:
+        compare_with_folder(evaluation, images, tokens, labels, run.baseline)
+    if run.unaccelerated is None:
         return
-    if unaccelerated:
+    evaluation.baseline = config_hash(run.unaccelerated)
+    if same_sampling(config, run.unaccelerated):
         # Compared with itself; sampling it again would only show that it is deterministic.
         evaluation.metrics["speedup"] = 1.0
-        if count and len(collector.images):
-            _set_comparison(evaluation, *own, collector.images[:count], collector.tokens[:count])
+        if count:
+            compare(evaluation, images, tokens, labels, images, tokens)
         return
-    other = with_sampling(module, baseline)
+    other = with_sampling(run.module, run.unaccelerated)
     if count:
         plain = Collector(None, count)
-        trainer = build_trainer(config, [plain], output_dir)
-        trainer.predict(other, first_requests(config, count), return_predictions=False)
-        if len(collector.images):
-            _set_comparison(evaluation, *own, plain.images, plain.tokens)
-    if settings.timing_rounds:
-        slow, fast = interleaved_latencies(config, [other, module], settings.timing_rounds, output_dir)
+        trainer = build_trainer(config, [plain], run.output_dir)
+        trainer.predict(other, run.requests.only(range(count)), return_predictions=False)
+        compare(evaluation, images, tokens, labels, plain.images, plain.tokens)
+    if run.settings.timing_rounds:
+        slow, fast = interleaved_latencies(
+            config, [other, run.module], run.settings.timing_rounds, run.output_dir
+        )
         names = ("speedup", "speedup_min", "speedup_max")
         evaluation.metrics |= dict(zip(names, speedup(slow, fast), strict=True))
-
-
-def _compare(
-    evaluation: Evaluation,
-    images: torch.Tensor,
-    tokens: torch.Tensor | None,
-    labels: torch.Tensor,
-    baseline: ImageSet,
-) -> None:
-    """Fidelity to the images of a folder."""
-    count = min(len(images), baseline.num_images)
-    reference_tokens = baseline.tokens[:count] if baseline.tokens is not None else None
-    if tokens is None or reference_tokens is None or len(reference_tokens) < count:
-        tokens = reference_tokens = None
-    _set_comparison(
-        evaluation,
-        images[:count],
-        None if tokens is None else tokens[:count],
-        labels[:count],
-        baseline.first(count),
-        reference_tokens,
-    )
-
-
-def _set_comparison(
-    evaluation: Evaluation,
-    images: torch.Tensor,
-    tokens: torch.Tensor | None,
-    labels: torch.Tensor,
-    baseline: torch.Tensor,
-    baseline_tokens: torch.Tensor | None,
-) -> None:
-    agreement = fidelity(images, baseline, tokens, baseline_tokens)
-    evaluation.comparison = Comparison(images, baseline, labels, agreement)
-    evaluation.metrics |= agreement.summary()
-    evaluation.metrics["fidelity_images"] = len(images)

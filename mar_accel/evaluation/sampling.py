@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.building import build_cache, build_sampler
 from mar_accel.configuration import compose_config
-from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.collect import BatchTimer
 from mar_accel.generate import build_requests
@@ -61,13 +60,6 @@ def with_sampling(module: InferenceModule, config: DictConfig) -> InferenceModul
     return InferenceModule(module.model, module.autoencoder, sampler, cache, config.seed).eval()
 
 
-def first_requests(config: DictConfig, num_images: int) -> GenerationRequests:
-    """Requests for the first samples of a config."""
-    config = copy.deepcopy(config)
-    config.dataset.num_images = min(num_images, config.dataset.num_images)
-    return build_requests(config)
-
-
 def interleaved_latencies(
     config: DictConfig,
     modules: Sequence[InferenceModule],
@@ -83,7 +75,8 @@ def interleaved_latencies(
     """
     timer = BatchTimer()
     trainer = build_trainer(config, [timer], output_dir)
-    requests = first_requests(config, config.trainer.batch_size * trainer.world_size)
+    requests = build_requests(config)
+    requests = requests.only(range(min(requests.num_images, config.trainer.batch_size * trainer.world_size)))
     latencies: list[list[float]] = [[] for _ in modules]
     for round_number in range(rounds + 1):
         for module, numbers in zip(modules, latencies, strict=True):

@@ -14,7 +14,8 @@ from mar_accel.errors import ConfigError
 from mar_accel.metrics.features import file_fingerprint
 
 # What images and numbers depend on; where they are written and how they are shown does not count.
-HASHED_KEYS = ("model", "sampler", "cache", "dataset", "features", "reference", "seed")
+HASHED_KEYS = ("model", "sampler", "cache", "dataset", "features", "reference", "seed", "evaluate.images")
+NOT_HASHED = (("reference", "cache_dir"), ("dataset", "training_data"))
 GENERATE, NONE = "generate", "none"
 
 
@@ -31,6 +32,7 @@ class EvaluationSettings:
         lpips: measure the perceptual distance to the unaccelerated images too; needs torchvision.
         profile: sample one more batch to find where the time goes.
         save_images: keep every image, and not only the grid.
+        resume: take the images that an earlier run of the same config left in the run folder as they are.
     """
 
     images: str | None = None
@@ -41,6 +43,7 @@ class EvaluationSettings:
     lpips: bool = False
     profile: bool = True
     save_images: bool = True
+    resume: bool = False
 
     def __post_init__(self) -> None:
         for key in ("fidelity_images", "timing_rounds"):
@@ -60,11 +63,12 @@ class EvaluationSettings:
 
 def config_hash(config: DictConfig) -> str:
     """Twelve hexadecimal digits that name what a config computes: the same for the same images."""
-    content: dict[str, Any] = {
-        key: OmegaConf.to_container(config[key], resolve=True) if key != "seed" else config.seed
-        for key in HASHED_KEYS
-        if key in config
-    }
+    content: dict[str, Any] = {}
+    for key in HASHED_KEYS:
+        value = OmegaConf.select(config, key)
+        content[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    for group, key in NOT_HASHED:
+        (content[group] or {}).pop(key, None)
     content["precision"] = config.trainer.precision
     content["weights"] = _weights_fingerprint(config.model.weights)
     text = json.dumps(content, sort_keys=True, default=str)

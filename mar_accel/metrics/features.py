@@ -44,6 +44,11 @@ class FeatureExtractor(nn.Module):
     # Whether the logits are of the classes that images are generated for.
     recognises: bool = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
     def forward(self, images: Tensor) -> Features:
         """Features of 8-bit images.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.progress import Progress
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     """
     total = total if total is not None else len(items)  # type: ignore[arg-type]
     start, task = time.monotonic(), None
-    bar = Progress(transient=True, disable=getattr(rank_zero_only, "rank", 0) != 0)
+    bar = Progress(transient=True, disable=rank_zero_only.rank != 0)
     try:
         for done, item in enumerate(items):
             if task is None and time.monotonic() - start > SECONDS_WITHOUT_BAR:

@@ -53,7 +53,9 @@ def _run(folder: Path, tiny: list[str]) -> list[RowResult]:
         f"output_dir={folder / 'out'}",
         f"table.rows={rows}",
     ]
-    return evaluate_table(compose_config("evaluate_table", overrides), overrides)
+    results, failures = evaluate_table(compose_config("evaluate_table", overrides), overrides)
+    assert not failures
+    return results
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,93 @@
+"""Images beside the unaccelerated ones of the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mar_accel.data.image_sets import ImageSet, open_images
+from mar_accel.errors import ConfigError
+from mar_accel.evaluation.result import Comparison, Evaluation
+from mar_accel.evaluation.settings import EvaluationSettings
+from mar_accel.metrics.fidelity import fidelity
+from mar_accel.metrics.lpips import lpips
+
+# Runs that differ in one of these have other classes or other noise at the same sample index.
+PAIRING_KEYS = ("seed", "model.name", "model.architecture", "dataset.labels", "dataset.images_per_class")
+
+
+def open_baseline(config: DictConfig, settings: EvaluationSettings) -> ImageSet | None:
+    """The folder of unaccelerated images that ``evaluate.baseline`` names, or None.
+
+    Raises:
+        DataError: there are no images in it.
+        ConfigError: it is of a run whose samples are others, so that comparing them one by one means nothing.
+    """
+    if settings.baseline_folder is None or not settings.fidelity_images:
+        return None
+    images = open_images(settings.baseline_folder, "evaluate.baseline")
+    recorded = OmegaConf.create(images.record.get("config") or {})
+    for key in PAIRING_KEYS if recorded else ():
+        there, here = _plain(recorded, key), _plain(config, key)
+        if there != here:
+            raise ConfigError(
+                f"evaluate.baseline={settings.baseline_folder} was sampled with {key}={there} but this run "
+                f"has {here}; give a run of the same samples, or generate to sample them now."
+            )
+    return images
+
+
+def _plain(config: Any, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def compare_with_folder(
+    evaluation: Evaluation, images: Tensor, tokens: Tensor | None, labels: Tensor, baseline: ImageSet
+) -> None:
+    """Add the fidelity to the images of a folder: as many as there are of both."""
+    count = min(len(images), baseline.num_images)
+    reference_tokens = baseline.tokens[:count] if baseline.tokens is not None else None
+    if tokens is None or reference_tokens is None or len(reference_tokens) < count:
+        tokens = reference_tokens = None
+    compare(
+        evaluation,
+        images[:count],
+        None if tokens is None else tokens[:count],
+        labels[:count],
+        baseline.first(count),
+        reference_tokens,
+    )
+    evaluation.baseline = baseline.record.get("config_hash") or str(baseline.path)
+
+
+def compare(
+    evaluation: Evaluation,
+    images: Tensor,
+    tokens: Tensor | None,
+    labels: Tensor,
+    baseline: Tensor,
+    baseline_tokens: Tensor | None,
+) -> None:
+    """Add the fidelity of images uint8 [n, C, H, W] (and tokens [n, L, C]) to those of the same samples."""
+    agreement = fidelity(images, baseline, tokens, baseline_tokens)
+    evaluation.comparison = Comparison(images, baseline, labels, agreement)
+    evaluation.metrics |= agreement.summary()
+    evaluation.metrics["fidelity_images"] = len(images)
+
+
+def check_lpips(settings: EvaluationSettings) -> None:
+    """Raise ConfigError where LPIPS is asked for and cannot be had: before an hour of sampling."""
+    if settings.lpips:
+        blank = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+        lpips(blank, blank)
+
+
+def add_lpips(evaluation: Evaluation, settings: EvaluationSettings) -> None:
+    """Add the perceptual distance of the compared images, where it is asked for."""
+    if settings.lpips and evaluation.comparison is not None:
+        distances = lpips(evaluation.comparison.images, evaluation.comparison.baseline)
+        evaluation.metrics["lpips"] = float(distances.mean())

@@ -1,0 +1,48 @@
+"""Going on with a run that was cut off: its images need not be sampled again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mar_accel.data.image_sets import read_image
+from mar_accel.data.requests import GenerationRequests
+from mar_accel.images import image_name
+from mar_accel.metrics.features import FeatureExtractor
+from mar_accel.metrics.progress import progress
+from mar_accel.metrics.quality import FeatureSet
+from mar_accel.run_folder import IMAGES
+
+READ_BATCH_SIZE = 256
+
+
+def split_requests(
+    requests: GenerationRequests, output_dir: Path, first: int
+) -> tuple[GenerationRequests, GenerationRequests]:
+    """Requests that are to be sampled, and those whose images lie in ``output_dir`` already.
+
+    Args:
+        first: so many samples at the beginning are sampled in any case: their tokens are needed, and are
+            written only at the end.
+    """
+    folder = output_dir / IMAGES
+    there = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdigit()}
+    indices = range(requests.num_images)
+    finished = [index for index in indices if index >= first and index in there]
+    missing = [index for index in indices if index < first or index not in there]
+    return requests.only(missing), requests.only(finished)
+
+
+def features_of_files(
+    requests: GenerationRequests, output_dir: Path, extractor: FeatureExtractor
+) -> list[FeatureSet]:
+    """Features of finished images, which hold the very pixels that features are computed from."""
+    pairs = [requests.requests[item] for item in range(requests.num_images)]
+    batches = [pairs[start : start + READ_BATCH_SIZE] for start in range(0, len(pairs), READ_BATCH_SIZE)]
+    parts = []
+    for batch in progress(batches, "features of earlier images"):
+        pixels = [read_image(output_dir / IMAGES / image_name(index)) for index, _ in batch]
+        indices, labels = torch.tensor(batch).T
+        parts.append(FeatureSet.of(extractor(torch.stack(pixels).to(extractor.device)), indices, labels))
+    return parts

@@ -1,0 +1,63 @@
+"""Evaluation of images that lie on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from mar_accel.data.image_sets import ImageSet, open_images
+from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder, open_baseline
+from mar_accel.evaluation.judge import Judge
+from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
+from mar_accel.evaluation.settings import EvaluationSettings
+from mar_accel.metrics.progress import progress
+from mar_accel.metrics.quality import FeatureSet, measure_quality
+from mar_accel.run_record import prepare_output_dir
+
+READ_BATCH_SIZE = 256
+
+
+def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir: Path) -> Evaluation:
+    """Quality of a folder, an .npz or a run, and fidelity where a baseline folder was named.
+
+    Args:
+        output_dir: is made once everything that is to be read has been found.
+    """
+    assert settings.images is not None
+    images, judge = open_images(settings.images), Judge.of(config)
+    baseline = open_baseline(config, settings)
+    check_lpips(settings)
+    prepare_output_dir(output_dir)
+    features = _features(images, judge)
+    quality = measure_quality(features, judge.extractor, judge.reference)
+    shown = images.first(SHOWN_IMAGES)
+    evaluation = Evaluation(
+        quality.numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
+    )
+    _add_recorded_speed(evaluation, images)
+    count = min(settings.fidelity_images, images.num_images)
+    if baseline is not None:
+        tokens = images.tokens[:count] if images.tokens is not None else None
+        compare_with_folder(evaluation, images.first(count), tokens, features.labels[:count], baseline)
+    add_lpips(evaluation, settings)
+    return evaluation
+
+
+def _features(images: ImageSet, judge: Judge) -> FeatureSet:
+    parts, seen = [], 0
+    total = -(-images.num_images // READ_BATCH_SIZE)
+    for batch in progress(images.batches(READ_BATCH_SIZE), "features", total):
+        indices = torch.arange(seen, seen + len(batch))
+        labels = images.labels[indices] if images.labels is not None else None
+        parts.append(FeatureSet.of(judge.extractor(batch), indices, labels))
+        seen += len(batch)
+    return FeatureSet.join(parts)
+
+
+def _add_recorded_speed(evaluation: Evaluation, images: ImageSet) -> None:
+    seconds = images.record.get("seconds_per_image")
+    if seconds:
+        evaluation.metrics |= {"latency_s_per_image": seconds, "throughput_img_s": 1 / seconds}
+        evaluation.warnings.append("the latency is the one that the run which made the images recorded.")
