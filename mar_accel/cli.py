@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import hydra
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mar_accel.configuration import conf_dir, finish_config, register_resolvers
+from mar_accel.configuration import conf_dir, finish_config, register_resolvers, with_part_choices
 from mar_accel.processes import config_of_parent
 from mar_accel.user_errors import sentence_for
 
@@ -49,17 +50,17 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                         errors.exit_for(error)
                     raise
 
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, _stop)
-            try:
-                config = config_of_parent()
-                if config is not None:
-                    function(config)
-                else:
+            with _hydra_raises(), _sigterm_stops():
+                try:
+                    config = config_of_parent()
+                    if config is not None:
+                        function(config)
+                    else:
+                        sys.argv[1:] = with_part_choices(sys.argv[1:])
                     compose_and_run(run)()
-            except Exception as error:
-                errors.exit_for(error)
-                raise
+                except Exception as error:
+                    errors.exit_for(error)
+                    raise
 
         return main
 
@@ -77,8 +78,6 @@ class _ErrorReport:
         self.config_name = config_name
         self.composing = True
         self.show_traceback = os.environ.get(_SHOW_TRACEBACK) == "1"
-        # Hydra prints errors in its own way and exits, unless it is asked for the error itself.
-        os.environ[_SHOW_TRACEBACK] = "1"
 
     def exit_for(self, error: Exception) -> None:
         """Print an error's sentence and exit; returns where there is none."""
@@ -89,9 +88,35 @@ class _ErrorReport:
         raise SystemExit(USER_ERROR) from None
 
 
-def _stop(signal_number: int, frame: Any) -> NoReturn:
-    """Leave as after an uncaught signal, but through all ``finally`` blocks.
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Hydra prints errors in its own way and exits, unless it is asked for the error itself."""
+    before = os.environ.get(_SHOW_TRACEBACK)
+    os.environ[_SHOW_TRACEBACK] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SHOW_TRACEBACK]
+        else:
+            os.environ[_SHOW_TRACEBACK] = before
+
+
+@contextmanager
+def _sigterm_stops() -> Iterator[None]:
+    """SIGTERM leaves as after an uncaught signal, but through all ``finally`` blocks.
 
     Lightning only takes note of SIGTERM while it predicts; it calls the handler that it finds as well.
     """
-    raise SystemExit(128 + signal_number)
+
+    def stop(signal_number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + signal_number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

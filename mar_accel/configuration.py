@@ -55,11 +55,35 @@ def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfi
         overrides: Hydra overrides, such as ``["model=digits", "sampler.guidance_scale=2"]``.
     """
     register_resolvers()
+    overrides = with_part_choices(overrides)
     if GlobalHydra.instance().is_initialized():
         # Inside a running command: its own search path, which a user may have extended.
-        return finish_config(compose(config_name=config_name, overrides=list(overrides)))
+        return finish_config(compose(config_name=config_name, overrides=overrides))
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-        return finish_config(compose(config_name=config_name, overrides=list(overrides)))
+        return finish_config(compose(config_name=config_name, overrides=overrides))
+
+
+def with_part_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which a part can be named and changed at once.
+
+    ``sampler.order=gtr sampler.order.num_stages=4`` becomes ``sampler/order=gtr sampler.order.num_stages=4``:
+    Hydra must have exchanged the part before it sets a key that only the new part has.
+    """
+    result = []
+    for override in overrides:
+        key, equals, names = override.partition("=")
+        group, dot, part = key.partition(".")
+        folder = conf_dir() / group / part
+        if (
+            equals
+            and dot
+            and group in GROUPS_WITH_PARTS
+            and any(other.lstrip("+").startswith(f"{key}.") for other in overrides)
+            and all((folder / f"{name}.yaml").is_file() for name in names.split(","))
+        ):
+            override = f"{group}/{part}={names}"
+        result.append(override)
+    return result
 
 
 def finish_config(config: DictConfig) -> DictConfig:

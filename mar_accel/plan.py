@@ -1,0 +1,82 @@
+"""Show the plan that a config composes, before any sampling: ``python -m mar_accel.plan sampler=gtr``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import Tensor
+
+from mar_accel.building import build_architecture, build_cache, build_sampler
+from mar_accel.cli import command
+from mar_accel.errors import ConfigError
+from mar_accel.images import save_png
+from mar_accel.metrics.flops import count_flops
+from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.sampling.noise import Stream, sample_generator
+from mar_accel.sampling.plan import Plan
+from mar_accel.sampling.plan_view import grid_picture, grid_text, plan_rows, plan_table
+
+TABLE_FILE, PICTURE_FILE, RECORD_FILE = "plan.csv", "order.png", "run.json"
+
+
+def show_plan(config: DictConfig) -> Plan:
+    """Print a config's plan, and write ``plan.csv``, ``order.png`` and ``run.json`` into its run folder.
+
+    The order is that of sample 0 under the config's seed.
+
+    Raises:
+        ConfigError: sampler, cache and model cannot be combined; nothing has been written then.
+    """
+    if config.seed < 0:
+        raise ConfigError(f"seed={config.seed} is negative; give 0 or more.")
+    sampler, cache = build_sampler(config), build_cache(config)
+    architecture = build_architecture(config.model)
+    plan = sampler.plan(architecture.grid)
+    cache.check(architecture, plan, sampler.solver)
+    counted = count_flops(architecture, sampler, cache) if config.plan.flops else None
+    output_dir = prepare_output_dir(Path(config.output_dir).absolute())
+    rows = plan_rows(plan, counted.per_step if counted else None)
+    order = sampler.order.permutation(plan.grid, sample_generator(config.seed, 0, Stream.ORDER))
+    _write(config, plan, order, rows, output_dir)
+    # Not cut where the terminal is narrow, or where there is none.
+    console = Console(soft_wrap=True)
+    clip = "none" if plan.max_timestep is None else plan.max_timestep
+    title = f"{config.model.name}, grid {plan.grid[0]}x{plan.grid[1]}, max_timestep {clip}"
+    console.print(plan_table(rows, title), crop=False)
+    if counted:
+        parts = {"encoder": counted.encoder, "decoder": counted.decoder, "head": counted.head}
+        shares = ", ".join(f"{name} {_tera(flops)}" for name, flops in parts.items())
+        console.print(f"TFLOPs per image: {_tera(counted.total)} ({shares})")
+    console.print(f"AR step of each token of sample 0, seed {config.seed}:")
+    console.print(grid_text(plan, order), crop=False)
+    console.print(f"Table and picture: {output_dir}")
+    return plan
+
+
+def _tera(flops: int) -> str:
+    return f"{flops / 1e12:.4g}"
+
+
+def _write(
+    config: DictConfig, plan: Plan, order: Tensor, rows: Sequence[dict[str, float]], output_dir: Path
+) -> None:
+    save_png(grid_picture(plan, order), output_dir / PICTURE_FILE)
+    with (output_dir / TABLE_FILE).open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    totals = {key: sum(row[key] for row in rows) for key in ("head_evaluations", "gflops") if key in rows[0]}
+    write_json(run_record(config, num_ar_steps=len(rows), **totals), output_dir / RECORD_FILE)
+
+
+@command("plan")
+def main(config: DictConfig) -> None:
+    show_plan(config)
+
+
+if __name__ == "__main__":
+    main()

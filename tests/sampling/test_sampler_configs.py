@@ -1,0 +1,117 @@
+"""Samplers and their parts from the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from mar_accel.building import build_sampler
+from mar_accel.configuration import compose_config, with_part_choices
+from mar_accel.errors import ConfigError
+from mar_accel.sampling.diffusion_steps import AnnealedDiffusionSteps
+from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
+from mar_accel.sampling.plan import Plan
+from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.solvers import DDIM, DPMSolver
+
+GRID = (16, 16)
+
+
+def _sampler(*overrides: str) -> Sampler:
+    return build_sampler(compose_config("generate", overrides))
+
+
+def _plan(*overrides: str) -> Plan:
+    return _sampler(*overrides).plan(GRID)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "first", "last"),
+    [
+        ("mar", 64, 100, 100),
+        ("gtr", 32, 50, 20),
+        ("gtr_18", 18, 50, 20),
+        ("disa", 64, 50, 5),
+        ("halton", 64, 100, 100),
+        ("raster", 64, 100, 100),
+        ("subsample", 64, 100, 100),
+        ("mar_reduced", 32, 50, 50),
+    ],
+)
+def test_presets(name: str, num_steps: int, first: int, last: int) -> None:
+    steps = _plan(f"sampler={name}").steps
+    assert len(steps) == num_steps
+    assert (steps[0].num_diffusion_steps, steps[-1].num_diffusion_steps) == (first, last)
+
+
+def test_parts_by_name() -> None:
+    assert isinstance(_sampler("sampler=mar", "sampler.order=halton").order, HaltonOrder)
+    assert isinstance(_sampler("sampler=mar", "sampler.solver=ddim").solver, DDIM)
+    annealed = _sampler("sampler=gtr", "sampler.diffusion_steps=disa")
+    assert isinstance(annealed.diffusion_steps, AnnealedDiffusionSteps)
+    assert isinstance(annealed.order, BisectionOrder)
+    plain = _plan("sampler=gtr", "sampler.selection=none")
+    assert all(step.num_detail_tokens == 0 for step in plain.steps)
+    enhanced = _plan("sampler=gtr", "sampler.selection=all")
+    assert [step.num_detail_tokens for step in enhanced.steps[-2:]] == [64, 64]
+
+
+@pytest.mark.parametrize("choice", ["sampler/order=gtr", "sampler.order=gtr"])
+def test_a_chosen_part_can_be_changed(choice: str) -> None:
+    order = _sampler(
+        "sampler=mar", choice, "sampler.order.num_stages=4", "sampler.order.first_parity=odd"
+    ).order
+    assert isinstance(order, BisectionOrder)
+    assert (order.num_stages, order.first_parity) == (4, "odd")
+
+
+def test_every_part_of_a_preset_can_be_exchanged() -> None:
+    sampler = _sampler(
+        *("sampler=gtr_18", "sampler/order=random", "sampler/step_sizes=cosine", "sampler.num_iter=8"),
+        *("sampler/diffusion_steps=constant", "sampler/selection=none", "sampler/solver=dpm_solver"),
+    )
+    assert isinstance(sampler.order, RandomOrder) and isinstance(sampler.solver, DPMSolver)
+    assert {step.num_diffusion_steps for step in sampler.plan(GRID).steps} == {50}
+
+
+def test_only_parts_that_are_changed_too_become_choices() -> None:
+    assert with_part_choices(["sampler.order=gtr"]) == ["sampler.order=gtr"]
+    assert with_part_choices(["sampler.order=nix", "sampler.order.a=1"]) == [
+        "sampler.order=nix",
+        "sampler.order.a=1",
+    ]
+    changed = ["sampler.order=gtr,halton", "sampler.order.a=1", "model.order=b"]
+    assert with_part_choices(changed) == ["sampler/order=gtr,halton", *changed[1:]]
+
+
+def test_keys_of_gtr() -> None:
+    plan = _plan(
+        *("sampler=gtr", "sampler.num_diffusion_steps=60", "sampler.diffusion_steps.reconstruction_steps=15"),
+        *("sampler.selection.fraction=0.25", "sampler.selection.num_diffusion_steps=80"),
+        "sampler.step_sizes.steps=[4,2,2]",
+    )
+    assert [step.num_diffusion_steps for step in plan.steps] == [60, 52, 44, 36, 28, 20, 15, 15]
+    assert [step.num_detail_tokens for step in plan.steps] == [0] * 6 + [16, 16]
+    assert plan.steps[-1].num_detail_diffusion_steps == 80
+    assert len(_plan("sampler=gtr", "sampler.num_iter=24").steps) == 24
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sampler=gtr", "sampler.step_sizes.rates=[2.67,64]"], "rates has 2 values for the 3 stages"),
+        (["sampler=gtr", "sampler.order.num_stages=9", "sampler/step_sizes=cosine"], "num_iter=null"),
+        (["sampler=mar", "sampler/order=gtr", "sampler.order.num_stages=9"], "num_stages=9 .* at most 6"),
+        (["sampler=gtr", "sampler.selection.fraction=1.5"], "fraction=1.5"),
+        (
+            ["sampler=gtr", "sampler.selection.num_diffusion_steps=10"],
+            "num_diffusion_steps=10 .* below the 20",
+        ),
+        (["sampler=mar", "sampler.num_diffusion_steps=1001"], "1001 diffusion steps"),
+        (["sampler=mar", "sampler.order=spiral"], "sampler.order=spiral is unknown; choose one of gtr, "),
+        (["sampler=mar", "sampler.diffusion_steps=gtr"], "needs more than one stage"),
+        (["sampler=mar", "sampler.selection=fts"], "below the 100 diffusion steps"),
+    ],
+)
+def test_bad_configs_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _plan(*overrides)
