@@ -12,7 +12,7 @@ from mar_accel.cli import command
 from mar_accel.errors import ConfigError
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.run_record import prepare_output_dir
-from mar_accel.weights.folder import save_model_folder
+from mar_accel.weights.folder import VAE_FOLDER, save_model_folder
 from mar_accel.weights.loading import load_mar
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,10 +48,12 @@ def convert(config: DictConfig) -> Path:
 
 
 def _autoencoder(model: DictConfig) -> Autoencoder | None:
-    """The autoencoder to put beside the weights; None where only a file of the model's own was given."""
+    """The autoencoder to put beside the weights; None where only weights of the model's own were given."""
     given = model.autoencoder.get("weights")
-    if given is not None and given == model.weights and Path(given).is_file():
-        return None
+    if given is not None and given == model.weights:
+        path = Path(given)
+        if path.is_file() or (path.is_dir() and not (path / VAE_FOLDER).is_dir()):
+            return None
     return build_autoencoder(model)
 
 

@@ -21,6 +21,8 @@ from mar_accel.errors import WeightsError
 STATE_ENTRIES = ("model", "state_dict")
 EMA_ENTRY = "model_ema"
 PARALLEL_PREFIX = "module."
+# How torch names a class that it refuses to unpickle.
+FORBIDDEN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
 def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
@@ -49,9 +51,7 @@ def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{key}: {path} is damaged or truncated ({_reason(error)}); copy it again."
-        ) from error
+        raise _unreadable(path, key, error) from error
 
 
 def _read_pickle(path: Path, key: str) -> Any:
@@ -60,15 +60,22 @@ def _read_pickle(path: Path, key: str) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # an unpickler on damaged data may raise anything
-        forbidden = re.search(r"(?:GLOBAL|Unsupported (?:class|global):?) ([\w.]+\.\w+)", str(error))
+        forbidden = FORBIDDEN_CLASS.search(str(error))
         if isinstance(error, pickle.UnpicklingError) and forbidden:
             raise WeightsError(
                 f"{key}: {path} holds a pickled {forbidden[1]}, which is refused because it could run code; "
                 "give a file of tensors alone."
             ) from error
-        raise WeightsError(
-            f"{key}: {path} is damaged or truncated ({_reason(error)}); copy it again."
-        ) from error
+        raise _unreadable(path, key, error) from error
+
+
+def _unreadable(path: Path, key: str, error: Exception) -> WeightsError:
+    if isinstance(error, PermissionError):
+        return WeightsError(f"{key}: {path} may not be read by you; change its permissions.")
+    size = path.stat().st_size
+    return WeightsError(
+        f"{key}: {path} ({size:,} bytes) is damaged, truncated or no weight file; copy it again."
+    )
 
 
 def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Tensor]:
@@ -90,9 +97,3 @@ def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Ten
         f"{key}: {path} has none of the entries {EMA_ENTRY}, {', '.join(STATE_ENTRIES)} and is no state "
         "dict; give a published checkpoint or a .safetensors file."
     )
-
-
-def _reason(error: Exception) -> str:
-    """First line of an error's message, or its name."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:120].rstrip(".")

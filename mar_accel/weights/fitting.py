@@ -63,7 +63,7 @@ def guess_model(found: Shapes) -> str:
     if scores[best] == 1:
         return f"it holds weights of model={best}"
     if scores[best] >= LIKELY:
-        return f"it resembles model={best}, of whose parameters {scores[best]:.0%} fit"
+        return f"it resembles model={best}, of whose parameters {int(100 * scores[best])} % fit"
     return "it belongs to none of the models known here (" + ", ".join(sorted(scores)) + ")"
 
 

@@ -24,6 +24,7 @@ AUTOENCODER_KEY = "model.autoencoder.weights"
 MODEL_HUB_FILES = (CONFIG_FILE, MODEL_FILE)
 AUTOENCODER_HUB_FILES = (CONFIG_FILE, VAE_FILE, f"{VAE_FOLDER}/{CONFIG_FILE}", f"{VAE_FOLDER}/{VAE_FILE}")
 VAE_CLASS = "AutoencoderKL"
+PUBLISHED_FILE = "checkpoint-last.pth"
 
 
 def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True) -> MAR:
@@ -46,8 +47,7 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
         fill_randomly(model.to_empty(device="cpu"))
         return model.eval()
     if path.is_dir():
-        require_architecture(path, config, name)
-        path = _model_file(path)
+        path = _model_file(path, config, name)
     state = read_tensors(path, MODEL_KEY, ema)
     require_fit(model, state, f"{MODEL_KEY}={path} does not fit model={name}")
     model.to_empty(device="cpu").load_state_dict(state)
@@ -68,7 +68,12 @@ def require_architecture(folder: Path, config: MARConfig, name: str) -> None:
         )
 
 
-def _model_file(folder: Path) -> Path:
+def _model_file(folder: Path, config: MARConfig, name: str) -> Path:
+    """The weight file in a model folder, or in a folder as MAR publishes them."""
+    published = folder / PUBLISHED_FILE
+    if published.is_file() and not (folder / CONFIG_FILE).is_file():
+        return published
+    require_architecture(folder, config, name)
     path = folder / MODEL_FILE
     if not path.is_file():
         raise WeightsError(f"{MODEL_KEY}: {folder} has no {MODEL_FILE}; write the folder anew.")

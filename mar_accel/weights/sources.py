@@ -30,13 +30,14 @@ def locate(weights: str | None, key: str, hub_files: Sequence[str]) -> Path | No
             of an embedded model, or "random". An existing path goes before a repository of the same name; a
             folder called as an embedded model is reached by ``./name``.
         key: config key (or argument) that holds the value, for messages.
-        hub_files: patterns of the files to fetch of a Hub repository.
+        hub_files: files to fetch of a Hub repository, as far as it has them.
 
     Raises:
         WeightsError: nothing was given, or what was given does not exist or cannot be fetched.
     """
     if weights is None:
         raise WeightsError(f"{key} is not set; give {CHOICES}.")
+    weights = str(weights)
     if weights == RANDOM:
         return None
     if weights in EMBEDDED_MODELS:
@@ -63,19 +64,10 @@ def _embedded(name: str, key: str) -> Path:
 def _fetch(repo: str, revision: str | None, key: str, hub_files: Sequence[str]) -> Path:
     """Folder of a Hub repository in the local cache, downloaded where needed."""
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
 
     wanted = f"{key}={repo}" + (f"@{revision}" if revision else "")
     try:
-        # The variable is read here and not when the library is imported, so that notebooks can set it.
-        endpoint = os.environ.get("HF_ENDPOINT")
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=list(hub_files),
-            endpoint=endpoint,
-            library_name="mar_accel",
-        )
+        found = [_fetch_file(repo, revision, file) for file in hub_files]
     except hub.RevisionNotFoundError as error:
         raise WeightsError(f"{wanted}: the Hub repository has no such revision; check the name.") from error
     except hub.RepositoryNotFoundError as error:
@@ -90,4 +82,23 @@ def _fetch(repo: str, revision: str | None, key: str, hub_files: Sequence[str]) 
             f"{wanted} is no local path and cannot be fetched from the Hub ({reason}); check the connection, "
             "or give a local folder."
         ) from error
-    return Path(folder)
+    folders = [folder for folder in found if folder is not None]
+    if not folders:
+        raise WeightsError(f"{wanted}: the Hub repository has none of {', '.join(hub_files)}; give another.")
+    return folders[0]
+
+
+def _fetch_file(repo: str, revision: str | None, file: str) -> Path | None:
+    """The cached folder of a repository, with ``file`` in it; None where the repository lacks the file."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
+
+    # The variable is read here and not when the library is imported, so that notebooks can set it.
+    endpoint = os.environ.get("HF_ENDPOINT")
+    try:
+        path = hf_hub_download(repo, file, revision=revision, endpoint=endpoint, library_name="mar_accel")
+    except hub.LocalEntryNotFoundError:
+        raise  # no connection, and not in the cache
+    except hub.EntryNotFoundError:
+        return None
+    return Path(path).parents[file.count("/")]

@@ -1,0 +1,78 @@
+"""Weights of another model are refused with what differs and whose they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mar_accel.configuration import compose_config
+from mar_accel.errors import WeightsError
+from mar_accel.models.kl16 import kl16_autoencoder
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.weights.fitting import guess_model, require_fit, shapes_of
+from mar_accel.weights.loading import load_kl_autoencoder, load_mar
+
+MANIFESTS = Path(__file__).parents[1] / "data" / "golden" / "manifests"
+
+
+@pytest.mark.parametrize("name", ["mar_base", "mar_large", "mar_huge"])
+def test_published_layouts_are_recognised(name: str) -> None:
+    shapes = {
+        key: tuple(shape) for key, shape in json.loads((MANIFESTS / f"{name}.json").read_text()).items()
+    }
+    assert guess_model(shapes) == f"it holds weights of model={name}"
+    del shapes["mask_token"]
+    assert guess_model(shapes).startswith(f"it resembles model={name}, of whose parameters 99 % fit")
+
+
+def test_foreign_layouts_are_not() -> None:
+    shapes = json.loads((MANIFESTS / "lightgen_fluid_base.json").read_text())
+    assert "belongs to none of the models known here" in guess_model({k: tuple(v) for k, v in shapes.items()})
+    with torch.device("meta"):
+        autoencoder = kl16_autoencoder()
+    assert "model.autoencoder.weights" in guess_model(shapes_of(autoencoder.state_dict()))
+
+
+def test_first_differences_are_named(tiny_model: MAR) -> None:
+    state = dict(tiny_model.state_dict())
+    require_fit(tiny_model, state, "x")
+    state["z_proj.weight"] = torch.zeros(16, 4)
+    del state["mask_token"]
+    state["extra"] = torch.zeros(1)
+    with pytest.raises(WeightsError) as caught:
+        require_fit(tiny_model, state, "model.weights=F does not fit model=tiny")
+    assert str(caught.value).startswith(
+        "model.weights=F does not fit model=tiny: mask_token is missing; "
+        "z_proj.weight is [16, 4], not [16, 1]; extra is unknown; it "
+    )
+
+
+def test_only_the_first_three_are_shown(tiny_model: MAR) -> None:
+    with pytest.raises(WeightsError, match=rf"; and {len(tiny_model.state_dict()) - 3} more; it"):
+        require_fit(tiny_model, {}, "x")
+
+
+def test_checkpoint_of_another_size(tmp_path: Path) -> None:
+    """A file of the embedded model for MAR-B: nothing of MAR-B's size is allocated to find out."""
+    architecture = MARConfig(**compose_config("generate", ["model=digits"]).model.architecture)
+    path = tmp_path / "digits.safetensors"
+    save_file(load_mar(architecture, "random", "digits").state_dict(), path)
+    with pytest.raises(WeightsError) as caught:
+        load_mar(MARConfig(), str(path), "mar_base")
+    message = str(caught.value)
+    assert message.startswith(
+        f"model.weights={path} does not fit model=mar_base: fake_latent is [1, 96], not [1, 768]"
+    )
+    assert message.endswith("it holds weights of model=digits.")
+
+
+def test_model_in_place_of_an_autoencoder(tmp_path: Path, tiny_model: MAR) -> None:
+    save_file(tiny_model.state_dict(), tmp_path / "m.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"model\.autoencoder\.weights=\S+ holds a MAR model and no autoencoder"
+    ):
+        load_kl_autoencoder(str(tmp_path / "m.safetensors"))
