@@ -1,0 +1,101 @@
+"""The benchmark command: variants, ratios, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mar_accel.benchmark import benchmark
+from mar_accel.benchmarking.result import compare, timing_table
+from mar_accel.benchmarking.variants import NoAutoencoder, build_variants, compose_variants, select_rows
+from mar_accel.configuration import compose_config
+from mar_accel.errors import ConfigError
+from mar_accel.metrics.flops import FlopCount
+from mar_accel.models.autoencoders import PixelAutoencoder
+
+TINY = [
+    "model.weights=random",
+    "model.architecture.embed_dim=16",
+    "model.architecture.num_heads=2",
+    "model.architecture.encoder_depth=1",
+    "model.architecture.decoder_depth=1",
+    "model.architecture.head_depth=1",
+    "model.architecture.head_width=16",
+    "sampler.num_diffusion_steps=3",
+    "trainer.batch_size=2",
+]
+
+
+def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Path) -> None:
+    own = [
+        "benchmark.only=[few,mar]",
+        '+benchmark.variants.few=["sampler=mar","sampler.num_iter=2"]',
+        "benchmark.rounds=2",
+        f"output_dir={tmp_path}",
+    ]
+    shared = [*TINY, "sampler.num_iter=6"]
+    timings = benchmark(compose_config("benchmark", [*own, *shared]), [*own, *shared])
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    few, mar = record["variants"]
+    assert (few["name"], mar["name"]) == ("few", "mar")
+    assert (few["num_ar_steps"], mar["num_ar_steps"]) == (2, 6)
+    assert len(few["seconds_per_image"]) == 2 and min(few["seconds_per_image"]) > 0
+    assert few["speedup"] == few["speedup_min"] == few["speedup_max"] == 1
+    ratios = [a / b for a, b in zip(few["seconds_per_image"], mar["seconds_per_image"], strict=True)]
+    assert mar["speedup"] == pytest.approx(sum(ratios) / 2)
+    assert mar["tflops_per_image"] > few["tflops_per_image"] > 0
+    assert mar["share_of_peak"] == pytest.approx(mar["achieved_flops"] / mar["peak_flops"])
+    assert record["hardware"]["torch_threads"] == torch.get_num_threads()
+    assert record["versions"]["torch"] == torch.__version__
+    assert timing_table("", timings).row_count == 2
+
+
+def test_every_variant_of_the_config_composes() -> None:
+    config = compose_config("benchmark")
+    rows = select_rows(config.benchmark.variants, None)
+    configs = compose_variants(rows, TINY)
+    assert rows[0].name == "mar"
+    assert all(config.trainer.batch_size == 2 for config in configs)
+    assert len({str(config.sampler) + str(config.cache) for config in configs}) == len(rows)
+
+
+def test_variants_of_one_model_share_its_weights() -> None:
+    rows = select_rows(compose_config("benchmark").benchmark.variants, ["mar", "gtr"])
+    first, second = build_variants(rows, compose_variants(rows, TINY), autoencoder=False)
+    assert first.module.model is second.module.model
+    assert isinstance(first.module.autoencoder, NoAutoencoder)
+    (timed,) = build_variants(rows[:1], compose_variants(rows[:1], TINY), autoencoder=True)
+    assert isinstance(timed.module.autoencoder, PixelAutoencoder)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """Rounds that grow slower leave the ratios as they are."""
+    flops = FlopCount(encoder=1, decoder=2, head=3, per_step=(6,))
+    _, fast = compare(["slow", "fast"], [2, 1], [[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]], [flops, flops], 12.0)
+    assert (fast.speedup, fast.speedup_min, fast.speedup_max) == (2, 2, 2)
+    assert fast.achieved_flops == 3 and fast.share_of_peak == 0.25
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["benchmark.rounds=0"], "benchmark.rounds=0"),
+        (["benchmark.only=[nonsense]"], "nonsense is no variant"),
+        (["benchmark.only=[]"], "names no variant"),
+        (["benchmark.variants.gtr=gtr"], "benchmark.variants.gtr=gtr is no list"),
+        (['benchmark.variants.gtr=["trainer.batch_size=7"]'], "trainer.batch_size=7, which all variants"),
+        (["trainer.accelerator=cuda"], "CUDA"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_written(
+    overrides: list[str], sentence: str, tmp_path: Path
+) -> None:
+    if torch.cuda.is_available() and "cuda" in overrides[0]:
+        pytest.skip("there is a CUDA device")
+    config = compose_config("benchmark", [*TINY, *overrides, f"output_dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match=sentence):
+        benchmark(config, TINY)
+    assert not (tmp_path / "run").exists()
