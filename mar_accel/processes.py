@@ -8,12 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 # A file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
 # What Lightning sets before it starts processes, and takes for another launcher's if it finds it again.
 _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the one that writes and shows things."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def config_of_parent() -> DictConfig | None:

@@ -64,7 +64,8 @@ class GenerationRequests(pl.LightningDataModule):
         for label in labels:
             if not isinstance(label, int) or not 0 <= label < num_classes:
                 raise ConfigError(
-                    f"dataset.labels: {label} is no class of the model; give labels in 0…{num_classes - 1}."
+                    f"dataset.labels: {label} is not a class of the model; "
+                    f"give labels in 0 to {num_classes - 1}."
                 )
         self.batch_size = batch_size
         self.requests = LabelledIndices(range(num_images), labels, images_per_class)

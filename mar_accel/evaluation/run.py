@@ -9,7 +9,6 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from mar_accel.callbacks.writer import ImageWriter
@@ -41,7 +40,7 @@ from mar_accel.inference import InferenceModule
 from mar_accel.metrics.quality import measure_quality
 from mar_accel.metrics.speed import gemm_peak, latency_summary, speedup
 from mar_accel.prediction import build_trainer
-from mar_accel.processes import further_processes
+from mar_accel.processes import further_processes, is_first_process
 from mar_accel.run_folder import CONFIG_FILE, claim_run_folder
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
@@ -87,7 +86,7 @@ def evaluate_sampling(
     with further_processes(output_dir / CONFIG_FILE):
         evaluation, collector = _sample(run, callbacks)
         _add_baseline(evaluation, run, collector)
-    if rank_zero_only.rank != 0:
+    if not is_first_process():
         return None
     assert collector.features is not None
     quality = measure_quality(collector.features, run.judge.extractor, run.judge.reference)
@@ -127,7 +126,7 @@ def _prepare(config: DictConfig, settings: EvaluationSettings, output_dir: Path)
     )
     check_num_processes(build_trainer(config, [], output_dir), requests.num_images)
     claim_run_folder(output_dir, config)
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         (output_dir / METRICS_FILE).unlink(missing_ok=True)
     return run
 

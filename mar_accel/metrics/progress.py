@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.progress import Progress
+
+from mar_accel.processes import is_first_process
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     """
     total = total if total is not None else len(items)  # type: ignore[arg-type]
     start, task = time.monotonic(), None
-    bar = Progress(transient=True, disable=rank_zero_only.rank != 0)
+    bar = Progress(transient=True, disable=not is_first_process())
     try:
         for done, item in enumerate(items):
             if task is None and time.monotonic() - start > SECONDS_WITHOUT_BAR:
@@ -33,4 +34,5 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
                 bar.update(task, completed=done)
             yield item
     finally:
-        bar.stop()
+        if task is not None:
+            bar.stop()
