@@ -128,7 +128,7 @@ class DDIM(LinearSolver):
     def updates(self, schedule: DiffusionSchedule) -> list[Update]:
         from diffusers import DDIMScheduler
 
-        scheduler = DDIMScheduler(**_scheduler_settings(schedule), clip_sample=False)
+        scheduler: Any = DDIMScheduler(**_scheduler_settings(schedule), clip_sample=False)
         # In float32, 1 − β is too coarse near t = 999.
         scheduler.alphas_cumprod = torch.from_numpy(schedule.coefficients.alphas_cumprod)
         scheduler.set_timesteps(schedule.num_steps)
@@ -156,7 +156,7 @@ class DPMSolver(LinearSolver):
     def updates(self, schedule: DiffusionSchedule) -> list[Update]:
         from diffusers import DPMSolverMultistepScheduler
 
-        scheduler = DPMSolverMultistepScheduler(
+        scheduler: Any = DPMSolverMultistepScheduler(
             **_scheduler_settings(schedule), solver_order=self.order, final_sigmas_type="zero"
         )
         scheduler.alphas_cumprod = schedule.coefficients.alphas_cumprod
