@@ -92,6 +92,8 @@ def check_value(key: str, value: Any, hint: Any) -> None:
     """Refuse a value that is not what an annotation says."""
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=True)
+    if value == "???":
+        raise ConfigError(f"{key} has no value of its own; give {_in_words(hint)}.")
     if not _fits(value, hint):
         shown = "null" if value is None else str(value)
         raise ConfigError(f"{key}={shown} has the wrong type; give {_in_words(hint)}.")

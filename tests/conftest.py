@@ -1,0 +1,80 @@
+"""What tests of several commands need: a model that runs in no time, and a way to run a command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> list[str]:
+    """Overrides of a digit model of one block, with random weights, and of a few steps."""
+    return [
+        "model.weights=random",
+        "model.architecture.embed_dim=32",
+        "model.architecture.num_heads=2",
+        "model.architecture.encoder_depth=1",
+        "model.architecture.decoder_depth=1",
+        "model.architecture.head_depth=1",
+        "model.architecture.head_width=32",
+        "sampler.num_iter=4",
+        "sampler.num_diffusion_steps=4",
+        "callbacks=none",
+        "logger=none",
+    ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit status and what it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process: ``run_here("generate", "dataset.num_images=4", …)``."""
+
+    def run(name: str, *arguments: str) -> Outcome:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capsys.readouterr()
+        status = 0
+        try:
+            import_module(f"mar_accel.{name}").main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+        printed = capsys.readouterr()
+        return Outcome(status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command as a process of its own: ``start(folder, "generate", …)``."""
+
+    def run(cwd: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", f"mar_accel.{name}", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
+
+    return run
