@@ -1,0 +1,26 @@
+"""The rows of the experiments compose, and make plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mar_accel.building import build_sampler
+from mar_accel.configuration import compose_config
+from mar_accel.evaluation.rows import load_rows
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+FILES = [*FOLDER.glob("gtr_*/rows*.yaml"), *FOLDER.glob("max_timestep/rows.yaml")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_rows_make_different_plans(path: Path) -> None:
+    plans = {}
+    for row in load_rows(path):
+        config = compose_config("evaluate", row.overrides)
+        sampler = build_sampler(config)
+        plan = sampler.plan(tuple(config.model.architecture.grid))
+        plans[str(config.sampler)] = plan
+    assert len(plans) == len(load_rows(path)), "two rows sample alike"
