@@ -28,8 +28,9 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     try:
         for done, item in enumerate(items):
             if task is None and time.monotonic() - start > SECONDS_WITHOUT_BAR:
+                task = bar.add_task(description, total=total, completed=done)
                 bar.start()
-                task = bar.add_task(description, total=total)
+                bar.refresh()
             if task is not None:
                 bar.update(task, completed=done)
             yield item

@@ -26,14 +26,13 @@ from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 
 SETTINGS = [
     "logger=none",
-    "dataset.num_images=40",
+    "dataset.num_images=41",  # odd: two processes get different shares
     "trainer.batch_size=20",
     "evaluate.fidelity_images=8",
     "evaluate.timing_rounds=1",
     "evaluate.baseline_sampler.num_iter=5",
     "evaluate.baseline_sampler.num_diffusion_steps=4",
 ]
-SPEED_KEYS = ("latency", "throughput", "speedup", "achieved", "peak", "batch_size")
 
 
 def _evaluate(folder: Path, tiny: list[str], *overrides: str) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def test_metrics_json_has_every_key_and_plausible_numbers(run: tuple[Path, dict[
     assert set(METRIC_KEYS) <= set(metrics)
     missing = [key for key in METRIC_KEYS if metrics[key] is None]
     assert missing == ["lpips"]  # an extra
-    assert metrics["num_images"] == 40 and metrics["fidelity_images"] == 8
+    assert metrics["num_images"] == 41 and metrics["fidelity_images"] == 8
     assert metrics["throughput_img_s"] == pytest.approx(1 / metrics["latency_s_per_image"])
     assert 0 < metrics["psnr"] < EQUAL_IMAGES_PSNR
     assert metrics["speedup_min"] <= metrics["speedup"] <= metrics["speedup_max"]
@@ -98,7 +97,7 @@ def test_images_of_a_run_of_an_npz_and_in_process_agree(
     assert _quality(from_run) == pytest.approx(_quality(metrics), rel=1e-4)
     files = sorted((folder / "images").glob("*.png"))
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    np.savez(tmp_path / "images.npz", arr_0=pixels, arr_1=np.arange(40) % 10)
+    np.savez(tmp_path / "images.npz", arr_0=pixels, arr_1=np.arange(41) % 10)
     from_npz = _evaluate(tmp_path / "b", tiny, f"evaluate.images={tmp_path / 'images.npz'}")
     assert _quality(from_npz) == pytest.approx(_quality(metrics), rel=1e-4)
     from_folder = _evaluate(tmp_path / "c", tiny, f"evaluate.images={folder / 'images'}")
@@ -137,8 +136,9 @@ def test_the_hash_names_what_is_computed() -> None:
     def name(*overrides: str) -> str:
         return config_hash(compose_config("evaluate", list(overrides)))
 
-    assert name() == name("output_dir=elsewhere", "logger=none")
-    assert len({name(), name("seed=1"), name("sampler.num_iter=32"), name("model.weights=random")}) == 4
+    assert name() == name("output_dir=elsewhere", "logger=none", "reference.cache_dir=/tmp")
+    others = ("seed=1", "sampler.num_iter=32", "model.weights=random", "evaluate.images=/folder")
+    assert len({name(), *(name(other) for other in others)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -153,19 +153,52 @@ def test_the_hash_names_what_is_computed() -> None:
         ("features.weights=/nowhere.safetensors", ConfigError, "/nowhere.safetensors"),
     ],
 )
-def test_bad_input_is_refused_before_numbers_are_written(
+def test_bad_input_is_refused_before_anything_is_written(
     override: str, error: type[Exception], text: str, tiny: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=text):
-        _evaluate(tmp_path, tiny, override)
-    assert not (tmp_path / "metrics.json").exists()
+        _evaluate(tmp_path / "run", tiny, override)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="says what is missing where it is missing")
 def test_lpips_without_torchvision_is_refused_before_sampling(tiny: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.lpips=true needs torchvision"):
-        _evaluate(tmp_path, tiny, "evaluate.lpips=true")
-    assert not (tmp_path / "images").exists()
+        _evaluate(tmp_path / "run", tiny, "evaluate.lpips=true")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("override", ["seed=1", "dataset.labels=[3]", "model.architecture.embed_dim=16"])
+def test_a_baseline_of_other_samples_is_refused(
+    override: str, run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=override.split("=")[0].rsplit(".", 1)[0]):
+        _evaluate(tmp_path / "run", tiny, override, f"evaluate.baseline={run[0]}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_cut_off_goes_on(
+    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
+) -> None:
+    """Of 80 images 70 are there, and the first 64 are sampled in any case: 74 were to do, 6 need not be."""
+    settings = ("dataset.num_images=80", "evaluate.baseline=none", "evaluate.profile=false")
+    whole = _evaluate(tmp_path, tiny, *settings)
+    (tmp_path / "metrics.json").unlink()
+    images = sorted((tmp_path / "images").glob("*.png"))
+    for file in images[70:]:
+        file.unlink()
+    before = {file: file.stat().st_mtime_ns for file in images[:70]}
+    resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
+    assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)
+    kept = [file.stat().st_mtime_ns == time for file, time in before.items()]
+    assert kept == [index >= 64 for index in range(70)]
+
+
+def test_images_of_another_config_are_not_taken_for_this_one(
+    run: tuple[Path, dict[str, Any]], tiny: list[str]
+) -> None:
+    with pytest.raises(ConfigError, match="seed is 0 there and 5 here"):
+        _evaluate(run[0], tiny, "seed=5", "evaluate.resume=true")
 
 
 @pytest.mark.slow

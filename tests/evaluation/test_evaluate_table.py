@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,8 @@ from PIL import Image
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
-from mar_accel.evaluate_table import evaluate_table
+from mar_accel.evaluate_table import _finished, evaluate_table
+from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.rows import load_rows, merge_overrides
 from mar_accel.evaluation.table import (
     RowResult,
@@ -42,17 +48,16 @@ ROWS = """
 """
 
 
+def _overrides(folder: Path, tiny: list[str], rows: Path) -> list[str]:
+    paths = [f"reference.cache_dir={folder}", f"output_dir={folder / 'out'}", f"table.rows={rows}"]
+    return [*tiny, *SHARED, *paths]
+
+
 def _run(folder: Path, tiny: list[str]) -> list[RowResult]:
     rows = folder / "rows.yaml"
     if not rows.exists():
         rows.write_text(ROWS)
-    overrides = [
-        *tiny,
-        *SHARED,
-        f"reference.cache_dir={folder}",
-        f"output_dir={folder / 'out'}",
-        f"table.rows={rows}",
-    ]
+    overrides = _overrides(folder, tiny, rows)
     results, failures = evaluate_table(compose_config("evaluate_table", overrides), overrides)
     assert not failures
     return results
@@ -108,6 +113,63 @@ def test_files_of_a_table(finished: tuple[Path, list[RowResult]]) -> None:
     assert set(coefficients) == {"spearman_psnr", "pearson_psnr", "spearman_latent_mse", "pearson_latent_mse"}
     assert all(-1 <= value <= 1 for value in coefficients.values())
     assert (folder / "correlation.png").stat().st_size > 1000
+
+
+def test_a_row_that_fails_leaves_the_others(finished: tuple[Path, list[RowResult]], tiny: list[str]) -> None:
+    folder, before = finished
+    broken = "- name: broken\n  overrides: [sampler.num_iter=9999]\n"
+    names = ROWS.replace("- name: short", f"{broken}- name: short")
+    (folder / "with_broken.yaml").write_text(names)
+    overrides = _overrides(folder, tiny, folder / "with_broken.yaml")
+    results, failures = evaluate_table(compose_config("evaluate_table", overrides), overrides)
+    assert [row.name for row in results] == [row.name for row in before]
+    assert list(failures) == ["broken"] and "num_iter=9999" in failures["broken"]
+    assert "num_iter=9999" in (folder / "out" / "rows" / "broken.error.txt").read_text()
+
+
+def test_rows_compared_with_another_first_row_are_compared_again(
+    finished: tuple[Path, list[RowResult]],
+) -> None:
+    plain, short, cold, _ = finished[1]
+    config = compose_config("evaluate_table", ["evaluate.fidelity_images=5", "dataset.num_images=20"])
+    assert _finished(short.folder / "metrics.json", config, plain)
+    assert not _finished(short.folder / "metrics.json", config, cold)
+    config.evaluate.fidelity_images = 6
+    assert not _finished(short.folder / "metrics.json", config, plain)
+
+
+def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Path) -> None:
+    config = compose_config("evaluate_table", ["logger=csv", f"output_dir={tmp_path}"])
+    log_table(config, finished[1], tmp_path)
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["short/fid"]) == pytest.approx(finished[1][1].metrics["fid"])
+    assert float(row["both/speedup"]) > 0
+
+
+@pytest.mark.slow
+def test_a_killed_table_goes_on_and_two_processes_agree(
+    finished: tuple[Path, list[RowResult]], tiny: list[str], tmp_path: Path
+) -> None:
+    folder, before = finished
+    overrides = _overrides(folder, tiny, folder / "rows.yaml")
+    overrides = [o for o in overrides if not o.startswith("output_dir=")] + [f"output_dir={tmp_path}"]
+    command = [sys.executable, "-m", "mar_accel.evaluate_table", *overrides, "trainer=ddp_cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    while process.poll() is None and not list(tmp_path.glob("rows/short-*/config.yaml")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    (first,) = tmp_path.glob("rows/plain-*/metrics.json")
+    written = first.stat().st_mtime_ns
+    subprocess.run(command, check=True, env=environment)
+    assert first.stat().st_mtime_ns == written
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, result in zip(rows, before, strict=True):
+        assert float(row["fid"]) == pytest.approx(result.metrics["fid"], rel=1e-3)
+        assert row["num_devices"] == "2"
 
 
 def test_correlation_of_made_up_rows(tmp_path: Path) -> None:

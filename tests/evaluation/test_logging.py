@@ -101,6 +101,9 @@ def test_offline_wandb_run_holds_everything(tiny: list[str], tmp_path: Path) -> 
     (table,) = rows("runs")
     stored = json.loads(next(tmp_path.rglob("runs*.table.json")).read_text())
     assert table["_type"] == "table-file" and stored["data"][0][0] == name
+    _run(tmp_path, tiny, "logger=wandb", "evaluate.profile=false")
+    both = {file.name for file in tmp_path.rglob("*.wandb")}
+    assert both == {f"run-{name}.wandb"}  # the same run once more
 
 
 @pytest.mark.slow
