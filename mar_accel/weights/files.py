@@ -17,10 +17,13 @@ from torch import Tensor
 
 from mar_accel.errors import WeightsError
 
-# Entries under which training scripts keep a state dict: MAR's own, and latent diffusion's.
-STATE_ENTRIES = ("model", "state_dict")
 EMA_ENTRY = "model_ema"
-PARALLEL_PREFIX = "module."
+# Entries that hold a state dict, the first that a file has: MAR's own, then Lightning's, which this project
+# trains with (it keeps averaged weights under state_dict and the others beside them), or latent diffusion's.
+AVERAGED_ENTRIES = (EMA_ENTRY, "model", "state_dict")
+PLAIN_ENTRIES = ("model", "current_model_state", "state_dict")
+# What modules around a model put before its names.
+PREFIXES = ("module.", "model.")
 # How torch names a class that it refuses to unpickle.
 FORBIDDEN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
@@ -30,7 +33,7 @@ def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
 
     Args:
         path: a .safetensors file, or a file of torch.save: ``{"model": …, "model_ema": …}`` as MAR publishes,
-            ``{"model": …}`` or ``{"state_dict": …}``, or a bare state dict.
+            ``{"model": …}`` or ``{"state_dict": …}`` (Lightning), or a bare state dict.
         key: config key that named the file, for messages.
         ema: take the averaged weights of a file that has an entry for them.
 
@@ -42,8 +45,9 @@ def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
         return _read_safetensors(path, key)
     contents = _read_pickle(path, key)
     state = _state_dict(contents, path, key, ema)
-    if state and all(name.startswith(PARALLEL_PREFIX) for name in state):
-        state = {name.removeprefix(PARALLEL_PREFIX): value for name, value in state.items()}
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -83,17 +87,14 @@ def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Ten
         raise WeightsError(
             f"{key}: {path} holds a {type(contents).__name__}, no state dict; give a checkpoint."
         )
-    entries = [name for name in STATE_ENTRIES if isinstance(contents.get(name), Mapping)]
+    for entry in AVERAGED_ENTRIES if ema else PLAIN_ENTRIES:
+        if isinstance(contents.get(entry), Mapping):
+            return dict(contents[entry])
     if isinstance(contents.get(EMA_ENTRY), Mapping):
-        if ema:
-            return dict(contents[EMA_ENTRY])
-        if not entries:
-            raise WeightsError(f"{key}: {path} has averaged weights alone; set model.ema=true.")
-    if entries:
-        return dict(contents[entries[0]])
+        raise WeightsError(f"{key}: {path} has averaged weights alone; set model.ema=true.")
     if contents and all(isinstance(value, Tensor) for value in contents.values()):
         return dict(contents)
     raise WeightsError(
-        f"{key}: {path} has none of the entries {EMA_ENTRY}, {', '.join(STATE_ENTRIES)} and is no state "
-        "dict; give a published checkpoint or a .safetensors file."
+        f"{key}: {path} has none of the entries {', '.join(AVERAGED_ENTRIES)} and is no state dict; give a "
+        "published checkpoint or a .safetensors file."
     )

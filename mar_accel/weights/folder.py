@@ -116,6 +116,8 @@ def _put_into_place(source: Path, target: Path) -> None:
         if file.is_file():
             destination = target / file.relative_to(source)
             destination.parent.mkdir(parents=True, exist_ok=True)
+            # safetensors writes files that their owner alone can read.
+            shutil.copymode(source / CONFIG_FILE, file)
             os.replace(file, destination)
 
 

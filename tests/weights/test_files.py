@@ -50,6 +50,15 @@ def test_other_layouts(tmp_path: Path, contents: dict[str, Any]) -> None:
     _same(read_tensors(tmp_path / "weights.pth", KEY), PLAIN)
 
 
+def test_checkpoint_of_own_training(tmp_path: Path) -> None:
+    """Lightning's averaging keeps the averaged weights under state_dict."""
+    named = {f"model.{key}": value for key, value in PLAIN.items()}
+    averaged = {f"model.{key}": value for key, value in AVERAGED.items()}
+    torch.save({"state_dict": averaged, "current_model_state": named, "loops": {}}, tmp_path / "last.ckpt")
+    _same(read_tensors(tmp_path / "last.ckpt", KEY), AVERAGED)
+    _same(read_tensors(tmp_path / "last.ckpt", KEY, ema=False), PLAIN)
+
+
 def test_safetensors(tmp_path: Path) -> None:
     save_file(PLAIN, tmp_path / "weights.safetensors")
     _same(read_tensors(tmp_path / "weights.safetensors", KEY), PLAIN)
@@ -94,7 +103,7 @@ def test_truncated_file_is_refused_in_one_sentence(tmp_path: Path, name: str, sh
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        ({"epoch": 3}, "none of the entries model_ema, model, state_dict"),
+        ({"epoch": 3}, "none of the entries model_ema, model, state_dict and is no"),
         ({}, "none of the entries"),
         (torch.zeros(3), "holds a Tensor, no state dict"),
         ([1, 2], "holds a list, no state dict"),

@@ -30,6 +30,8 @@ def test_round_trip(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig) -> 
     loaded = load_mar(tiny_config, str(folder), "tiny")
     torch.testing.assert_close(loaded.state_dict(), tiny_model.state_dict(), rtol=0, atol=0)
     assert not loaded.training
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1, "others may read the weights as they may the config"
 
 
 def test_vae_round_trip(tmp_path: Path, tiny_model: MAR) -> None:
