@@ -1,0 +1,184 @@
+"""What users do wrong, and runs that are stopped: one sentence, nothing half-written, whole images."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mar_accel.building import build_architecture
+from mar_accel.configuration import compose_config
+from mar_accel.models.mar import MAR
+from mar_accel.weights.folder import save_model_folder
+
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+BAD_INPUT = {
+    "label outside the classes": (["dataset.labels=[3,10]"], "dataset.labels: 10 is no"),
+    "no labels": (["dataset.labels=[]"], "dataset.labels is empty"),
+    "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter=257"),
+    "negative guidance": (["sampler.guidance_scale=-0.5"], "sampler.guidance_scale=-0.5 is negative"),
+    "unknown member": (["sampler=fast"], "sampler=fast is unknown; choose one of "),
+    "unknown part": (["sampler/order=spiral"], "sampler/order=spiral is unknown; choose one of "),
+    "unknown part by name": (["sampler.order=spiral"], "sampler.order=spiral is unknown; choose one of "),
+    "unknown model": (["model=mar_tiny"], "model=mar_tiny is unknown; choose one of digits, "),
+    "unknown group": (["smapler=mar"], "smapler is not a key of the config; did you mean sampler?"),
+    "unknown key": (["dataset.num_image=4"], "did you mean dataset.num_images?"),
+    "unknown argument": (["+sampler.speed=9"], "sampler.speed is not a setting of Sampler"),
+    "unreadable command line": (["dataset.labels=[1,"], "the command line cannot be read"),
+    "word for a number": (["dataset.num_images=abc"], "dataset.num_images=abc has the wrong type"),
+    "word for a number in a part": (["sampler.num_iter=many"], "sampler.num_iter=many has the wrong type"),
+    "half an image": (["dataset.num_images=1.5"], "dataset.num_images=1.5 has the wrong type"),
+    "no images": (["dataset.num_images=0"], "dataset.num_images=0 is too small"),
+    "no batch": (["trainer.batch_size=0"], "trainer.batch_size=0 is too small"),
+    "negative seed": (["seed=-1"], "seed=-1 is negative"),
+    "heads that do not divide": (["model.architecture.num_heads=3"], "num_heads=3"),
+    "unknown precision": (["trainer.precision=17"], "trainer: Precision 17 is invalid"),
+    "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),
+}
+
+
+def _refused(outcome: Any, sentence: str, *untouched: Path) -> None:
+    """One sentence on stderr, no traceback, a status that scripts notice, and nothing written."""
+    assert outcome.status == 2, outcome.stderr
+    (line,) = outcome.stderr.strip().splitlines()
+    assert line.startswith("error: ") and sentence in line and line.endswith((".", "?"))
+    for path in untouched:
+        assert not path.exists()
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_is_one_sentence(
+    arguments: list[str], sentence: str, run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    _refused(run_here("generate", *tiny_model, f"output_dir={folder}", *arguments), sentence, folder)
+
+
+@needs_no_gpu
+def test_gpu_where_there_is_none(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    outcome = run_here("generate", *tiny_model, f"output_dir={folder}", "trainer=gpu")
+    _refused(outcome, "trainer.accelerator=gpu asks for a GPU (CUDA) but there is none", folder)
+
+
+def test_folder_that_cannot_be_written(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    for folder in (file, file / "below", Path("/proc/nothing/here")):
+        outcome = run_here("generate", *tiny_model, f"output_dir={folder}")
+        _refused(outcome, f"output_dir={folder} cannot be written")
+    assert file.read_text() == "not a folder" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.fixture
+def weights(tiny_model: list[str], tmp_path: Path) -> Path:
+    """A folder with the weights of the tiny model."""
+    config = compose_config("generate", tiny_model)
+    model = MAR(build_architecture(config.model))
+    return save_model_folder(tmp_path / "weights", model, name="digits", guidance_scale=2.0)
+
+
+def test_weights_of_a_folder_are_sampled(
+    run_here: Any, tiny_model: list[str], weights: Path, tmp_path: Path
+) -> None:
+    arguments = [f"model.weights={weights}", "dataset.num_images=1", f"output_dir={tmp_path / 'run'}"]
+    outcome = run_here("generate", *tiny_model, *arguments)
+    assert outcome.status == 0 and outcome.stderr == "", "a command that works says nothing on stderr"
+    assert (tmp_path / "run" / "run.json").is_file()
+
+
+def test_bad_weights_are_one_sentence(
+    run_here: Any, tiny_model: list[str], weights: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    whole = (weights / "model.safetensors").read_bytes()
+    truncated, pickled = tmp_path / "truncated.safetensors", tmp_path / "truncated.pth"
+    truncated.write_bytes(whole[: len(whole) // 2])
+    torch.save({"model": {"a": torch.zeros(1000)}}, pickled)
+    pickled.write_bytes(pickled.read_bytes()[:2000])
+    cases = {
+        tmp_path / "missing.pth": "missing.pth",
+        truncated: "truncated.safetensors",
+        pickled: "truncated.pth",
+    }
+    for path, sentence in cases.items():
+        outcome = run_here("generate", *tiny_model, f"model.weights={path}", f"output_dir={folder}")
+        _refused(outcome, sentence, folder)
+    other_size = ["model.architecture.embed_dim=64", f"model.weights={weights / 'model.safetensors'}"]
+    outcome = run_here("generate", *tiny_model, *other_size, f"output_dir={folder}")
+    _refused(outcome, "model.safetensors", folder)
+    assert "[" in outcome.stderr, "the differing shapes are named"
+
+
+def test_traceback_is_there_for_those_who_ask(
+    run_here: Any, tiny_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="sampler/fast"):
+        run_here("generate", *tiny_model, "sampler=fast")
+
+
+def test_commands_leave_the_process_as_it_was(run_here: Any, tiny_model: list[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM), dict(os.environ)
+    run_here("generate", *tiny_model, "sampler=fast")
+    assert (signal.getsignal(signal.SIGTERM), dict(os.environ)) == before
+
+
+def test_failing_job_of_a_multirun_does_not_stop_the_others(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    sweep = ["dataset.labels=[1],[99],[2]", "dataset.num_images=1", f"hydra.sweep.dir={tmp_path}"]
+    outcome = run_here("generate", "-m", *tiny_model, *sweep)
+    assert outcome.status == 2 and "99 is no" in outcome.stderr.splitlines()[-1]
+    assert [(tmp_path / job / "run.json").is_file() for job in ("0", "1", "2")] == [True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_stopped_run_leaves_whole_images_and_can_be_repeated(
+    stop: signal.Signals,
+    start: Callable[..., subprocess.Popen[str]],
+    run_here: Any,
+    tiny_model: list[str],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    arguments = [*tiny_model, "trainer.batch_size=1", f"output_dir={folder}"]
+    process = start(tmp_path, "generate", *arguments, "dataset.num_images=5000")
+    try:
+        _wait_for(folder / "images" / "000003.png", process)
+        process.send_signal(stop)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert "Traceback" not in stderr
+    names = sorted((folder / "images").glob("*.png"))
+    assert 4 <= len(names) < 5000
+    for name in names:
+        with Image.open(name) as image:
+            image.load()
+    assert not (folder / "run.json").exists(), "only a finished run has a record"
+    kept = np.asarray(Image.open(names[3]))
+    assert run_here("generate", *arguments, f"dataset.num_images={len(names)}").status == 0
+    assert np.array_equal(np.asarray(Image.open(names[3])), kept)
+    assert (folder / "run.json").is_file()
+    assert not list((folder / "images").glob(".*"))
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{path.name} did not come"
+        time.sleep(0.05)
