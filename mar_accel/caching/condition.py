@@ -23,13 +23,13 @@ class ConditionCache:
         self._start = 0
 
     def keep(self, output: Tensor, step: ARStep) -> None:
-        """Keep the difference of outputs [2B, m, D] at the positions ``order[:, step.start : step.start + m]``."""
+        """Keep the difference of outputs [2B, m, D] at ``order[:, step.start : step.start + m]``."""
         conditional, unconditional = output.chunk(2)
         self.residual = unconditional - conditional
         self._start = step.start
 
     def both_branches(self, conditional: Tensor, step: ARStep) -> Tensor:
-        """The conditional output [B, n, D] of a lazy step, and the unconditional one behind it: [2B, n, D]."""
+        """The conditional output [B, n, D] of a lazy step, the unconditional one behind it: [2B, n, D]."""
         assert self.residual is not None
         kept = self.residual[:, step.start - self._start : step.stop - self._start]
         return torch.cat([conditional, conditional + kept])

@@ -6,12 +6,13 @@ Source: LazyMAR (arXiv:2503.12450) as its public implementation does it; see doc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
-from mar_accel.models.diffusion_head import AdaLNMLP, modulate
+from mar_accel.models.diffusion_head import AdaLNMLP, ResBlock, modulate
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.solvers import Solver
 
@@ -87,6 +88,7 @@ class HeadCacheDenoiser:
     ):
         self.cache, self.net, self.guided = cache, net, guided
         self.guidance_scale = guidance_scale
+        self.blocks = cast("list[ResBlock]", list(net.res_blocks))
         self.time_embeddings = time_embeddings
         self.num_steps = time_embeddings.shape[0]
         self.embedding = net.cond_embed(z)
@@ -125,9 +127,9 @@ class HeadCacheDenoiser:
         net, count = self.net, x.shape[0]
         if index not in self._full:
             self._full = self._next_full(index)
-        blocks, shift, scale = self._full.pop(index)
+        modulations, shift, scale = self._full.pop(index)
         hidden = net.input_proj(torch.cat([x, x]) if self.guided else x)
-        for number, (block, modulation) in enumerate(zip(net.res_blocks, blocks, strict=True)):
+        for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
             output = block.mlp_output(hidden, modulation[0], modulation[1])
             gate = modulation[2]
             hidden = torch.addcmul(hidden, gate, output)
@@ -152,7 +154,7 @@ class HeadCacheDenoiser:
         net = self.net
         activated = net.activate(self.time_embeddings[index], self.conditional)
         hidden = net.input_proj(x)
-        for number, block in enumerate(net.res_blocks):
+        for number, block in enumerate(self.blocks):
             hidden = hidden + self.deltas[number] if number in self.deltas else block(hidden, activated)
         return hidden
 
@@ -177,7 +179,7 @@ class HeadCacheDenoiser:
         refreshes = [i for i in range(index, -1, -1) if self.cache.refreshes(i, self.num_steps)]
         refreshes = refreshes[: max(1, FULL_ROWS // self.embedding.shape[0])]
         activated = self._activate(refreshes, self.embedding)
-        blocks = [block.modulation(activated) for block in self.net.res_blocks]
+        blocks = [block.modulation(activated) for block in self.blocks]
         shifts, scales = self._final_modulation(activated)
         return {
             i: (
@@ -189,7 +191,7 @@ class HeadCacheDenoiser:
         }
 
     def _next_partial(self, index: int) -> dict[int, _PartialModulation]:
-        """Modulations of ``index`` and of the timesteps after it until a refresh, or until their rows are many."""
+        """Modulations of ``index`` and those after it until a refresh, or until their rows are many."""
         most = max(1, PARTIAL_ROWS // self.conditional.shape[0])
         indices = [index]
         while indices[-1] > 0 and not self.cache.refreshes(indices[-1] - 1, self.num_steps):
@@ -197,7 +199,7 @@ class HeadCacheDenoiser:
                 break
             indices.append(indices[-1] - 1)
         activated = self._activate(indices, self.conditional)
-        gates = {number: self.net.res_blocks[number].gate(activated) for number in self.mlp_outputs}
+        gates = {number: self.blocks[number].gate(activated) for number in self.mlp_outputs}
         shifts, scales = self._final_modulation(activated)
         return {
             i: ({number: gate[row] for number, gate in gates.items()}, shifts[row], scales[row])

@@ -73,7 +73,7 @@ class LazyMAR(CachePolicy):
         return state.model.conditioning_vectors(output, positions)
 
     def _refresh(self, state: DecodeState, step: ARStep) -> Tensor:
-        """Last block's output [R, n, D] at the predicted positions; keeps what lazy steps before the next need."""
+        """Last block's output [R, n, D] at the predicted positions; keeps what the next lazy steps need."""
         horizon = self.refresh.horizon(step)
         if horizon == step.stop or (self.token is None and not self._one_branch(state)):
             return _plain_pass(state, step, state.predicted(step), state.embedding)
@@ -130,7 +130,7 @@ class LazyMAR(CachePolicy):
 
 
 def _plain_pass(state: DecodeState, step: ARStep, targets: Tensor, embedding: Tensor) -> Tensor:
-    """Last block's output [rows, m, D] at grid positions [B, m] for the embeddings [rows, D], keeping nothing."""
+    """Last block's output [rows, m, D] at grid positions [B, m], for embeddings [rows, D]."""
     model, repeats = state.model, embedding.shape[0] // state.batch_size
     tokens, known = state.known(step)
     embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)

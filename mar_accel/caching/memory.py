@@ -70,6 +70,6 @@ def _any_lazy(policy: LazyMAR, plan: Plan) -> bool:
 
 
 def _head_elements(config: MARConfig, plan: Plan) -> int:
-    """Outputs or contributions of all blocks, and the difference of the branches, for the most tokens at once."""
+    """Contributions of all blocks and the difference of the branches, for the most tokens at once."""
     tokens = max(max(step.num_tokens - step.num_detail_tokens, step.num_detail_tokens) for step in plan.steps)
     return tokens * (config.head_depth * config.head_width + (config.token_dim if plan.guided else 0))

@@ -1,4 +1,4 @@
-"""When a cache computes everything anew: at fixed steps, at listed ones, or when the features have drifted."""
+"""When a cache computes everything anew: at fixed steps, or at listed ones."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class RefreshBounds:
 class FixedRefresh(StaticRefresh):
     """LazyMAR's schedule (arXiv:2503.12450, section 3): the first steps, then every ``period``-th.
 
-    Without ``max_new_share``, step k is a refresh where k < warmup_steps or (k − warmup_steps) mod period = 0.
+    Without ``max_new_share``, step k is one where k < warmup_steps or (k − warmup_steps) mod period = 0.
 
     Args:
         warmup_steps: steps at the beginning that are all refreshes, at least 0; 5 as published.

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mar_accel.caching.blocks import attend_and_mlp, blocks_of, project
 from mar_accel.caching.policy import DecodeState
 from mar_accel.caching.ratios import PUBLISHED_RATIOS, PUBLISHED_STEPS, Ratios
 from mar_accel.caching.rows import flat_rows, take_rows, write_rows
 from mar_accel.errors import ConfigError
 from mar_accel.models.mar import MARConfig
-from mar_accel.models.transformer import Block
 from mar_accel.sampling.plan import ARStep
 
 SIMILARITIES = ("cosine", "euclidean")
@@ -34,7 +34,7 @@ class TokenStore:
         rows: B, or 2B where both guidance branches are kept.
         encoder: keys and values of each encoder block [rows, N, 2D]: buffer, then tokens in decode order.
         decoder: keys and values of the decoder blocks behind the pruning block [rows, N, 2D], in grid order.
-        feature: the feature of the pruning block whose similarity decides [rows, N, D]; None before a refresh.
+        feature: of the pruning block, whose similarity decides [rows, N, D]; None before a refresh.
         decoder_input: the padded decoder input [rows, N, D]; None before a refresh.
     """
 
@@ -70,8 +70,8 @@ class TokenCache:
         feature: "value" (as published) or "key" of the pruning block.
         threshold: None, or keep of the chosen tokens only those whose similarity is below this. Shapes stay
             those of ``ratios``, the upper bound: tokens above the threshold leave the caches as they are but
-            are computed all the same, so it tells what a threshold does to the images; ``mar_accel.calibrate``
-            turns a threshold into ratios, which are what saves time.
+            are computed all the same, so it tells what a threshold does to the images, and saves nothing;
+            ``mar_accel.calibrate`` turns a threshold into ratios, which do.
     """
 
     def __init__(
@@ -145,18 +145,18 @@ class TokenCache:
         tokens, known = state.known(step)
         embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
         x = torch.cat([model.embed_buffer(state.embedding), embedded], dim=1)
-        for index, block in enumerate(model.encoder_blocks):
-            q, kv = _project(block, block.norm1(x))
+        for index, block in enumerate(blocks_of(model.encoder_blocks)):
+            q, kv = project(block, block.norm1(x))
             store.keep_kv(store.encoder, index, length, kv)
-            x = _attend_and_mlp(block, x, q, kv)
+            x = attend_and_mlp(block, x, q, kv)
         x = model.decoder_inputs(x, known.repeat(repeats, 1))
         store.decoder_input = x[:rows].clone() if rows < len(x) else x
         prune_block, last = self.prune_block_of(model.config), len(model.decoder_blocks) - 1
         wanted = flat_rows(targets.repeat(repeats, 1) + buffer, length)
-        for index, block in enumerate(model.decoder_blocks):
+        for index, block in enumerate(blocks_of(model.decoder_blocks)):
             normed = block.norm1(x)
             if index < last:
-                q, kv = _project(block, normed)
+                q, kv = project(block, normed)
             else:
                 kv = block.attn.project_kv_rows(normed)
                 q, x = block.attn.project_q(take_rows(normed, wanted)), take_rows(x, wanted)
@@ -164,7 +164,7 @@ class TokenCache:
                 store.feature = self._feature(kv[:rows]).clone()
             elif index > prune_block:
                 store.keep_kv(store.decoder, index, length, kv)
-            x = _attend_and_mlp(block, x, q, kv)
+            x = attend_and_mlp(block, x, q, kv)
         return x
 
     # -- lazy step -----------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class TokenCache:
         decoded_last = state.predicted(previous).repeat(repeats, 1)
         x = self._decoder_input(state, self._encode(state, step, previous), decoded_last)
         prune_block = self.prune_block_of(model.config)
-        for block in model.decoder_blocks[:prune_block]:
+        for block in blocks_of(model.decoder_blocks)[:prune_block]:
             x = block(x)
         predicted = state.predicted(step).repeat(repeats, 1)
         return self._pruned_blocks(state, step, x, predicted, decoded_last)
@@ -197,12 +197,12 @@ class TokenCache:
         tokens = model.embed_tokens(state.decoded[:, added], state.order[:, added])
         tokens = tokens.repeat(rows // state.batch_size, 1, 1)
         x = torch.cat([model.embed_buffer(state.embedding[:rows]), tokens], dim=1)
-        for index, block in enumerate(model.encoder_blocks):
-            q, kv = _project(block, block.norm1(x))
+        for index, block in enumerate(blocks_of(model.encoder_blocks)):
+            q, kv = project(block, block.norm1(x))
             kept = self.store.encoder[index]
             kept[:, :buffer] = kv[:, :buffer]
             kept[:, buffer + previous.start : buffer + previous.stop] = kv[:, buffer:]
-            x = _attend_and_mlp(block, x, q, kept[:, : buffer + step.start])
+            x = attend_and_mlp(block, x, q, kept[:, : buffer + step.start])
         return x
 
     def _decoder_input(self, state: DecodeState, encoded: Tensor, decoded_last: Tensor) -> Tensor:
@@ -222,28 +222,28 @@ class TokenCache:
     ) -> tuple[Tensor, Tensor]:
         """The pruning block and those behind it, on chosen tokens; see ``lazy_pass``."""
         assert self.store is not None and self.store.feature is not None
-        model, store = state.model, self.store
+        model, store, old_feature = state.model, self.store, self.store.feature
         buffer, length = model.config.buffer_size, x.shape[1]
         prune_block, last = self.prune_block_of(model.config), len(model.decoder_blocks) - 1
         num_predicted = predicted.shape[1]
 
-        block = model.decoder_blocks[prune_block]
+        block, *behind = blocks_of(model.decoder_blocks)[prune_block:]
         normed = block.norm1(x)
         kv = block.attn.project_kv_rows(normed)
         feature = self._feature(kv)
-        similarity = self._similarities(feature, store.feature, model.config.num_heads)
-        store.feature.copy_(feature)
+        similarity = self._similarities(feature, old_feature, model.config.num_heads)
+        old_feature.copy_(feature)
         always = torch.cat([predicted, decoded_last], dim=1) + buffer
         positions, moved = self._choose(similarity, always, self.num_kept(state, step))
         # What is not chosen gives keys and values to this block but needs neither its query nor its MLP.
         rows = flat_rows(positions[:, :num_predicted] if prune_block == last else positions, length)
         q = block.attn.project_q(take_rows(normed, rows))
-        x = _attend_and_mlp(block, take_rows(x, rows), q, kv)
+        x = attend_and_mlp(block, take_rows(x, rows), q, kv)
 
-        for index, block in enumerate(model.decoder_blocks[prune_block + 1 :], start=prune_block + 1):
+        for index, block in enumerate(behind, start=prune_block + 1):
             normed, kept = block.norm1(x), store.decoder[index]
             if index < last:
-                q, kv = _project(block, normed)
+                q, kv = project(block, normed)
             else:
                 # The predicted tokens come first among the chosen ones; only their output is used.
                 kv = block.attn.project_kv_rows(normed)
@@ -251,7 +251,7 @@ class TokenCache:
             if moved is not None:
                 kv = torch.where(moved, kv, take_rows(kept, rows))
             write_rows(kept, rows, kv)
-            x = _attend_and_mlp(block, x, q, kept)
+            x = attend_and_mlp(block, x, q, kept)
         return x, similarity
 
     def _choose(self, similarity: Tensor, always: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
@@ -291,18 +291,3 @@ class TokenCache:
     def finish(self) -> None:
         """Free what was kept."""
         self.store = None
-
-
-def _project(block: Block, normed: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries [R, H, n, d], and keys and values as rows [R, n, 2D], of normalised tokens [R, n, D]."""
-    dim = normed.shape[-1]
-    qkv = block.attn.qkv(normed)
-    (q,) = block.attn.split_heads(qkv[..., :dim], 1)
-    return q, qkv[..., dim:]
-
-
-def _attend_and_mlp(block: Block, x: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    """Finish a block for the tokens x [R, n, D] whose queries are given; kv [R, m, 2D]."""
-    k, v = block.attn.split_heads(kv, 2)
-    x = x + block.attn.attend(q, k, v)
-    return x + block.mlp(block.norm2(x))

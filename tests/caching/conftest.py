@@ -16,7 +16,7 @@ from mar_accel.configuration import compose_config
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, StepCallback, decode
 
-# K = 12 AR steps of a 8×8 grid with T = 9: lazy steps at 4, 5, 7, 8, 10, 11, and timesteps that are not refreshed.
+# Under EAGER_REFRESH steps 4, 5, 7, 8, 10 and 11 are lazy; of the nine timesteps 8, 7 and 0 are refreshed.
 SHORT = [
     "sampler.num_iter=12",
     "sampler.num_diffusion_steps=9",
