@@ -20,6 +20,14 @@ def test_published_settings(size: str, scale: float) -> None:
     compose_config("generate", [f"experiment=imagenet50k_{size}"])
 
 
+def test_an_accelerated_sampler_keeps_its_own_steps() -> None:
+    plain = compose_config("evaluate", ["sampler=gtr_18", "cache=lazymar"])
+    config = compose_config("evaluate", ["experiment=imagenet50k_huge", "sampler=gtr_18", "cache=lazymar"])
+    assert config.dataset.num_images == 50000 and config.sampler.guidance_scale == 3.25
+    for key in ("num_iter", "num_diffusion_steps", "order", "step_sizes"):
+        assert config.sampler[key] == plain.sampler[key]
+
+
 def test_fifty_of_each_class_in_the_order_of_the_classes() -> None:
     dataset = compose_config("evaluate", ["experiment=imagenet50k_base"]).dataset
     requests = GenerationRequests(

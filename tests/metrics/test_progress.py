@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,25 @@ def test_items_pass_unchanged_and_quick_ones_show_nothing(capsys: pytest.Capture
     assert capsys.readouterr().out == ""
 
 
-def test_a_slow_loop_names_itself(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SECONDS_WITHOUT_BAR", 0.01)
-    monkeypatch.setenv("TTY_INTERACTIVE", "1")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    for _ in progress(range(3), "features of the reference"):
-        time.sleep(0.02)
-    assert "features of the reference" in capsys.readouterr().out
+def test_a_slow_loop_gets_a_bar_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    class Recorder:
+        def __init__(self, **settings: object):
+            assert settings == {"transient": True, "disable": False}
+
+        def add_task(self, description: str, total: int, completed: int) -> int:
+            calls.append((description, total, completed))
+            return 7
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **kwargs: calls.append((name, *args, *kwargs.values()))
+
+    monkeypatch.setattr(module, "Progress", Recorder)
+    monkeypatch.setattr(module, "SECONDS_WITHOUT_BAR", 0.05)
+    with pytest.raises(RuntimeError):
+        for number in progress(range(4), "features"):
+            time.sleep(0.1)
+            if number == 2:
+                raise RuntimeError
+    assert calls[0] == ("features", 4, 1) and ("update", 7, 2) in calls and calls[-1] == ("stop",)
