@@ -1,0 +1,90 @@
+"""The paper's figures of redundancy, as CSV and PNG."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mar_accel.analysis.redundancy import CATEGORIES, RedundancyStatistics
+from mar_accel.errors import ConfigError
+
+
+def check_matplotlib() -> None:
+    """Refuse to start where the figures could not be drawn in the end."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("the figures need matplotlib; install the extra: mar-accel[eval].") from error
+
+
+def write_figures(statistics: RedundancyStatistics, output_dir: Path) -> list[Path]:
+    """Write every figure beside its numbers; returns the pictures."""
+    distances, mse, matrices = statistics.distance_rows(), statistics.mse_rows(), statistics.matrices()
+    write_rows(distances, output_dir / "token_distance.csv")
+    write_rows(mse, output_dir / "branch_mse.csv")
+    for name, matrix in matrices.items():
+        _write_matrix(matrix, output_dir / f"step_similarity_{name}.csv")
+    pictures = [output_dir / f"{name}.png" for name in ("token_distance", "branch_mse", "step_similarity")]
+    _draw_distances(distances, pictures[0])
+    _draw_mse(mse, pictures[1])
+    _draw_matrices(matrices, pictures[2])
+    return pictures
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows of equal keys as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_matrix(matrix: Tensor, path: Path) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[f"{value:.6f}" for value in row] for row in matrix.tolist()])
+
+
+def _draw_distances(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    kinds = (
+        ("output_distance", "last decoder block's output"),
+        ("value_distance", "values in the pruning block"),
+    )
+    for axis, (key, title) in zip(figure.subplots(1, 2), kinds, strict=True):
+        for category in CATEGORIES:
+            own = [row for row in rows if row["category"] == category]
+            axis.plot([row["step"] for row in own], [row[key] for row in own], label=category)
+        axis.set(xlabel="AR step", ylabel="cosine distance to the step before", title=title, yscale="log")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _draw_mse(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name in rows[0]:
+        if name != "step":
+            axis.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
+    axis.set(xlabel="AR step", ylabel="mean squared difference to the step before", yscale="log")
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _draw_matrices(matrices: Mapping[str, Tensor], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(matrices), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for axis, (name, matrix) in zip(axes, matrices.items(), strict=True):
+        image = axis.imshow(matrix.numpy(), origin="lower")
+        axis.set(xlabel="AR step", ylabel="AR step", title=f"cosine similarity of the {name}")
+        figure.colorbar(image, ax=axis)
+    figure.savefig(path, dpi=120)

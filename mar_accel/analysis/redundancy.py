@@ -1,0 +1,175 @@
+"""The redundancies that caches live on, measured while a model samples without one.
+
+Source: LazyMAR (arXiv:2503.12450, section 3): token redundancy and condition redundancy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mar_accel.caching.policy import CachePolicy, DecodeState
+from mar_accel.caching.token import TokenCache
+from mar_accel.models.transformer import gather_tokens
+from mar_accel.sampling.plan import ARStep
+
+CATEGORIES = ("predicted now", "just decoded", "decoded earlier", "not yet decoded")
+
+
+@dataclass
+class StepFeatures:
+    """Features of all tokens at one AR step, in decode order.
+
+    Attributes:
+        output: last decoder block's output, before its norm, of the conditional branch [B, L, D].
+        value: values in the pruning block, of the conditional branch [B, L, D].
+        unconditional: as ``output``, of the other branch; None without guidance.
+    """
+
+    output: Tensor
+    value: Tensor
+    unconditional: Tensor | None
+
+
+class FeatureRecorder(CachePolicy):
+    """Computes everything anew at every step, for all positions, and gathers statistics of the features.
+
+    Args:
+        token: says which block is the pruning block.
+
+    Attributes:
+        statistics: over all batches so far.
+    """
+
+    def __init__(self, token: TokenCache):
+        self.token = token
+        self.statistics = RedundancyStatistics()
+        self._steps: list[StepFeatures] = []
+
+    def start(self, state: DecodeState) -> None:
+        self.token.check(state.model.config)
+        self._steps = []
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        batch = state.batch_size
+        # Positions in decode order, so that the tokens of a step are a slice.
+        output = self.token.full_pass(state, step, state.order, rows=batch)
+        assert self.token.store is not None and self.token.store.feature is not None
+        value = self.token.store.feature[:, state.model.config.buffer_size :]
+        self._steps.append(
+            StepFeatures(
+                output[:batch].float(),
+                gather_tokens(value, state.order).float(),
+                output[batch:].float() if state.plan.guided else None,
+            )
+        )
+        if step is state.plan.steps[-1]:
+            self.statistics.add(self._steps, state)
+        positions = state.predicted(step).repeat(output.shape[0] // batch, 1)
+        return state.model.conditioning_vectors(output[:, step.start : step.stop], positions)
+
+    def finish(self) -> None:
+        self.token.finish()
+        self._steps = []
+
+
+@dataclass
+class RedundancyStatistics:
+    """Sums over images; ``rows`` and ``matrix`` give the means.
+
+    Attributes:
+        num_images: images so far.
+    """
+
+    num_images: int = 0
+    _distances: dict[tuple[int, str, str], float] = field(default_factory=dict)
+    _counts: dict[tuple[int, str], int] = field(default_factory=dict)
+    _mse: dict[tuple[int, str], float] = field(default_factory=dict)
+    _similarity: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, steps: list[StepFeatures], state: DecodeState) -> None:
+        """Add a batch: its features at all AR steps."""
+        batch = state.batch_size
+        self.num_images += batch
+        for step in state.plan.steps[1:]:
+            new, old = steps[step.index], steps[step.index - 1]
+            self._add_distances(step, state.plan.steps[step.index - 1], new, old)
+            for name, a, b in _branches(new, old):
+                key = (step.index, name)
+                self._mse[key] = self._mse.get(key, 0.0) + batch * float((a - b).square().mean())
+        for name in ("output", "residual") if state.plan.guided else ("output",):
+            matrix = batch * _similarity_matrix([_feature(features, name) for features in steps])
+            self._similarity[name] = self._similarity.get(name, torch.zeros_like(matrix)) + matrix
+
+    def _add_distances(self, step: ARStep, previous: ARStep, new: StepFeatures, old: StepFeatures) -> None:
+        slices = {
+            "predicted now": slice(step.start, step.stop),
+            "just decoded": slice(previous.start, previous.stop),
+            "decoded earlier": slice(0, previous.start),
+            "not yet decoded": slice(step.stop, None),
+        }
+        for kind in ("output", "value"):
+            distance = 1 - F.cosine_similarity(getattr(new, kind), getattr(old, kind), dim=-1)
+            for category, where in slices.items():
+                key = (step.index, category, kind)
+                self._distances[key] = self._distances.get(key, 0.0) + float(distance[:, where].sum())
+        for category, where in slices.items():
+            count = distance[:, where].numel()
+            self._counts[step.index, category] = self._counts.get((step.index, category), 0) + count
+
+    def distance_rows(self) -> list[dict[str, float | int | str]]:
+        """Mean cosine distance to the step before, by AR step and category of token."""
+        return [
+            {
+                "step": step,
+                "category": category,
+                "tokens": count // self.num_images,
+                "output_distance": self._distances[step, category, "output"] / count,
+                "value_distance": self._distances[step, category, "value"] / count,
+            }
+            for (step, category), count in self._counts.items()
+            if count
+        ]
+
+    def mse_rows(self) -> list[dict[str, float | int]]:
+        """Mean squared difference to the step before, of the branches and of their difference."""
+        rows: dict[int, dict[str, float | int]] = {}
+        for (step, name), total in self._mse.items():
+            rows.setdefault(step, {"step": step})[name] = total / self.num_images
+        return list(rows.values())
+
+    def residual_ratio(self) -> float | None:
+        """How many times smaller the residual's mean squared difference is than the conditional branch's."""
+        rows = self.mse_rows()
+        if not rows or "residual" not in rows[0]:
+            return None
+        return sum(row["conditional"] for row in rows) / sum(row["residual"] for row in rows)
+
+    def matrices(self) -> dict[str, Tensor]:
+        """Cosine similarity [K, K] of the features of all pairs of AR steps, mean over tokens and images."""
+        return {name: matrix / self.num_images for name, matrix in self._similarity.items()}
+
+
+def _feature(features: StepFeatures, name: str) -> Tensor:
+    if name == "output":
+        return features.output
+    assert features.unconditional is not None
+    return features.unconditional - features.output
+
+
+def _branches(new: StepFeatures, old: StepFeatures) -> list[tuple[str, Tensor, Tensor]]:
+    """Name, feature now and feature before, of the branches and of their difference."""
+    branches = [("conditional", new.output, old.output)]
+    if new.unconditional is not None and old.unconditional is not None:
+        branches.append(("unconditional", new.unconditional, old.unconditional))
+        branches.append(("residual", _feature(new, "residual"), _feature(old, "residual")))
+    return branches
+
+
+def _similarity_matrix(steps: list[Tensor]) -> Tensor:
+    """Cosine similarity between steps [K, K], mean over the tokens of features [B, L, D] each."""
+    unit = torch.stack([F.normalize(x, dim=-1).flatten() for x in steps])
+    return (unit @ unit.T / steps[0].shape[:2].numel()).cpu()

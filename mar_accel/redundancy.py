@@ -1,0 +1,60 @@
+"""Measure and draw what caches can save: ``python -m mar_accel.redundancy model=digits``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from mar_accel.analysis.figures import check_matplotlib, write_figures
+from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
+from mar_accel.caching.token import TokenCache
+from mar_accel.cli import command
+from mar_accel.errors import ConfigError
+from mar_accel.generate import build_module, build_requests, check_device
+from mar_accel.prediction import build_trainer
+from mar_accel.run_record import prepare_output_dir, run_record, write_json
+
+
+def measure_redundancy(config: DictConfig) -> RedundancyStatistics:
+    """Sample without a cache, and write the figures and their numbers into the run folder.
+
+    Args:
+        config: composed as ``conf/redundancy.yaml``.
+
+    Raises:
+        ConfigError: the config cannot be run; nothing has been written then.
+    """
+    check_device(config.trainer.accelerator)
+    check_matplotlib()
+    requests, module = build_requests(config), build_module(config)
+    if len(module.plan.steps) < 2:
+        raise ConfigError("sampler.num_iter=1 has no adjacent AR steps to compare; give at least 2.")
+    token = TokenCache(prune_block=config.redundancy.prune_block)
+    token.check(module.model.config)
+    module.cache = recorder = FeatureRecorder(token)
+    output_dir = prepare_output_dir(Path(config.output_dir).absolute())
+    trainer = build_trainer(config, [], output_dir)
+    trainer.predict(module, requests, return_predictions=False)
+    statistics = recorder.statistics
+    write_figures(statistics, output_dir)
+    ratio = statistics.residual_ratio()
+    record = run_record(config, num_images=statistics.num_images, residual_ratio=ratio)
+    write_json(record, output_dir / "run.json")
+    console = Console(soft_wrap=True)
+    if ratio is not None:
+        console.print(
+            f"The branches' difference moves {ratio:.1f} times less than the conditional branch (MSE)."
+        )
+    console.print(f"Figures and numbers: {output_dir}", markup=False)
+    return statistics
+
+
+@command("redundancy")
+def main(config: DictConfig) -> None:
+    measure_redundancy(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The figures of redundancy from a small random model."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from mar_accel.configuration import compose_config
+from mar_accel.errors import ConfigError
+from mar_accel.redundancy import measure_redundancy
+
+SMALL = [
+    "model.weights=random",
+    "model.architecture.embed_dim=32",
+    "model.architecture.num_heads=2",
+    "model.architecture.encoder_depth=1",
+    "model.architecture.decoder_depth=2",
+    "model.architecture.head_depth=1",
+    "model.architecture.head_width=32",
+    "sampler.num_iter=5",
+    "sampler.num_diffusion_steps=2",
+    "dataset.num_images=3",
+    "trainer.batch_size=2",
+]
+
+
+def test_figures_and_numbers(tmp_path: Path) -> None:
+    statistics = measure_redundancy(compose_config("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
+    assert statistics.num_images == 3
+    with (tmp_path / "token_distance.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Every step but the first is compared; at step 1 nothing was decoded earlier, at step 4 nothing is left.
+    assert [sum(int(row["step"]) == k for row in rows) for k in range(5)] == [0, 3, 4, 4, 3]
+    for k in range(1, 5):
+        assert sum(int(row["tokens"]) for row in rows if int(row["step"]) == k) == 256
+    assert all(0 <= float(row["value_distance"]) <= 2 for row in rows)
+    # A token that becomes known moves more than one that was known already.
+    mean = {
+        category: [float(row["output_distance"]) for row in rows if row["category"] == category]
+        for category in ("just decoded", "decoded earlier")
+    }
+    assert min(mean["just decoded"]) > max(mean["decoded earlier"])
+    for name in ("output", "residual"):
+        matrix = statistics.matrices()[name]
+        torch.testing.assert_close(matrix.diagonal(), torch.ones(5))
+        torch.testing.assert_close(matrix, matrix.T)
+    for picture in ("token_distance", "branch_mse", "step_similarity"):
+        assert (tmp_path / f"{picture}.png").stat().st_size > 1000
+    assert (tmp_path / "run.json").is_file()
+
+
+def test_without_guidance_there_is_no_residual(tmp_path: Path) -> None:
+    config = compose_config("redundancy", [*SMALL, "sampler.guidance_scale=1", f"output_dir={tmp_path}"])
+    statistics = measure_redundancy(config)
+    assert statistics.residual_ratio() is None and list(statistics.matrices()) == ["output"]
+
+
+def test_one_step_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"sampler\.num_iter"):
+        measure_redundancy(
+            compose_config("redundancy", [*SMALL, "sampler.num_iter=1", f"output_dir={folder}"])
+        )
+    assert not folder.exists()
