@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mar_accel.building import build_sampler
@@ -81,6 +83,20 @@ def test_only_parts_that_are_changed_too_become_choices() -> None:
     ]
     changed = ["sampler.order=gtr,halton", "sampler.order.a=1", "model.order=b"]
     assert with_part_choices(changed) == ["sampler/order=gtr,halton", *changed[1:]]
+
+
+def test_a_part_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_orders.py").write_text(
+        "import torch\n"
+        "from mar_accel.sampling.orders import Order\n"
+        "class Columns(Order):\n"
+        "    def permutation(self, grid, generator):\n"
+        "        return torch.arange(grid[0] * grid[1]).view(grid).T.flatten()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sampler = _sampler("sampler=mar", "sampler.order._target_=my_orders.Columns")
+    order = sampler.draw(sampler.plan((16, 16)), 0, [0], token_dim=1).order[0]
+    assert order[:3].tolist() == [0, 16, 32]
 
 
 def test_keys_of_gtr() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mar_accel.caching.policy import NoCache
-from mar_accel.models.diffusion_head import AdaLNMLP
+from mar_accel.models.diffusion_head import FinalLayer
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_steps import StageAwareDiffusionSteps
@@ -112,14 +112,14 @@ def _random_scores(order: Tensor, predicted: Tensor) -> Tensor:
 
 def test_no_head_evaluation_is_wasted(model: MAR, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = 0
-    evaluate = AdaLNMLP.evaluate
+    modulated = FinalLayer.modulated
 
-    def counted(net: AdaLNMLP, x: Tensor, activated: Tensor) -> Tensor:
+    def counted(layer: FinalLayer, x: Tensor, *modulation: Tensor) -> Tensor:
         nonlocal rows
         rows += x.shape[0]
-        return evaluate(net, x, activated)
+        return modulated(layer, x, *modulation)
 
-    monkeypatch.setattr(AdaLNMLP, "evaluate", counted)
+    monkeypatch.setattr(FinalLayer, "modulated", counted)
     _, _, plan = _sample(model, FrequencySelection(0.25, T_DETAIL))
     images, branches = 2, 2
     assert rows == images * branches * sum(head_evaluations(plan, step) for step in plan.steps)
