@@ -22,6 +22,7 @@ from mar_accel.cli import command
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.evaluate import evaluate
+from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.rows import Row, load_rows, merge_overrides
@@ -30,7 +31,6 @@ from mar_accel.evaluation.table import (
     RowResult,
     add_timings,
     table_cells,
-    write_correlation,
     write_strips,
     write_table,
 )

@@ -21,9 +21,14 @@ class ImagesPerSecond(ProgressColumn):
 
 
 class ImageProgress(pl.Callback):
-    """A progress bar over all images, moved on by every AR step; shown by the first process alone."""
+    """A progress bar over all images, moved on by every AR step; shown by the first process alone.
 
-    def __init__(self) -> None:
+    Args:
+        description: what stands before the bar.
+    """
+
+    def __init__(self, description: str = "sampling") -> None:
+        self.description = description
         self.progress: Progress | None = None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -31,7 +36,12 @@ class ImageProgress(pl.Callback):
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.progress = Progress(
-            "sampling", BarColumn(), MofNCompleteColumn(), "images", ImagesPerSecond(), TimeRemainingColumn()
+            self.description,
+            BarColumn(),
+            MofNCompleteColumn(),
+            "images",
+            ImagesPerSecond(),
+            TimeRemainingColumn(),
         )
         task = self.progress.add_task("sampling", total=datamodule.num_images)
         done, images_per_batch, num_steps = 0.0, 0, len(pl_module.plan.steps)

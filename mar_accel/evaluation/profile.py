@@ -15,6 +15,7 @@ import torch
 from mar_accel.caching.policy import DecodeState
 from mar_accel.evaluation.collect import synchronise
 from mar_accel.inference import InferenceModule
+from mar_accel.metrics.progress import busy
 from mar_accel.sampling.plan import ARStep
 
 COMPONENTS = ("encoder", "decoder", "head", "autoencoder", "overhead")
@@ -147,7 +148,7 @@ class Profiler(pl.Callback):
         self._batch = self._batch or batch
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        with trainer.precision_plugin.predict_step_context():
+        with busy("where the time goes"), trainer.precision_plugin.predict_step_context():
             self.profile = profile_batch(pl_module, self._batch)
 
 

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
+from mar_accel.callbacks.progress import ImageProgress
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
@@ -37,6 +38,7 @@ from mar_accel.evaluation.sampling import (
 from mar_accel.evaluation.settings import GENERATE, EvaluationSettings, config_hash
 from mar_accel.generate import build_module, build_requests, check_device, check_num_processes
 from mar_accel.inference import InferenceModule
+from mar_accel.metrics.progress import busy
 from mar_accel.metrics.quality import measure_quality
 from mar_accel.metrics.speed import gemm_peak, latency_summary, speedup
 from mar_accel.prediction import build_trainer
@@ -85,7 +87,8 @@ def evaluate_sampling(
     run = _prepare(config, settings, output_dir)
     with further_processes(output_dir / CONFIG_FILE):
         evaluation, collector = _sample(run, callbacks)
-        _add_baseline(evaluation, run, collector)
+        bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
+        _add_baseline(evaluation, run, collector, bars)
     if not is_first_process():
         return None
     assert collector.features is not None
@@ -95,7 +98,8 @@ def evaluate_sampling(
     evaluation.samples = (collector.images[:SHOWN_IMAGES], collector.labels[:SHOWN_IMAGES])
     evaluation.tokens = collector.tokens
     add_lpips(evaluation, settings)
-    count_metrics(evaluation, run.module, settings.profile)
+    with busy("counting FLOPs"):
+        count_metrics(evaluation, run.module, settings.profile)
     flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics["latency_s_per_image"]
     assert flops is not None and latency is not None
     evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
@@ -171,7 +175,9 @@ def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -
         )
 
 
-def _add_baseline(evaluation: Evaluation, run: _Run, collector: Collector) -> None:
+def _add_baseline(
+    evaluation: Evaluation, run: _Run, collector: Collector, callbacks: Sequence[pl.Callback]
+) -> None:
     """Fidelity to, and speedup over, the unaccelerated sampling of the same seed."""
     count, config = run.num_compared, run.config
     images, tokens, labels = collector.images[:count], collector.tokens[:count], collector.labels[:count]
@@ -189,12 +195,13 @@ def _add_baseline(evaluation: Evaluation, run: _Run, collector: Collector) -> No
     other = with_sampling(run.module, run.unaccelerated)
     if count:
         plain = Collector(None, count)
-        trainer = build_trainer(config, [plain], run.output_dir)
+        trainer = build_trainer(config, [*callbacks, plain], run.output_dir)
         trainer.predict(other, run.requests.only(range(count)), return_predictions=False)
         compare(evaluation, images, tokens, labels, plain.images, plain.tokens)
     if run.settings.timing_rounds:
-        slow, fast = interleaved_latencies(
-            config, [other, run.module], run.settings.timing_rounds, run.output_dir
-        )
+        with busy("timing in turn with the unaccelerated sampler"):
+            slow, fast = interleaved_latencies(
+                config, [other, run.module], run.settings.timing_rounds, run.output_dir
+            )
         names = ("speedup", "speedup_min", "speedup_max")
         evaluation.metrics |= dict(zip(names, speedup(slow, fast), strict=True))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from mar_accel.data.image_sets import open_images
 from mar_accel.evaluation.files import labelled_strips, write_csv
@@ -93,62 +89,3 @@ def write_strips(results: Sequence[RowResult], count: int, path: Path) -> None:
         caption = result.name if ratio is None else f"{result.name}\n{ratio:.2f}×"
         strips.append((caption, open_images(result.folder).first(count)))
     save_png(labelled_strips(strips), path)
-
-
-def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[str, float]:
-    """How well the fidelity of few images predicts the change of the FID: ``correlation.csv`` and ``.png``.
-
-    Returns:
-        Spearman's and Pearson's coefficients over the rows after the first; empty for fewer than three.
-    """
-    rows = [_correlation_row(result, results[0]) for result in results[1:]]
-    rows = [row for row in rows if None not in row.values()]
-    if len(rows) < 3:
-        return {}
-    write_csv(rows, output_dir / "correlation.csv")
-    change = torch.tensor([row["fid_change"] for row in rows], dtype=torch.float64)
-    coefficients = {}
-    for key in ("psnr", "latent_mse"):
-        values = torch.tensor([row[key] for row in rows], dtype=torch.float64)
-        if values.std() == 0 or change.std() == 0:
-            return {}  # nothing varies, nothing can be predicted
-        coefficients[f"spearman_{key}"] = float(spearman_corrcoef(values, change))
-        coefficients[f"pearson_{key}"] = float(pearson_corrcoef(values, change))
-    with (output_dir / "correlation_summary.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("coefficient", "value"), *coefficients.items()])
-    _plot_correlation(rows, coefficients, output_dir / "correlation.png")
-    return coefficients
-
-
-def _correlation_row(result: RowResult, first: RowResult) -> dict[str, Any]:
-    fid, first_fid = result.metrics.get("fid"), first.metrics.get("fid")
-    return {
-        "name": result.name,
-        "fidelity_images": result.metrics.get("fidelity_images"),
-        "psnr": result.metrics.get("psnr"),
-        "latent_mse": result.metrics.get("latent_mse"),
-        "fid": fid,
-        "fid_change": None if fid is None or first_fid is None else fid - first_fid,
-    }
-
-
-def _plot_correlation(rows: list[dict[str, Any]], coefficients: dict[str, float], path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    titles = {"psnr": "PSNR to the first row (dB)", "latent_mse": "latent MSE to the first row"}
-    for axis, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        axis.scatter([row[key] for row in rows], [row["fid_change"] for row in rows])
-        for row in rows:
-            axis.annotate(row["name"], (row[key], row["fid_change"]), fontsize=7)
-        axis.axhline(0, color="grey", linewidth=0.5)
-        rank = coefficients[f"spearman_{key}"]
-        images = rows[0]["fidelity_images"]
-        axis.set(
-            xlabel=f"{title}, {images} images",
-            ylabel="FID − FID of the first row",
-            title=f"rank correlation {rank:.2f}",
-        )
-    figure.savefig(path, dpi=120)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+from rich import get_console
 from rich.progress import Progress
 
 from mar_accel.processes import is_first_process
@@ -37,3 +39,14 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
     finally:
         if task is not None:
             bar.stop()
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """A sign of life for work whose end cannot be told; on a terminal alone, by the first process."""
+    console = get_console()
+    if not (console.is_terminal and is_first_process()):
+        yield
+        return
+    with console.status(description):
+        yield

@@ -18,13 +18,13 @@ from PIL import Image
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.evaluate_table import _finished, evaluate_table
+from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.rows import load_rows, merge_overrides
 from mar_accel.evaluation.table import (
     RowResult,
     add_timings,
     markdown_table,
-    write_correlation,
     write_strips,
     write_table,
 )
@@ -173,10 +173,13 @@ def test_a_killed_table_goes_on_and_two_processes_agree(
 
 
 def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
-    def row(name: str, psnr: float | None, fid: float) -> RowResult:
+    def row(name: str, psnr: float | None, fid: float, order: str = "random") -> RowResult:
         mse = None if psnr is None else 10 ** (-psnr / 10)
         metrics = {"psnr": psnr, "latent_mse": mse, "fid": fid, "fidelity_images": 8}
-        return RowResult(name, tmp_path, metrics)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(f"sampler: {{order: {order}}}")
+        return RowResult(name, folder, metrics)
 
     rows = [
         row("first", None, 1.0),
@@ -188,9 +191,14 @@ def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
     coefficients = write_correlation(rows, tmp_path)
     assert coefficients["spearman_psnr"] == pytest.approx(-1)
     assert coefficients["spearman_latent_mse"] == pytest.approx(1)
+    assert len(coefficients) == 4  # all rows have the same order
     with (tmp_path / "correlation.csv").open() as file:
         assert [float(r["fid_change"]) for r in csv.DictReader(file)] == pytest.approx([0.1, 1, 8, 11])
     assert write_correlation(rows[:3], tmp_path) == {}
+    # Good images that are other ones: only the rows of the same order are still predicted.
+    coefficients = write_correlation([*rows, row("e", 1, 1.0, "gtr"), row("f", 2, 0.9, "gtr")], tmp_path)
+    assert coefficients["spearman_psnr_same_order"] == pytest.approx(-1)
+    assert coefficients["spearman_psnr"] > -0.5
 
 
 def test_speedups_are_medians_of_the_rounds() -> None:

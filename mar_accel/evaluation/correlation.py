@@ -1,0 +1,98 @@
+"""How well the fidelity of few images predicts the change of the FID."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+
+from mar_accel.evaluation.files import write_csv
+from mar_accel.evaluation.table import RowResult
+from mar_accel.run_folder import CONFIG_FILE
+
+PREDICTORS = {"psnr": "PSNR to the first row (dB)", "latent_mse": "latent MSE to the first row"}
+SMALLEST = 3
+
+
+def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[str, float]:
+    """Write ``correlation.csv``, ``correlation_summary.csv`` and ``correlation.png``.
+
+    A sampler with another decode order draws other samples from the same noise: its fidelity to the first
+    row is low whatever its quality. So there are coefficients of all rows, and of those with the same order.
+
+    Returns:
+        Spearman's and Pearson's coefficients over the rows after the first; none for fewer than three rows,
+        or where nothing varies.
+    """
+    rows = [_correlation_row(result, results[0]) for result in results[1:]]
+    rows = [row for row in rows if None not in row.values()]
+    groups = {"": rows, "_same_order": [row for row in rows if row["same_order"]]}
+    coefficients: dict[str, float] = {}
+    for suffix, members in groups.items():
+        if len(members) >= SMALLEST and (suffix == "" or len(members) < len(rows)):
+            coefficients |= {f"{name}{suffix}": value for name, value in _coefficients(members).items()}
+    if not coefficients:
+        return {}
+    write_csv(rows, output_dir / "correlation.csv")
+    with (output_dir / "correlation_summary.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("coefficient", "value"), *coefficients.items()])
+    _plot(rows, coefficients, output_dir / "correlation.png")
+    return coefficients
+
+
+def _coefficients(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    change = torch.tensor([row["fid_change"] for row in rows], dtype=torch.float64)
+    coefficients = {}
+    for key in PREDICTORS:
+        values = torch.tensor([row[key] for row in rows], dtype=torch.float64)
+        if values.std() > 0 and change.std() > 0:
+            coefficients[f"spearman_{key}"] = float(spearman_corrcoef(values, change))
+            coefficients[f"pearson_{key}"] = float(pearson_corrcoef(values, change))
+    return coefficients
+
+
+def _correlation_row(result: RowResult, first: RowResult) -> dict[str, Any]:
+    fid, first_fid = result.metrics.get("fid"), first.metrics.get("fid")
+    return {
+        "name": result.name,
+        "same_order": _order(result) == _order(first),
+        "fidelity_images": result.metrics.get("fidelity_images"),
+        "psnr": result.metrics.get("psnr"),
+        "latent_mse": result.metrics.get("latent_mse"),
+        "fid": fid,
+        "fid_change": None if fid is None or first_fid is None else fid - first_fid,
+    }
+
+
+def _order(result: RowResult) -> Any:
+    return OmegaConf.load(result.folder / CONFIG_FILE).sampler.order
+
+
+def _plot(rows: Sequence[dict[str, Any]], coefficients: dict[str, float], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axis, (key, title) in zip(figure.subplots(1, 2), PREDICTORS.items(), strict=True):
+        for same, marker, label in ((True, "o", "same decode order"), (False, "s", "another order")):
+            chosen = [row for row in rows if row["same_order"] == same]
+            if chosen:
+                values = [row[key] for row in chosen], [row["fid_change"] for row in chosen]
+                axis.scatter(*values, marker=marker, label=label)
+        for row in rows:
+            axis.annotate(row["name"], (row[key], row["fid_change"]), fontsize=7)
+        axis.axhline(0, color="grey", linewidth=0.5)
+        axis.legend(fontsize=7)
+        rank = coefficients.get(f"spearman_{key}")
+        axis.set(
+            xlabel=f"{title}, {rows[0]['fidelity_images']} images",
+            ylabel="FID − FID of the first row",
+            title="" if rank is None else f"rank correlation {rank:.2f}",
+        )
+    figure.savefig(path, dpi=120)
