@@ -231,7 +231,7 @@ class TokenCache:
         normed = block.norm1(x)
         kv = block.attn.project_kv_rows(normed)
         feature = self._feature(kv)
-        similarity = self._similarities(feature, old_feature, model.config.num_heads)
+        similarity = self.similarities(feature, old_feature, model.config.num_heads)
         old_feature.copy_(feature)
         always = torch.cat([predicted, decoded_last], dim=1) + buffer
         positions, moved = self._choose(similarity, always, self.num_kept(state, step))
@@ -272,7 +272,7 @@ class TokenCache:
         width = kv.shape[-1] // 2
         return kv[..., width:] if self.feature == "value" else kv[..., :width]
 
-    def _similarities(self, new: Tensor, old: Tensor, num_heads: int) -> Tensor:
+    def similarities(self, new: Tensor, old: Tensor, num_heads: int) -> Tensor:
         """Similarity [rows, N] of features [rows, N, D], averaged over the heads; 1 means unmoved."""
         new, old = (x.unflatten(-1, (num_heads, -1)).float() for x in (new, old))
         if self.similarity == "cosine":

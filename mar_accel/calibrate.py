@@ -1,0 +1,146 @@
+"""Fit a cache to a wanted speedup: ``python -m mar_accel.calibrate cache=lazymar calibrate.speedup=3``."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+from mar_accel.analysis.figures import write_rows
+from mar_accel.building import build_cache
+from mar_accel.caching.calibration import MovementRecorder, Schedule, least_tolerance, schedule_of
+from mar_accel.caching.lazymar import LazyMAR
+from mar_accel.caching.policy import NoCache
+from mar_accel.caching.token import TokenCache
+from mar_accel.cli import command
+from mar_accel.errors import ConfigError
+from mar_accel.generate import build_module, build_requests, check_device
+from mar_accel.inference import InferenceModule
+from mar_accel.metrics.flops import count_flops
+from mar_accel.prediction import build_trainer
+from mar_accel.run_record import prepare_output_dir, run_record, write_json
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """A calibrated cache.
+
+    Attributes:
+        schedule: refreshes and ratios.
+        speedup: in counted FLOPs, over no cache under the same sampler.
+        overrides: what turns the cache of the config into the calibrated one.
+    """
+
+    schedule: Schedule
+    speedup: float
+    overrides: tuple[str, ...]
+
+
+def calibrate(config: DictConfig) -> CalibrationResult:
+    """Sample a few images without a cache, and fit refreshes and ratios to what moves.
+
+    Args:
+        config: composed as ``conf/calibrate.yaml``.
+
+    Raises:
+        ConfigError: the config cannot be run, or the speedup not be reached; nothing has been written then.
+    """
+    wanted = config.calibrate.speedup
+    if wanted <= 1:
+        raise ConfigError(f"calibrate.speedup={wanted} is no speedup; ask for more than 1.")
+    check_device(config.trainer.accelerator)
+    requests, module = build_requests(config), build_module(config)
+    if not isinstance(module.cache, LazyMAR) or module.cache.token is None:
+        raise ConfigError(
+            "cache holds no token cache, whose ratios are fitted; choose cache=lazymar or token."
+        )
+    distances = _distances(config, module, module.cache.token, requests)
+    plain = count_flops(module.model.config, module.sampler, NoCache()).total
+
+    def speedup(schedule: Schedule) -> float:
+        policy = build_cache(_with_schedule(config, schedule))
+        return plain / count_flops(module.model.config, module.sampler, policy).total
+
+    settings = config.calibrate
+    schedule, reached = least_tolerance(
+        lambda tolerance: schedule_of(distances, tolerance, settings.drift_factor, settings.warmup_steps),
+        speedup,
+        wanted,
+    )
+    result = CalibrationResult(schedule, reached, _overrides(schedule, len(distances)))
+    _write(config, result, distances)
+    return result
+
+
+def _distances(config: DictConfig, module: InferenceModule, token: TokenCache, requests: object) -> Tensor:
+    module.cache = recorder = MovementRecorder(token)
+    trainer = build_trainer(config, [], Path(config.output_dir).absolute())
+    trainer.predict(module, requests, return_predictions=False)  # type: ignore[arg-type]
+    return recorder.distances()
+
+
+def _overrides(schedule: Schedule, num_steps: int) -> tuple[str, ...]:
+    ratios = ",".join(f"[{first},{ratio}]" for first, ratio in schedule.ratios)
+    return (
+        "cache/refresh=listed",
+        f"cache.refresh.steps=[{','.join(map(str, schedule.refreshes))}]",
+        f"cache.token.ratios=[{ratios}]",
+        f"cache.token.ratio_steps={num_steps}",
+        "cache.token.ratio_by=step",
+    )
+
+
+def _with_schedule(config: DictConfig, schedule: Schedule) -> DictConfig:
+    """The config with a calibrated cache."""
+    changed = copy.deepcopy(config)
+    OmegaConf.set_struct(changed, False)
+    changed.cache.refresh = {
+        "_target_": "mar_accel.caching.refresh.ListedRefresh",
+        "steps": list(schedule.refreshes),
+    }
+    changed.cache.token.ratios = [list(row) for row in schedule.ratios]
+    changed.cache.token.ratio_by = "step"
+    return changed
+
+
+def _write(config: DictConfig, result: CalibrationResult, distances: Tensor) -> None:
+    output_dir = prepare_output_dir(Path(config.output_dir).absolute())
+    schedule, mean = result.schedule, distances.mean(dim=(1, 2)).tolist()
+    ratios = dict(schedule.ratios)
+    rows, ratio = [], 1.0
+    for k, distance in enumerate(mean):
+        ratio = ratios.get(k, ratio)
+        rows.append(
+            {"step": k, "refresh": k in schedule.refreshes, "ratio": ratio, "mean_distance": distance}
+        )
+    write_rows(rows, output_dir / "calibration.csv")
+    OmegaConf.save(_with_schedule(config, schedule).cache, output_dir / "cache.yaml", resolve=True)
+    (output_dir / "overrides.txt").write_text("\n".join(result.overrides) + "\n")
+    record = run_record(
+        config,
+        speedup=result.speedup,
+        tolerance=schedule.tolerance,
+        adaptive_threshold=schedule.drift,
+        overrides_of_cache=list(result.overrides),
+    )
+    write_json(record, output_dir / "run.json")
+
+
+@command("calibrate")
+def main(config: DictConfig) -> None:
+    result = calibrate(config)
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{result.speedup:.2f} times fewer FLOPs with {len(result.schedule.refreshes)} refreshes; "
+        f"a threshold of cache/refresh=adaptive alike: {result.schedule.drift:.4g}"
+    )
+    console.print(" ".join(f"'{override}'" for override in result.overrides), markup=False, highlight=False)
+    console.print(f"Everything: {config.output_dir}", markup=False)
+
+
+if __name__ == "__main__":
+    main()
