@@ -69,6 +69,7 @@ def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> Flop
     counter = _Counter()
     head = model.diffloss.net
     head.evaluate = counter.once(head.evaluate)  # type: ignore[method-assign]
+    head.evaluate_modulated = counter.once(head.evaluate_modulated)  # type: ignore[method-assign]
     engine = Engine(model, plan, sampler.solver, _Sections(cache, counter), sampler.selection)
     totals: list[int] = []
     # Every policy ends its work in the encoder with this norm, whatever it kept of it.
@@ -113,11 +114,11 @@ class _Counter(TorchDispatchMode):
         """Count what follows for this section."""
         self.section = section
 
-    def once(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def once(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same for a whole function whose FLOPs and result depend on its arguments' shapes alone."""
         seen: dict[Any, tuple[int, Any]] = {}
 
-        def counted(*args: Tensor) -> Tensor:
+        def counted(*args: Any) -> Any:
             key = _description(args)
             if key not in seen:
                 before = self.total

@@ -6,6 +6,8 @@ Source: MAR (arXiv:2406.11838, section 3.2). Parameter names are those of the pu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ class TimestepEmbedder(nn.Module):
         frequencies = torch.exp(-math.log(10_000) * exponent / TIMESTEP_FREQUENCIES)
         angles = t.float().unsqueeze(-1) * frequencies
         sinusoid = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid.to(linear_of(self.mlp, 0).weight.dtype))
 
 
 class ResBlock(nn.Module):
@@ -44,21 +46,24 @@ class ResBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def modulation(self, activated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shift, scale and gate [n, W] from the activated condition SiLU(y) [n, W]."""
+        """Shift, scale and gate [..., W] from the activated condition SiLU(y) [..., W]."""
         shift, scale, gate = self.adaLN_modulation[1](activated).chunk(3, dim=-1)
         return shift, scale, gate
+
+    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """The block's output under a modulation, [n, W]."""
+        return torch.addcmul(x, gate, self.mlp_output(x, shift, scale))
 
     def mlp_output(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """The ungated MLP output [n, W]; what LazyMAR's head cache keeps."""
         return self.mlp(modulate(self.in_ln(x), shift, scale))
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(activated)
-        return torch.addcmul(x, gate, self.mlp_output(x, shift, scale))
+        return self.modulated(x, *self.modulation(activated))
 
     def gate(self, activated: Tensor) -> Tensor:
         """The gate [n, W] alone, without computing shift and scale."""
-        linear = self.adaLN_modulation[1]
+        linear = linear_of(self.adaLN_modulation, 1)
         width = linear.in_features
         return F.linear(activated, linear.weight[2 * width :], linear.bias[2 * width :])
 
@@ -72,9 +77,22 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
+    def modulation(self, activated: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale [..., W] from the activated condition SiLU(y) [..., W]."""
         shift, scale = self.adaLN_modulation[1](activated).chunk(2, dim=-1)
+        return shift, scale
+
+    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """The layer's output [n, 2C] under a modulation."""
         return self.linear(modulate(self.norm_final(x), shift, scale))
+
+    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
+        return self.modulated(x, *self.modulation(activated))
+
+
+def linear_of(layers: nn.Sequential, index: int) -> nn.Linear:
+    """The linear layer at a place of a sequence."""
+    return cast("nn.Linear", layers[index])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -107,12 +125,16 @@ class AdaLNMLP(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.time_embed.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.time_embed.mlp[2].weight, std=0.02)
-        for block in self.res_blocks:
-            nn.init.zeros_(block.adaLN_modulation[1].weight)
-        nn.init.zeros_(self.final_layer.adaLN_modulation[1].weight)
+        for index in (0, 2):
+            nn.init.normal_(linear_of(self.time_embed.mlp, index).weight, std=0.02)
+        for layer in self.layers:
+            nn.init.zeros_(linear_of(layer.adaLN_modulation, 1).weight)
         nn.init.zeros_(self.final_layer.linear.weight)
+
+    @property
+    def layers(self) -> list[ResBlock | FinalLayer]:
+        """The modulated layers: the residual blocks, then the last."""
+        return [*cast("list[ResBlock]", list(self.res_blocks)), self.final_layer]
 
     def activate(self, time_embedding: Tensor, cond_embedding: Tensor) -> Tensor:
         """SiLU(t + c) [n, W], the condition that every adaLN reads; computed once per evaluation."""
@@ -124,6 +146,20 @@ class AdaLNMLP(nn.Module):
         for block in self.res_blocks:
             x = block(x, activated)
         return self.final_layer(x, activated)
+
+    def modulations(self, activated: Tensor) -> list[tuple[Tensor, ...]]:
+        """What the activated condition [..., W] does to each of ``layers``.
+
+        It depends on timestep and conditioning vector alone, so it can be had before the tokens are there.
+        """
+        return [layer.modulation(activated) for layer in self.layers]
+
+    def evaluate_modulated(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """As ``evaluate``, [n, C] to [n, 2C], with modulations [n, W] that were computed before."""
+        x = self.input_proj(x)
+        for layer, modulation in zip(self.layers, modulations, strict=True):
+            x = layer.modulated(x, *modulation)
+        return x
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Noisy tokens [n, C] at timesteps [n] given z [n, D] to ε and v, [n, 2C]."""

@@ -8,6 +8,7 @@ policies put together.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +170,8 @@ class MAR(nn.Module):
         """
         for block in self.decoder_blocks[:-1]:
             x = block(x)
-        return self.decoder_blocks[-1].forward_queries(x, positions + self.config.buffer_size)
+        last = cast("Block", self.decoder_blocks[-1])
+        return last.forward_queries(x, positions + self.config.buffer_size)
 
     def conditioning_vectors(self, decoded: Tensor, positions: Tensor) -> Tensor:
         """Last block's outputs [R, n, D] at grid positions [R, n] to conditioning vectors z [R, n, D]."""

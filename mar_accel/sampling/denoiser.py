@@ -26,6 +26,10 @@ class Denoiser(Protocol):
         ...
 
 
+# Rows (tokens times timesteps) whose modulations are computed together.
+MODULATION_ROWS = 1024
+
+
 class GuidedDenoiser:
     """ε = ε_u + w·(ε_c − ε_u); both branches see the same x, v is the conditional branch's.
 
@@ -44,11 +48,13 @@ class GuidedDenoiser:
         self.time_embeddings = time_embeddings
         self.guidance_scale = guidance_scale
         self.guided = guided
+        # Modulations by layer, of the timesteps from _first on.
+        self._modulations: list[tuple[tuple[Tensor, ...], ...]] = []
+        self._first = 0
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        activated = self.net.activate(self.time_embeddings[index], self.cond_embedding)
-        x = x.to(activated.dtype)
-        out = self.net.evaluate(torch.cat([x, x]) if self.guided else x, activated)
+        x = x.to(self.cond_embedding.dtype)
+        out = self._evaluate(torch.cat([x, x]) if self.guided else x, index)
         if not self.guided:
             epsilon, v = out.chunk(2, dim=-1)
             return epsilon, v
@@ -56,6 +62,25 @@ class GuidedDenoiser:
         epsilon, v = conditional.chunk(2, dim=-1)
         epsilon_u = unconditional[:, : epsilon.shape[-1]]
         return torch.lerp(epsilon_u, epsilon, self.guidance_scale), v
+
+    def _evaluate(self, x: Tensor, index: int) -> Tensor:
+        """The head's output for all rows, [rows, 2C].
+
+        Three fifths of the head's work depend on timestep and z but not on x. With few rows most of it would
+        go into reading weights, so it is done for several timesteps at a time. With many rows that gains
+        nothing and costs memory.
+        """
+        together = MODULATION_ROWS // x.shape[0]
+        if together < 2:
+            return self.net.evaluate(x, self.net.activate(self.time_embeddings[index], self.cond_embedding))
+        if not 0 <= index - self._first < len(self._modulations):
+            self._modulations = []  # freed before the next ones take their memory
+            self._first = max(0, index + 1 - together)
+            times = self.time_embeddings[self._first : index + 1].unsqueeze(1)
+            layers = self.net.modulations(self.net.activate(times, self.cond_embedding))
+            by_layer = [zip(*(part.unbind() for part in layer), strict=True) for layer in layers]
+            self._modulations = list(zip(*by_layer, strict=True))
+        return self.net.evaluate_modulated(x, self._modulations[index - self._first])
 
 
 def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:
