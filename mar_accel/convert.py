@@ -28,7 +28,7 @@ def convert(config: DictConfig) -> Path:
     if config.dtype not in DTYPES:
         raise ConfigError(f"dtype={config.dtype} is unknown; choose one of {', '.join(DTYPES)}.")
     model = config.model
-    network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
+    network = load_mar(build_architecture(model), model.weights, model.name, model.get("ema", True))
     autoencoder = _autoencoder(model)
     folder = prepare_output_dir(Path(config.output_dir).absolute())
     save_model_folder(

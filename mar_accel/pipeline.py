@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,12 +217,16 @@ def _check_labels(labels: Sequence[int] | int, num_classes: int) -> list[int]:
     labels = [labels] if isinstance(labels, int) else list(labels)
     if not labels:
         raise ConfigError("class_labels is empty; give at least one label.")
+    checked = []
     for label in labels:
-        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_classes:
+        # Whole numbers of numpy and torch are as good as Python's.
+        number = operator.index(label) if hasattr(label, "__index__") else -1
+        if isinstance(label, bool) or not 0 <= number < num_classes:
             raise ConfigError(
                 f"class_labels: {label} is not a class of the model; give labels in 0 to {num_classes - 1}."
             )
-    return labels
+        checked.append(number)
+    return checked
 
 
 def _check_at_least(name: str, value: int, minimum: int) -> None:

@@ -50,6 +50,7 @@ def test_images_do_not_depend_on_the_batch(pipe: MARPipeline) -> None:
     assert whole.tokens.shape == (3, 64, 4) and bool(whole.tokens.isfinite().all())
     for one, other in zip(whole.images, parts.images, strict=True):
         assert np.abs(_pixels(one) - _pixels(other)).max() <= 1
+    assert torch.equal(pipe(torch.tensor([3, 7, 1]), **FAST).tokens, whole.tokens)
     alone = pipe(3, **FAST)
     assert np.abs(_pixels(alone.images[0]) - _pixels(whole.images[0])).max() <= 1
 
@@ -117,6 +118,7 @@ def test_file_needs_a_model(tmp_path: Path) -> None:
         ({"class_labels": [3, 10]}, "class_labels: 10 is not a class of the model; give labels in 0 to 9"),
         ({"class_labels": [-1]}, "class_labels: -1 is not a class"),
         ({"class_labels": ["3"]}, "class_labels: 3 is not a class"),
+        ({"class_labels": [2.5]}, r"class_labels: 2\.5 is not a class"),
         ({"class_labels": []}, "class_labels is empty"),
         ({"class_labels": 3, "seed": -1}, "seed=-1 is too small"),
         ({"class_labels": 3, "batch_size": 0}, "batch_size=0 is too small"),

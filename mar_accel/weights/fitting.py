@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ def guess_model(found: Shapes) -> str:
     return "it belongs to none of the models known here (" + ", ".join(sorted(scores)) + ")"
 
 
+@lru_cache
 def known_models() -> dict[str, Shapes]:
     """Names and layouts of the models in ``conf/model``."""
     models = {}

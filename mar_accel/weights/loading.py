@@ -62,9 +62,9 @@ def require_architecture(folder: Path, config: MARConfig, name: str) -> None:
     different = [key for key in ours if theirs[key] != ours[key] and key != "dropout"]
     if different:
         values = ", ".join(f"{key} is {theirs[key]}, not {ours[key]}" for key in different)
+        advice = f"use model={held.name}" if held.name != name else "set model.architecture to it"
         raise WeightsError(
-            f"{MODEL_KEY}={folder} holds {held.name}, which does not fit model={name}: {values}; choose its "
-            "model, or set model.architecture."
+            f"{MODEL_KEY}={folder} holds {held.name}, which does not fit model={name}: {values}; {advice}."
         )
 
 

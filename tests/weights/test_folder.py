@@ -73,7 +73,8 @@ def test_folder_of_another_architecture(tmp_path: Path, tiny_model: MAR, tiny_co
     """Also where no shape shows it, as with the number of heads."""
     folder = _save(tmp_path, tiny_model)
     with pytest.raises(
-        WeightsError, match=r"holds tiny, which does not fit model=other: num_heads is 2, not 4;"
+        WeightsError,
+        match=r"holds tiny, which does not fit model=other: num_heads is 2, not 4; use model=tiny",
     ):
         load_mar(replace(tiny_config, num_heads=4), str(folder), "other")
     load_mar(replace(tiny_config, dropout=0.1), str(folder), "other")
