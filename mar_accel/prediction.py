@@ -15,15 +15,24 @@ from omegaconf import DictConfig
 
 from mar_accel.errors import ConfigError
 
+# Warnings of Lightning that are no news: how its own code is written, loaders of a few numbers without worker
+# processes, and, where a training goes on, that there is something to go on from.
+_NO_NEWS = (
+    ".*LeafSpec.*",
+    ".*does not have many workers.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*resuming from a checkpoint that ended before the epoch ended.*",
+    ".*`weights_only` was not set.*",
+)
+
 
 def quiet_lightning() -> None:
     """Lightning's notes on devices it has not found and products it advertises are no news to our users."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # Requests are pairs of numbers, and training images are drawn in the batch.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.distributed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    for message in _NO_NEWS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def build_trainer(

@@ -57,7 +57,9 @@ def run_tags(config: DictConfig) -> list[str]:
     if HydraConfig.initialized() and config.command != "evaluate_table":
         choices = HydraConfig.get().runtime.choices
         return [f"{group}={choices[group]}" for group in groups if choices.get(group)]
-    parts = [part for part in (config.sampler.order, config.cache) if "_target_" in part]
+    # A training has neither sampler nor cache.
+    parts = [OmegaConf.select(config, key) for key in ("sampler.order", "cache")]
+    parts = [part for part in parts if part is not None and "_target_" in part]
     return [config.model.name, *(part["_target_"].rsplit(".", 1)[-1] for part in parts)]
 
 

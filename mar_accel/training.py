@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +54,13 @@ class TrainingConfig:
         for key in ("max_steps", "batch_size", "checkpoint_every"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"training.{key}={getattr(self, key)} is too small; give at least 1.")
+        for key in ("learning_rate", "weight_decay", "warmup_steps", "gradient_clip"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"training.{key}={getattr(self, key)} is negative; give 0 or more.")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(
+                f"training.ema_decay={self.ema_decay} averages nothing; give 0 or more, below 1."
+            )
 
 
 def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) -> float:
@@ -69,6 +78,11 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.config = config
+
+    def on_train_start(self) -> None:
+        # Each process, and a training that goes on, draws other masks, noise and augmentation.
+        seeds = np.random.SeedSequence([torch.initial_seed() % 2**32, self.global_step, self.global_rank])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         latents, labels = batch
@@ -90,11 +104,12 @@ class TrainingModule(pl.LightningModule):
         decay_steps = max(1, round(config.max_steps * config.decay_fraction))
         return max(0.0, min(1.0, warmup, (config.max_steps - step) / decay_steps))
 
-    def configure_optimizers(self):  # type: ignore[override]
+    def configure_optimizers(self) -> Any:
         decayed = [p for p in self.model.parameters() if p.ndim >= 2 and p.shape[0] > 1]
         others = [p for p in self.model.parameters() if not (p.ndim >= 2 and p.shape[0] > 1)]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=self.config.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=self.config.weight_decay,

@@ -18,6 +18,9 @@ class DigitsTrainingData(pl.LightningDataModule):
         batch_size: images per step.
     """
 
+    # Of the images.
+    channels = 1
+
     def __init__(self, batch_size: int):
         super().__init__()
         self.batch_size = batch_size

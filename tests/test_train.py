@@ -1,0 +1,176 @@
+"""The command that trains: what it leaves, and trainings that are stopped and go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mar_accel.configuration import compose_config
+from mar_accel.errors import ConfigError, WeightsError
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.train import train
+from mar_accel.training import TrainingConfig, TrainingModule, draw_mask_ratio
+
+# The overrides of a sampler mean nothing to a training.
+SETTINGS = ["training.batch_size=4", "training.checkpoint_every=2", "training.warmup_steps=2", "logger=none"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: list[str]) -> list[str]:
+    return [*(override for override in tiny_model if override.startswith("model.")), *SETTINGS]
+
+
+def _train(folder: Path, overrides: list[str], *more: str) -> dict[str, Any]:
+    """Train; returns the record."""
+    assert train(compose_config("train", [*overrides, f"output_dir={folder}", *more])) == folder / "model"
+    return json.loads((folder / "run.json").read_text())
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_training_leaves_averaged_weights_and_their_card(tiny: list[str], tmp_path: Path) -> None:
+    record = _train(tmp_path, tiny, "training.max_steps=3", "training.ema_decay=0.5", "seed=3")
+    assert record["steps"] == 3 and record["resumed_at"] == 0 and record["seconds"] > 0
+    checkpoint, saved = _checkpoint(tmp_path), load_file(tmp_path / "model" / "model.safetensors")
+    assert checkpoint["global_step"] == 3, "the last step is no multiple of checkpoint_every"
+    for key, value in saved.items():
+        assert torch.equal(value, checkpoint["state_dict"][f"model.{key}"])
+    trained = checkpoint["current_model_state"]
+    assert any(not torch.equal(value, trained[f"model.{key}"]) for key, value in saved.items())
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "training.max_steps=3" in card or "| Steps | 3 |" in card
+    assert "| Seed | 3 |" in card and str(tmp_path) not in card
+
+
+def test_trained_model_is_sampled(
+    tiny: list[str], tiny_model: list[str], run_here: Any, tmp_path: Path
+) -> None:
+    _train(tmp_path / "training", tiny, "training.max_steps=1")
+    weights = f"model.weights={tmp_path / 'training' / 'model'}"
+    run = run_here("generate", *tiny_model, weights, "dataset.num_images=1", f"output_dir={tmp_path / 'run'}")
+    assert run.status == 0, run.stderr
+
+
+def test_finished_training_is_only_exported(tiny: list[str], tmp_path: Path) -> None:
+    _train(tmp_path, tiny, "training.max_steps=2")
+    model = tmp_path / "model" / "model.safetensors"
+    weights, checkpoint = load_file(model), tmp_path / "checkpoints" / "last.ckpt"
+    model.unlink()
+    written = checkpoint.stat().st_mtime_ns
+    record = _train(tmp_path, tiny, "training.max_steps=2")
+    assert record["steps"] == record["resumed_at"] == 2 and checkpoint.stat().st_mtime_ns == written
+    assert all(torch.equal(value, weights[key]) for key, value in load_file(model).items())
+
+
+def test_resumed_training_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    logged = [*tiny, "logger=csv"]
+    _train(tmp_path, logged, "training.max_steps=2")
+    before = _checkpoint(tmp_path)
+    # Another last step is another schedule, and legitimate.
+    record = _train(tmp_path, logged, "training.max_steps=6")
+    assert (record["resumed_at"], record["steps"]) == (2, 6)
+    after = _checkpoint(tmp_path)
+    assert after["global_step"] == 6
+    moments = [checkpoint["optimizer_states"][0]["state"][0]["step"] for checkpoint in (before, after)]
+    assert [float(step) for step in moments] == [2, 6], "the optimiser went on and did not start anew"
+    assert float(after["averaging_state"]["n_averaged"]) == 6
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["last.ckpt", "step-6.ckpt"]
+
+
+def test_metrics_of_before_a_resumption_are_kept(tiny: list[str], tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir(parents=True)
+    (logs / "metrics.csv").write_text("loss,step\n1.0,1\n")
+    _train(tmp_path, [*tiny, "logger=csv"], "training.max_steps=1")
+    assert (logs / "metrics-1.csv").read_text() == "loss,step\n1.0,1\n"
+    assert "training" in (logs / "hparams.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_killed_training_goes_on_from_its_last_checkpoint(
+    start: Callable[..., subprocess.Popen[str]], tiny: list[str], tmp_path: Path
+) -> None:
+    arguments = [*tiny, f"output_dir={tmp_path}", "logger=csv", "training.max_steps=100000"]
+    process = start(tmp_path, "train", *arguments)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    step = _checkpoint(tmp_path)["global_step"]
+    assert step >= 2 and not (tmp_path / "run.json").exists()
+    record = _train(tmp_path, tiny, f"training.max_steps={step + 3}")
+    assert (record["resumed_at"], record["steps"]) == (step, step + 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.max_steps=0", "training.max_steps=0 is too small"),
+        ("training.max_steps=many", "training.max_steps=many has the wrong type"),
+        ("training.label_drop=1.5", "training.label_drop=1.5 is not a share"),
+        ("training.ema_decay=1", "training.ema_decay=1"),
+        ("training.learning_rate=-1", "training.learning_rate=-1 is negative"),
+        ("training.resume=missing.ckpt", "training.resume=missing.ckpt is not a file"),
+        ("model=mar_base", "works on 16 channels but dataset=digits has 1"),
+        ("dataset=imagenet", "dataset=imagenet has nothing to train on"),
+    ],
+)
+def test_bad_settings_are_refused(override: str, sentence: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=sentence):
+        train(compose_config("train", [f"output_dir={folder}", override]))
+    assert not folder.exists()
+
+
+def test_damaged_checkpoint_and_other_architecture_are_refused(tiny: list[str], tmp_path: Path) -> None:
+    _train(tmp_path, tiny, "training.max_steps=1")
+    with pytest.raises(WeightsError, match="trained with another architecture"):
+        _train(tmp_path, tiny, "training.max_steps=1", "model.architecture.embed_dim=64")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"last\.ckpt is damaged"):
+        _train(tmp_path, tiny, "training.max_steps=2")
+
+
+def test_mask_ratios_are_those_of_the_truncated_normal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ratios = torch.tensor([draw_mask_ratio(0.7, generator) for _ in range(4000)])
+    assert float(ratios.min()) >= 0.7 and float(ratios.max()) <= 1
+    # Mean of a normal around 1 (deviation 0.25) on [0.7, 1]: 1 - 0.25·(φ(0) - φ(1.2)) / (Φ(0) - Φ(-1.2)).
+    assert float(ratios.mean()) == pytest.approx(0.8667, abs=0.005)
+
+
+def test_learning_rate_warms_up_stays_and_decays() -> None:
+    values: dict[str, Any] = {"batch_size": 1, "weight_decay": 0, "ema_decay": 0.9, "label_drop": 0.1}
+    values |= {"mask_ratio_min": 0.7, "gradient_clip": 1, "checkpoint_every": 1, "learning_rate": 1}
+    config = TrainingConfig(max_steps=100, warmup_steps=10, decay_fraction=0.3, **values)
+    sizes = {"embed_dim": 32, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    factor = TrainingModule(MAR(MARConfig(**sizes, head_depth=1, head_width=32)), config).learning_rate_factor
+    assert factor(0) == pytest.approx(0.1) and factor(9) == factor(50) == factor(70) == 1
+    assert factor(85) == pytest.approx(0.5) and factor(100) == 0
+    assert all(factor(step + 1) <= factor(step) for step in range(70, 100))
+
+
+@pytest.mark.slow
+def test_loss_falls(tiny: list[str], tmp_path: Path) -> None:
+    steps = ["training.max_steps=200", "training.batch_size=8", "training.checkpoint_every=200"]
+    _train(tmp_path, tiny, *steps, "logger=csv")
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+    assert len(losses) == 4 and losses[-1] < 0.8 * losses[0]
