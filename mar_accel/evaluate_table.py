@@ -103,7 +103,8 @@ def _row_result(
     row: Row, config: DictConfig, first: RowResult | None, output_dir: Path, progress: Progress
 ) -> RowResult:
     """The metrics of a row: read where they were finished, else evaluated."""
-    folder = output_dir / "rows" / f"{row.name}-{config_hash(config)}"
+    # Whoever wants more images of the same rows gets the further ones beside those that are there.
+    folder = output_dir / "rows" / f"{row.name}-{config_hash(config, any_number=True)}"
     file = folder / METRICS_FILE
     if not _finished(file, config, first):
         config.output_dir = str(folder)
@@ -123,9 +124,11 @@ def _finished(file: Path, config: DictConfig, first: RowResult | None) -> bool:
     """Whether a row's numbers are there, compared with what and with as many images as asked for now."""
     if not file.is_file():
         return False
+    metrics = json.loads(file.read_text())
+    if metrics["config_hash"] != config_hash(config):
+        return False
     if first is None:
         return True
-    metrics = json.loads(file.read_text())
     numbers = (config.evaluate.fidelity_images, config.dataset.num_images, first.metrics["num_images"])
     if not min(numbers):
         return True

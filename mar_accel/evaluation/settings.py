@@ -61,13 +61,17 @@ class EvaluationSettings:
         return None if self.baseline in (GENERATE, NONE) else self.baseline
 
 
-def config_hash(config: DictConfig) -> str:
-    """Twelve hexadecimal digits that name what a config computes: the same for the same images."""
+def config_hash(config: DictConfig, any_number: bool = False) -> str:
+    """Twelve hexadecimal digits that name what a config computes: the same for the same images.
+
+    Args:
+        any_number: the same for any number of these images, too.
+    """
     content: dict[str, Any] = {}
     for key in HASHED_KEYS:
         value = OmegaConf.select(config, key)
         content[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    for group, key in NOT_HASHED:
+    for group, key in (*NOT_HASHED, *([("dataset", "num_images")] if any_number else ())):
         (content[group] or {}).pop(key, None)
     content["precision"] = config.trainer.precision
     content["weights"] = _weights_fingerprint(config.model.weights)

@@ -139,6 +139,9 @@ def test_the_hash_names_what_is_computed() -> None:
     assert name() == name("output_dir=elsewhere", "logger=none", "reference.cache_dir=/tmp")
     others = ("seed=1", "sampler.num_iter=32", "model.weights=random", "evaluate.images=/folder")
     assert len({name(), *(name(other) for other in others)}) == 5
+    few, many = (compose_config("evaluate", [f"dataset.num_images={n}"]) for n in (100, 200))
+    assert config_hash(few) != config_hash(many)
+    assert config_hash(few, any_number=True) == config_hash(many, any_number=True)
 
 
 @pytest.mark.parametrize(

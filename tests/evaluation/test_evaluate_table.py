@@ -127,15 +127,20 @@ def test_a_row_that_fails_leaves_the_others(finished: tuple[Path, list[RowResult
     assert "num_iter=9999" in (folder / "out" / "rows" / "broken.error.txt").read_text()
 
 
-def test_rows_compared_with_another_first_row_are_compared_again(
-    finished: tuple[Path, list[RowResult]],
+def test_a_row_is_finished_only_with_the_comparison_and_number_asked_for(
+    finished: tuple[Path, list[RowResult]], tiny: list[str]
 ) -> None:
-    plain, short, cold, _ = finished[1]
-    config = compose_config("evaluate_table", ["evaluate.fidelity_images=5", "dataset.num_images=20"])
-    assert _finished(short.folder / "metrics.json", config, plain)
-    assert not _finished(short.folder / "metrics.json", config, cold)
-    config.evaluate.fidelity_images = 6
-    assert not _finished(short.folder / "metrics.json", config, plain)
+    folder, (plain, short, cold, _) = finished
+
+    def is_finished(first: RowResult, *more: str) -> bool:
+        overrides = [*_overrides(folder, tiny, folder / "rows.yaml"), "sampler.num_diffusion_steps=2", *more]
+        merged = merge_overrides([o for o in overrides if not o.startswith("table.")])
+        return _finished(short.folder / "metrics.json", compose_config("evaluate", merged), first)
+
+    assert is_finished(plain)
+    assert not is_finished(cold)
+    assert not is_finished(plain, "evaluate.fidelity_images=6")
+    assert not is_finished(plain, "dataset.num_images=30")
 
 
 def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Path) -> None:
