@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -78,3 +80,32 @@ def start() -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
 
     return run
+
+
+@pytest.fixture
+def wandb_records() -> Callable[[Path], Iterator[Any]]:
+    """Reads the records of the one offline W&B run below a folder."""
+
+    def read(folder: Path) -> Iterator[Any]:
+        from wandb.proto.wandb_internal_pb2 import Record
+
+        (path,) = folder.rglob("run-*.wandb")
+        # A LevelDB log behind 7 bytes: blocks of 32 KiB, parts with a head of checksum, length and kind.
+        content, position, parts = path.read_bytes(), 7, b""
+        while position + 7 <= len(content):
+            left_in_block = 32768 - position % 32768
+            if left_in_block < 7:
+                position += left_in_block
+                continue
+            _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+            if kind == 0:
+                break
+            parts += content[position + 7 : position + 7 + length]
+            position += 7 + length
+            if kind in (1, 4):  # whole, or the last part
+                record = Record()
+                record.ParseFromString(parts)
+                parts = b""
+                yield record
+
+    return read
