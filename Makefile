@@ -56,6 +56,7 @@ $(DEV): pyproject.toml constraints.txt | $(PYTHON)
 	@touch $(CORE) $@
 
 demo: $(CORE)
+	@rm -rf $(DEMO_DIR)
 	@$(PYTHON) -m mar_accel.generate model=digits dataset=digits dataset.num_images=16 output_dir=$(DEMO_DIR)
 	@echo "Images: $(DEMO_DIR)/images   All in one: $(DEMO_DIR)/grid.png   Record: $(DEMO_DIR)/run.json"
 
