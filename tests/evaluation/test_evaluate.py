@@ -25,7 +25,6 @@ from mar_accel.evaluation.settings import config_hash
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 
 SETTINGS = [
-    "logger=none",
     "dataset.num_images=41",  # odd: two processes get different shares
     "trainer.batch_size=20",
     "evaluate.fidelity_images=8",

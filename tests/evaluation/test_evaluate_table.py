@@ -31,7 +31,6 @@ from mar_accel.evaluation.table import (
 
 SHARED = [
     "sampler.num_diffusion_steps=6",
-    "logger=none",
     "dataset.num_images=20",
     "trainer.batch_size=10",
     "evaluate.fidelity_images=5",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +31,6 @@ def _run(folder: Path, tiny: list[str], *overrides: str) -> str:
     return config_hash(config)
 
 
-def _wandb_records(path: Path) -> Iterator[Any]:
-    """Records of a .wandb file: a LevelDB log, in blocks of 32 KiB, behind 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, position, parts = path.read_bytes(), 7, b""
-    while position + 7 <= len(content):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
-        if kind == 0:
-            break
-        parts += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
 def _items(items: Any) -> dict[str, Any]:
     """Values by key; those of nested keys (pictures, tables) as dictionaries."""
     result: dict[str, Any] = {}
@@ -67,14 +44,16 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_offline_wandb_run_holds_everything(tiny: list[str], tmp_path: Path) -> None:
+def test_offline_wandb_run_holds_everything(
+    tiny: list[str], tmp_path: Path, wandb_records: Callable[[Path], Iterator[Any]]
+) -> None:
     name = _run(tmp_path, tiny, "logger=wandb", "logger.tags=[mine]", "logger.group=a-group")
     files = list(tmp_path.rglob("*.wandb"))
     assert len(files) == 1 and name in files[0].name  # the id is the config's hash: a second run resumes it
     history: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     run: Any = None
-    for record in _wandb_records(files[0]):
+    for record in wandb_records(tmp_path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run
