@@ -45,9 +45,9 @@ class ResBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
-    def modulation(self, activated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shift, scale and gate [..., W] from the activated condition SiLU(y) [..., W]."""
-        shift, scale, gate = self.adaLN_modulation[1](activated).chunk(3, dim=-1)
+    def modulation(self, activated: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift, scale and gate [..., W] from the activated SiLU(y) [..., W], in ``out`` [..., 3W]."""
+        shift, scale, gate = linear_into(self.adaLN_modulation, activated, out).chunk(3, dim=-1)
         return shift, scale, gate
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
-    def modulation(self, activated: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale [..., W] from the activated condition SiLU(y) [..., W]."""
-        shift, scale = self.adaLN_modulation[1](activated).chunk(2, dim=-1)
+    def modulation(self, activated: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Shift and scale [..., W] from the activated SiLU(y) [..., W], in ``out`` [..., 2W]."""
+        shift, scale = linear_into(self.adaLN_modulation, activated, out).chunk(2, dim=-1)
         return shift, scale
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -93,6 +93,15 @@ class FinalLayer(nn.Module):
 def linear_of(layers: nn.Sequential, index: int) -> nn.Linear:
     """The linear layer at a place of a sequence."""
     return cast("nn.Linear", layers[index])
+
+
+def linear_into(adaln: nn.Sequential, activated: Tensor, out: Tensor | None) -> Tensor:
+    """The linear layer of an adaLN [..., W] to [..., F], in the contiguous memory of ``out`` if given."""
+    if out is None:
+        return adaln[1](activated)
+    linear = linear_of(adaln, 1)
+    torch.addmm(linear.bias, activated.flatten(0, -2), linear.weight.t(), out=out.flatten(0, -2))
+    return out
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -147,12 +156,23 @@ class AdaLNMLP(nn.Module):
             x = block(x, activated)
         return self.final_layer(x, activated)
 
-    def modulations(self, activated: Tensor) -> list[tuple[Tensor, ...]]:
+    def modulations(
+        self, activated: Tensor, memory: Sequence[Tensor] | None = None
+    ) -> list[tuple[Tensor, ...]]:
         """What the activated condition [..., W] does to each of ``layers``.
 
         It depends on timestep and conditioning vector alone, so it can be had before the tokens are there.
+
+        Args:
+            memory: of ``modulation_memory``, for as many activated conditions; overwritten. None: new memory.
         """
-        return [layer.modulation(activated) for layer in self.layers]
+        outs = [None] * len(self.layers) if memory is None else memory
+        return [layer.modulation(activated, out) for layer, out in zip(self.layers, outs, strict=True)]
+
+    def modulation_memory(self, like: Tensor) -> list[Tensor]:
+        """Memory for the modulations of activated conditions [..., W] such as ``like``."""
+        widths = [linear_of(layer.adaLN_modulation, 1).out_features for layer in self.layers]
+        return [like.new_empty(*like.shape[:-1], width) for width in widths]
 
     def evaluate_modulated(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """As ``evaluate``, [n, C] to [n, 2C], with modulations [n, W] that were computed before."""

@@ -51,6 +51,7 @@ class GuidedDenoiser:
         # Modulations by layer, of the timesteps from _first on.
         self._modulations: list[tuple[tuple[Tensor, ...], ...]] = []
         self._first = 0
+        self._memory: list[Tensor] | None = None
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         x = x.to(self.cond_embedding.dtype)
@@ -77,10 +78,24 @@ class GuidedDenoiser:
             self._modulations = []  # freed before the next ones take their memory
             self._first = max(0, index + 1 - together)
             times = self.time_embeddings[self._first : index + 1].unsqueeze(1)
-            layers = self.net.modulations(self.net.activate(times, self.cond_embedding))
+            layers = self._modulate(self.net.activate(times, self.cond_embedding))
             by_layer = [zip(*(part.unbind() for part in layer), strict=True) for layer in layers]
             self._modulations = list(zip(*by_layer, strict=True))
         return self.net.evaluate_modulated(x, self._modulations[index - self._first])
+
+    def _modulate(self, activated: Tensor) -> list[tuple[Tensor, ...]]:
+        """Modulations of an activated condition [steps, rows, W].
+
+        On a CPU, new memory for so large a result costs a tenth of its computation in page faults, so the
+        memory of the last one is used again. GPUs have an allocator for that, and autocast its own types.
+        """
+        weight = self.net.input_proj.weight
+        if weight.device.type != "cpu" or weight.dtype != activated.dtype:
+            return self.net.modulations(activated)
+        steps = activated.shape[0]
+        if self._memory is None or self._memory[0].shape[0] < steps:
+            self._memory = self.net.modulation_memory(activated)
+        return self.net.modulations(activated, [part[:steps] for part in self._memory])
 
 
 def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:

@@ -53,9 +53,9 @@ def test_modulations_are_read_once_for_several_timesteps(
     """Ten timesteps of ten rows fit into one computation."""
     computed, modulations = [], AdaLNMLP.modulations
 
-    def counted(net: AdaLNMLP, activated: Tensor) -> list[tuple[Tensor, ...]]:
+    def counted(net: AdaLNMLP, activated: Tensor, memory: list[Tensor]) -> list[tuple[Tensor, ...]]:
         computed.append(len(activated))
-        return modulations(net, activated)
+        return modulations(net, activated, memory)
 
     monkeypatch.setattr(AdaLNMLP, "modulations", counted)
     z = torch.randn(10, 8)
