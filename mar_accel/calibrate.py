@@ -17,6 +17,7 @@ from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.policy import NoCache
 from mar_accel.caching.token import TokenCache
 from mar_accel.cli import command
+from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, build_requests, check_device
 from mar_accel.inference import InferenceModule
@@ -61,9 +62,14 @@ def calibrate(config: DictConfig) -> CalibrationResult:
     distances = _distances(config, module, module.cache.token, requests)
     plain = count_flops(module.model.config, module.sampler, NoCache()).total
 
+    counted: dict[object, int] = {}
+
     def speedup(schedule: Schedule) -> float:
-        policy = build_cache(_with_schedule(config, schedule))
-        return plain / count_flops(module.model.config, module.sampler, policy).total
+        key = schedule.refreshes, schedule.ratios
+        if key not in counted:
+            policy = build_cache(_with_schedule(config, schedule))
+            counted[key] = count_flops(module.model.config, module.sampler, policy).total
+        return plain / counted[key]
 
     settings = config.calibrate
     schedule, reached = least_tolerance(
@@ -76,10 +82,12 @@ def calibrate(config: DictConfig) -> CalibrationResult:
     return result
 
 
-def _distances(config: DictConfig, module: InferenceModule, token: TokenCache, requests: object) -> Tensor:
+def _distances(
+    config: DictConfig, module: InferenceModule, token: TokenCache, requests: GenerationRequests
+) -> Tensor:
     module.cache = recorder = MovementRecorder(token)
     trainer = build_trainer(config, [], Path(config.output_dir).absolute())
-    trainer.predict(module, requests, return_predictions=False)  # type: ignore[arg-type]
+    trainer.predict(module, requests, return_predictions=False)
     return recorder.distances()
 
 

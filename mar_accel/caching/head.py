@@ -5,7 +5,8 @@ Source: LazyMAR (arXiv:2503.12450) as its public implementation does it; see doc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -18,12 +19,21 @@ from mar_accel.sampling.solvers import Solver
 
 # Rows (timesteps times tokens) whose modulations are computed at once: more gain nothing and cost memory.
 FULL_ROWS = 512
-PARTIAL_ROWS = 4096
+GATE_ROWS = 4096
 
-# Shift, scale and gate of every block; shift and scale of the final layer.
-_FullModulation = tuple[list[tuple[Tensor, Tensor, Tensor]], Tensor, Tensor]
-# Gates of the blocks that are not skipped; shift and scale of the final layer.
-_PartialModulation = tuple[dict[int, Tensor], Tensor, Tensor]
+
+@dataclass(frozen=True)
+class Modulation:
+    """What the blocks that are computed or reused read at one timestep.
+
+    Attributes:
+        blocks: by number of the block (shift, scale, gate), or (gate,) where its MLP output is reused.
+        shift, scale: of the final layer.
+    """
+
+    blocks: dict[int, tuple[Tensor, ...]]
+    shift: Tensor
+    scale: Tensor
 
 
 class HeadCache:
@@ -66,6 +76,10 @@ class HeadCache:
                 "another solver."
             )
 
+    def computes(self, index: int, num_steps: int) -> bool:
+        """Whether timestep ``index``, if it is no refresh, computes the blocks that are not skipped."""
+        return index > self.compute_above * num_steps
+
     def refreshes(self, index: int, num_steps: int) -> bool:
         """Whether timestep ``index`` of a chain of T is computed in full."""
         return index == num_steps - 1 or index % self.period == 0
@@ -97,21 +111,22 @@ class HeadCacheDenoiser:
         self.mlp_outputs: dict[int, Tensor] = {}
         self.deltas: dict[int, Tensor] = {}
         self.difference: Tensor | None = None
-        self._full: dict[int, _FullModulation] = {}
-        self._partial: dict[int, _PartialModulation] = {}
+        self._refreshes: dict[int, Modulation] = {}
+        self._between: dict[int, Modulation] = {}
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         x = x.to(self.embedding.dtype)
         if self.cache.refreshes(index, self.num_steps):
             return self._refresh(x, index)
-        if index not in self._partial:
-            self._partial = self._next_partial(index)
-        gates, shift, scale = self._partial[index]
-        if index > self.cache.compute_above * self.num_steps:
-            hidden = self._compute(x, index)
-        else:
-            hidden = self._reuse(x, gates)
-        epsilon, v = self._output(hidden, shift, scale).chunk(2, dim=-1)
+        if index not in self._between:
+            self._between = self._next_between(index)
+        modulation = self._between[index]
+        hidden = (
+            self._compute(x, modulation)
+            if self.cache.computes(index, self.num_steps)
+            else self._reuse(x, modulation)
+        )
+        epsilon, v = self._output(hidden, modulation).chunk(2, dim=-1)
         if self.difference is not None:
             # ε_u = ε_c − d, so ε_u + w·(ε_c − ε_u) = ε_c + (w − 1)·d.
             epsilon = torch.add(epsilon, self.difference, alpha=self.guidance_scale - 1)
@@ -124,22 +139,22 @@ class HeadCacheDenoiser:
 
     def _refresh(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Compute both branches and keep what the following timesteps reuse."""
-        net, count = self.net, x.shape[0]
-        if index not in self._full:
-            self._full = self._next_full(index)
-        modulations, shift, scale = self._full.pop(index)
-        hidden = net.input_proj(torch.cat([x, x]) if self.guided else x)
-        for number, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
-            output = block.mlp_output(hidden, modulation[0], modulation[1])
-            gate = modulation[2]
+        count = x.shape[0]
+        if index not in self._refreshes:
+            self._refreshes = self._next_refreshes(index)
+        modulation = self._refreshes.pop(index)
+        hidden = self.net.input_proj(torch.cat([x, x]) if self.guided else x)
+        for number, block in enumerate(self.blocks):
+            shift, scale, gate = modulation.blocks[number]
+            output = block.mlp_output(hidden, shift, scale)
             hidden = torch.addcmul(hidden, gate, output)
             if number in self.cache.skipped_blocks:
                 self.deltas[number] = gate[:count] * output[:count]
             else:
                 # A copy: a view would keep the unconditional half alive.
                 self.mlp_outputs[number] = output[:count].clone() if self.guided else output
-        out = self._output(hidden, shift, scale)
-        self._partial.clear()
+        out = self._output(hidden, modulation)
+        self._between.clear()
         if not self.guided:
             epsilon, v = out.chunk(2, dim=-1)
             return epsilon, v
@@ -149,68 +164,68 @@ class HeadCacheDenoiser:
         self.difference = epsilon - epsilon_u
         return torch.lerp(epsilon_u, epsilon, self.guidance_scale), v
 
-    def _compute(self, x: Tensor, index: int) -> Tensor:
+    def _compute(self, x: Tensor, modulation: Modulation) -> Tensor:
         """The noisiest timesteps: blocks that are not skipped compute their MLP."""
-        net = self.net
-        activated = net.activate(self.time_embeddings[index], self.conditional)
-        hidden = net.input_proj(x)
+        hidden = self.net.input_proj(x)
         for number, block in enumerate(self.blocks):
-            hidden = hidden + self.deltas[number] if number in self.deltas else block(hidden, activated)
+            if number in self.deltas:
+                hidden = hidden + self.deltas[number]
+            else:
+                shift, scale, gate = modulation.blocks[number]
+                hidden = torch.addcmul(hidden, gate, block.mlp_output(hidden, shift, scale))
         return hidden
 
-    def _reuse(self, x: Tensor, gates: dict[int, Tensor]) -> Tensor:
+    def _reuse(self, x: Tensor, modulation: Modulation) -> Tensor:
         """No block is computed: every contribution is kept, and only gates are fresh."""
         hidden = self.net.input_proj(x)
         for delta in self.deltas.values():
             hidden = hidden + delta
-        for number, gate in gates.items():
+        for number, (gate,) in modulation.blocks.items():
             hidden = torch.addcmul(hidden, gate, self.mlp_outputs[number])
         return hidden
 
-    def _output(self, hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    def _output(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         final = self.net.final_layer
-        return final.linear(modulate(final.norm_final(hidden), shift, scale))
+        return final.linear(modulate(final.norm_final(hidden), modulation.shift, modulation.scale))
 
     # Modulations depend on the timestep and z but not on x. Those of several timesteps are computed together
     # where there are few tokens: the weights, which cost most then, are read once for all of them.
 
-    def _next_full(self, index: int) -> dict[int, _FullModulation]:
+    def _next_refreshes(self, index: int) -> dict[int, Modulation]:
         """Modulations of the refresh ``index`` and of those after it, until their rows are many."""
-        refreshes = [i for i in range(index, -1, -1) if self.cache.refreshes(i, self.num_steps)]
-        refreshes = refreshes[: max(1, FULL_ROWS // self.embedding.shape[0])]
-        activated = self._activate(refreshes, self.embedding)
-        blocks = [block.modulation(activated) for block in self.blocks]
-        shifts, scales = self._final_modulation(activated)
+        indices = [i for i in range(index, -1, -1) if self.cache.refreshes(i, self.num_steps)]
+        indices = indices[: max(1, FULL_ROWS // self.embedding.shape[0])]
+        return self._modulations(indices, self.embedding, range(len(self.blocks)), gates_alone=False)
+
+    def _next_between(self, index: int) -> dict[int, Modulation]:
+        """Modulations of ``index`` and of those alike after it, until a refresh or their rows are many."""
+        cache, computes = self.cache, self.cache.computes(index, self.num_steps)
+        indices = [index]
+        for i in range(index - 1, -1, -1):
+            if cache.refreshes(i, self.num_steps) or cache.computes(i, self.num_steps) != computes:
+                break
+            indices.append(i)
+        indices = indices[: max(1, GATE_ROWS // self.conditional.shape[0])]
+        return self._modulations(indices, self.conditional, self.mlp_outputs, gates_alone=not computes)
+
+    def _modulations(
+        self, indices: Sequence[int], embedding: Tensor, numbers: Iterable[int], gates_alone: bool
+    ) -> dict[int, Modulation]:
+        """Modulations of some timesteps for the blocks ``numbers``, all timesteps at once."""
+        times = torch.stack([self.time_embeddings[i] for i in indices]).unsqueeze(1)
+        activated = self.net.activate(times, embedding)
+        blocks = {
+            number: (self.blocks[number].gate(activated),)
+            if gates_alone
+            else self.blocks[number].modulation(activated)
+            for number in numbers
+        }
+        shifts, scales = self.net.final_layer.adaLN_modulation[1](activated).chunk(2, dim=-1)
         return {
-            i: (
-                [(shift[row], scale[row], gate[row]) for shift, scale, gate in blocks],
+            i: Modulation(
+                {number: tuple(part[row] for part in parts) for number, parts in blocks.items()},
                 shifts[row],
                 scales[row],
             )
-            for row, i in enumerate(refreshes)
-        }
-
-    def _next_partial(self, index: int) -> dict[int, _PartialModulation]:
-        """Modulations of ``index`` and those after it until a refresh, or until their rows are many."""
-        most = max(1, PARTIAL_ROWS // self.conditional.shape[0])
-        indices = [index]
-        while indices[-1] > 0 and not self.cache.refreshes(indices[-1] - 1, self.num_steps):
-            if len(indices) == most:
-                break
-            indices.append(indices[-1] - 1)
-        activated = self._activate(indices, self.conditional)
-        gates = {number: self.blocks[number].gate(activated) for number in self.mlp_outputs}
-        shifts, scales = self._final_modulation(activated)
-        return {
-            i: ({number: gate[row] for number, gate in gates.items()}, shifts[row], scales[row])
             for row, i in enumerate(indices)
         }
-
-    def _activate(self, indices: Sequence[int], embedding: Tensor) -> Tensor:
-        """Activated conditions [g, rows, W] at timestep indices that are g in number."""
-        times = torch.stack([self.time_embeddings[i] for i in indices]).unsqueeze(1)
-        return self.net.activate(times, embedding)
-
-    def _final_modulation(self, activated: Tensor) -> tuple[Tensor, Tensor]:
-        shifts, scales = self.net.final_layer.adaLN_modulation[1](activated).chunk(2, dim=-1)
-        return shifts, scales

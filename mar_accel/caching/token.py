@@ -18,7 +18,7 @@ from mar_accel.caching.ratios import PUBLISHED_RATIOS, PUBLISHED_STEPS, Ratios
 from mar_accel.caching.rows import flat_rows, take_rows, write_rows
 from mar_accel.errors import ConfigError
 from mar_accel.models.mar import MARConfig
-from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.plan import ARStep, Plan
 
 SIMILARITIES = ("cosine", "euclidean")
 FEATURES = ("value", "key")
@@ -120,12 +120,12 @@ class TokenCache:
             return min(PUBLISHED_PRUNE_BLOCK, model.decoder_depth // 4)
         return self.prune_block
 
-    def num_kept(self, state: DecodeState, step: ARStep) -> int:
+    def num_kept(self, model: MARConfig, plan: Plan, step: ARStep) -> int:
         """How many of the N tokens go on behind the pruning block at a lazy step."""
-        length = state.model.config.buffer_size + state.plan.num_tokens
-        previous = state.plan.steps[step.index - 1]
+        length = model.buffer_size + plan.num_tokens
+        previous = plan.steps[step.index - 1]
         minimum = step.num_tokens + previous.num_tokens + self.minimum_extra
-        return min(length, max(minimum, int(self.ratios.at(state.plan, step) * length)))
+        return min(length, max(minimum, int(self.ratios.at(plan, step) * length)))
 
     # -- refresh -------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class TokenCache:
         similarity = self.similarities(feature, old_feature, model.config.num_heads)
         old_feature.copy_(feature)
         always = torch.cat([predicted, decoded_last], dim=1) + buffer
-        positions, moved = self._choose(similarity, always, self.num_kept(state, step))
+        positions, moved = self._choose(similarity, always, self.num_kept(model.config, state.plan, step))
         # What is not chosen gives keys and values to this block but needs neither its query nor its MLP.
         rows = flat_rows(positions[:, :num_predicted] if prune_block == last else positions, length)
         q = block.attn.project_q(take_rows(normed, rows))
