@@ -61,7 +61,7 @@ def _draw_distances(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             own = [row for row in rows if row["category"] == category]
             axis.plot([row["step"] for row in own], [row[key] for row in own], label=category)
         axis.set(xlabel="AR step", ylabel="cosine distance to the step before", title=title, yscale="log")
-    axis.legend()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(CATEGORIES))
     figure.savefig(path, dpi=120)
 
 
