@@ -57,7 +57,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                         function(config)
                     else:
                         sys.argv[1:] = with_part_choices(sys.argv[1:])
-                    compose_and_run(run)()
+                        compose_and_run(run)()
                 except Exception as error:
                     errors.exit_for(error)
                     raise

@@ -86,6 +86,6 @@ def write_strips(results: Sequence[RowResult], count: int, path: Path) -> None:
     strips = []
     for result in results:
         ratio = result.metrics.get("speedup")
-        caption = result.name if ratio is None else f"{result.name}\n{ratio:.2f}×"
+        caption = result.name if ratio is None else f"{result.name}\n{ratio:.2f}x"
         strips.append((caption, open_images(result.folder).first(count)))
     save_png(labelled_strips(strips), path)

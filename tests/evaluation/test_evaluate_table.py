@@ -199,7 +199,7 @@ def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
     with (tmp_path / "correlation.csv").open() as file:
         assert [float(r["fid_change"]) for r in csv.DictReader(file)] == pytest.approx([0.1, 1, 8, 11])
     assert write_correlation(rows[:3], tmp_path) == {}
-    # Good images that are other ones: only the rows of the same order are still predicted.
+    # Good images that are other ones: only the rows of the same order are predicted still.
     coefficients = write_correlation([*rows, row("e", 1, 1.0, "gtr"), row("f", 2, 0.9, "gtr")], tmp_path)
     assert coefficients["spearman_psnr_same_order"] == pytest.approx(-1)
     assert coefficients["spearman_psnr"] > -0.5
