@@ -22,8 +22,8 @@ SMALLEST = 3
 def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[str, float]:
     """Write ``correlation.csv``, ``correlation_summary.csv`` and ``correlation.png``.
 
-    A sampler with another decode order conditions each token on others, so its samples may differ from those of
-    the first row without being worse. So there are coefficients of all rows, and of those with the same order.
+    With another decode order each token is conditioned on others, so samples may differ from those of the
+    first row without being worse. So there are coefficients of all rows, and of those with the same order.
 
     Returns:
         Spearman's and Pearson's coefficients over the rows after the first; none for fewer than three rows,
