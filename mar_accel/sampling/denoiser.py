@@ -86,7 +86,7 @@ class GuidedDenoiser:
     def _modulate(self, activated: Tensor) -> list[tuple[Tensor, ...]]:
         """Modulations of an activated condition [steps, rows, W].
 
-        On a CPU, new memory for so large a result costs a tenth of its computation in page faults, so the
+        On a CPU, new memory for so large a result costs page faults at its first touch, so the
         memory of the last one is used again. GPUs have an allocator for that, and autocast its own types.
         """
         weight = self.net.input_proj.weight
