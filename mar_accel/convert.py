@@ -37,6 +37,7 @@ def convert(config: DictConfig) -> Path:
         autoencoder,
         name=model.name,
         guidance_scale=model.guidance_scale,
+        max_timestep=model.max_timestep,
         dtype=DTYPES[config.dtype],
     )
     if autoencoder is None:

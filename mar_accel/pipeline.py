@@ -48,15 +48,23 @@ class MARPipeline:
         model, autoencoder: in evaluation mode, both on the same device and of the same dtype.
         name: of the model, which is saved with it.
         guidance_scale: w unless a call says otherwise; 1: no guidance.
+        max_timestep: clip of the timesteps unless a call says otherwise; see :class:`Sampler`.
     """
 
     def __init__(
-        self, model: MAR, autoencoder: Autoencoder, *, name: str = "mar", guidance_scale: float = 1.0
+        self,
+        model: MAR,
+        autoencoder: Autoencoder,
+        *,
+        name: str = "mar",
+        guidance_scale: float = 1.0,
+        max_timestep: int | str | None = "auto",
     ):
         self.model = model
         self.autoencoder = autoencoder
         self.name = name
         self.guidance_scale = guidance_scale
+        self.max_timestep = max_timestep
 
     @classmethod
     def from_pretrained(
@@ -90,7 +98,13 @@ class MARPipeline:
         if autoencoder is not None and "weights" in config.autoencoder:
             config.autoencoder.weights = autoencoder
         network, decoder = build_model(config)
-        return cls(network, decoder, name=config.name, guidance_scale=config.guidance_scale)
+        return cls(
+            network,
+            decoder,
+            name=config.name,
+            guidance_scale=config.guidance_scale,
+            max_timestep=config.max_timestep,
+        )
 
     @classmethod
     def _from_folder(cls, weights: str, autoencoder: str | None) -> MARPipeline:
@@ -106,12 +120,23 @@ class MARPipeline:
             if described.autoencoder == PIXEL
             else load_kl_autoencoder(weights if autoencoder is None else autoencoder)
         )
-        return cls(network, decoder, name=described.name, guidance_scale=described.guidance_scale)
+        return cls(
+            network,
+            decoder,
+            name=described.name,
+            guidance_scale=described.guidance_scale,
+            max_timestep=described.max_timestep,
+        )
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Write a model folder, which ``from_pretrained`` and ``model.weights=PATH`` read; returns it."""
         return save_model_folder(
-            path, self.model, self.autoencoder, name=self.name, guidance_scale=self.guidance_scale
+            path,
+            self.model,
+            self.autoencoder,
+            name=self.name,
+            guidance_scale=self.guidance_scale,
+            max_timestep=self.max_timestep,
         )
 
     def to(self, *args: Any, **kwargs: Any) -> MARPipeline:
@@ -197,6 +222,7 @@ class MARPipeline:
             {
                 "name": self.name,
                 "guidance_scale": self.guidance_scale,
+                "max_timestep": self.max_timestep,
                 "architecture": asdict(self.model.config),
             }
         )

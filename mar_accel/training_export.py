@@ -24,7 +24,7 @@ def export_averaged(checkpoint: Path, architecture: MARConfig, model: DictConfig
         checkpoint: as :class:`lightning.pytorch.callbacks.EMAWeightAveraging` leaves it: ``state_dict`` holds
             the averaged weights, ``current_model_state`` those that are trained.
         architecture: of the trained model.
-        model: its member of the group ``model``, for name, guidance scale and autoencoder.
+        model: its member of the group ``model``, for name, sampling defaults and autoencoder.
         folder: where to; files of the same names are replaced.
 
     Raises:
@@ -41,7 +41,12 @@ def export_averaged(checkpoint: Path, architecture: MARConfig, model: DictConfig
         ) from error
     autoencoder = instantiate(model.autoencoder)
     return save_model_folder(
-        folder, network.eval(), autoencoder, name=model.name, guidance_scale=model.guidance_scale
+        folder,
+        network.eval(),
+        autoencoder,
+        name=model.name,
+        guidance_scale=model.guidance_scale,
+        max_timestep=model.max_timestep,
     )
 
 

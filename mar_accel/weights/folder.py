@@ -30,7 +30,7 @@ class ModelDescription:
 
     Attributes:
         name: of the model, as ``model.name`` in the configs.
-        guidance_scale: what it is sampled with unless told otherwise.
+        guidance_scale, max_timestep: what it is sampled with unless told otherwise.
         architecture: its sizes.
         autoencoder: "pixel" or "kl".
     """
@@ -39,6 +39,7 @@ class ModelDescription:
     guidance_scale: float
     architecture: MARConfig
     autoencoder: str
+    max_timestep: int | str | None = "auto"
 
     def to_json(self) -> str:
         record = {"_class_name": "MAR", "mar_accel_version": __version__, **asdict(self)}
@@ -52,6 +53,7 @@ def save_model_folder(
     *,
     name: str,
     guidance_scale: float,
+    max_timestep: int | str | None = "auto",
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a folder that ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)`` read.
@@ -65,7 +67,8 @@ def save_model_folder(
         autoencoder: a PixelAutoencoder, or a KLAutoencoder, whose weights are saved in ``vae/``. None: the
             folder has no ``vae/``, and readers must be told where the autoencoder is, unless the model's
             latents have a single channel or three (pixels).
-        name, guidance_scale: as in ``conf/model``: what the model is called and what it is sampled with.
+        name, guidance_scale, max_timestep: as in ``conf/model``: what the model is called and what it is
+            sampled with.
         dtype: of the saved weights; None: as they are.
 
     Returns:
@@ -75,7 +78,8 @@ def save_model_folder(
         WeightsError: the folder cannot be written, or the autoencoder is of a kind that folders do not know.
     """
     path = Path(path)
-    description = ModelDescription(name, guidance_scale, model.config, _autoencoder_kind(autoencoder, model))
+    kind = _autoencoder_kind(autoencoder, model)
+    description = ModelDescription(name, guidance_scale, model.config, kind, max_timestep)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -136,6 +140,7 @@ def read_description(folder: Path, key: str) -> ModelDescription:
             guidance_scale=float(record["guidance_scale"]),
             architecture=MARConfig(**record["architecture"]),
             autoencoder={PIXEL: PIXEL, KL: KL}[record["autoencoder"]],
+            max_timestep=record.get("max_timestep", "auto"),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
