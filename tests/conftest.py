@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -83,13 +84,22 @@ def start() -> Callable[..., subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def wandb_records() -> Callable[[Path], Iterator[Any]]:
-    """Reads the records of the one offline W&B run below a folder."""
+def wandb_records() -> Callable[[Path], list[Any]]:
+    """Reads the one offline W&B run below a folder, once its service has written the last record."""
 
-    def read(folder: Path) -> Iterator[Any]:
+    def read(folder: Path) -> list[Any]:
+        (path,) = folder.rglob("run-*.wandb")
+        give_up = time.monotonic() + 60
+        while True:
+            records = list(parse(path))
+            if any(record.WhichOneof("record_type") == "exit" for record in records):
+                return records
+            assert time.monotonic() < give_up, f"{path} was not written to its end"
+            time.sleep(0.5)
+
+    def parse(path: Path) -> Iterator[Any]:
         from wandb.proto.wandb_internal_pb2 import Record
 
-        (path,) = folder.rglob("run-*.wandb")
         # A LevelDB log behind 7 bytes: blocks of 32 KiB, parts with a head of checksum, length and kind.
         content, position, parts = path.read_bytes(), 7, b""
         while position + 7 <= len(content):

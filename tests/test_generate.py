@@ -88,8 +88,9 @@ def test_number_of_processes_does_not_matter(
 def test_multirun_over_processes_gives_each_job_its_folder(
     start: Callable[..., subprocess.Popen[str]], tiny_model: list[str], tmp_path: Path
 ) -> None:
-    arguments = ["-m", "seed=0,1", "trainer=ddp_cpu", "dataset.num_images=3", "hydra.sweep.dir=sweep"]
-    process = start(tmp_path, "generate", *tiny_model, *arguments)
+    arguments = ["seed=0,1", "trainer=ddp_cpu", "dataset.num_images=3", "hydra.sweep.dir=sweep"]
+    # -m comes first: between overrides argparse does not take it.
+    process = start(tmp_path, "generate", "-m", *tiny_model, *arguments)
     _, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
     seeds = [json.loads((tmp_path / "sweep" / job / "run.json").read_text())["seed"] for job in ("0", "1")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_none_leaves_only_the_run_folder(tiny_model: list[str], tmp_path: Path) 
 
 @pytest.mark.slow
 def test_offline_wandb_run_holds_config_throughput_and_grid(
-    tiny_model: list[str], wandb_records: Callable[[Path], Iterator[Any]], tmp_path: Path
+    tiny_model: list[str], wandb_records: Callable[[Path], list[Any]], tmp_path: Path
 ) -> None:
     record = _run(tmp_path, tiny_model, "logger=wandb", "logger.tags=[mine]")
     config: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def _items(items: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_offline_wandb_run_holds_everything(
-    tiny: list[str], tmp_path: Path, wandb_records: Callable[[Path], Iterator[Any]]
+    tiny: list[str], tmp_path: Path, wandb_records: Callable[[Path], list[Any]]
 ) -> None:
     name = _run(tmp_path, tiny, "logger=wandb", "logger.tags=[mine]", "logger.group=a-group")
     files = list(tmp_path.rglob("*.wandb"))
