@@ -25,7 +25,7 @@ from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.result import METRICS_FILE
-from mar_accel.evaluation.rows import Row, load_rows, merge_overrides
+from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
 from mar_accel.evaluation.settings import config_hash
 from mar_accel.evaluation.table import (
     RowResult,
@@ -72,7 +72,7 @@ def evaluate_table(config: DictConfig, overrides: Sequence[str]) -> tuple[list[R
     """
     if config.table.timing_rounds < 1:
         raise ConfigError(f"table.timing_rounds={config.table.timing_rounds} is too small; give at least 1.")
-    rows = load_rows(config.table.rows)
+    rows = choose_rows(load_rows(config.table.rows), config.table.only)
     shared = [override for override in overrides if not override.lstrip("+~").startswith(TABLE_KEYS)]
     # All rows are composed before the first is sampled: nobody should wait hours to learn of a typo.
     configs = [compose_config("evaluate", merge_overrides(shared, row.overrides)) for row in rows]

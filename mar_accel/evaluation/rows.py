@@ -45,6 +45,23 @@ def load_rows(path: str | Path) -> list[Row]:
     return rows
 
 
+def choose_rows(rows: Sequence[Row], only: Sequence[str] | None) -> list[Row]:
+    """The rows of the given names, in the order of the file; None: all.
+
+    The first row is always among them, for the others are compared with it.
+
+    Raises:
+        ConfigError: a name is not that of a row.
+    """
+    if only is None:
+        return list(rows)
+    known = [row.name for row in rows]
+    for name in only:
+        if name not in known:
+            raise ConfigError(f"table.only: {name} is no row of table.rows; choose among {', '.join(known)}.")
+    return [row for row in rows if row.name in only or row is rows[0]]
+
+
 def merge_overrides(*lists: Sequence[str]) -> list[str]:
     """All overrides; of those for the same key the last one counts."""
     merged: dict[str, str] = {}
