@@ -20,7 +20,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluate_table import _finished, evaluate_table
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
-from mar_accel.evaluation.rows import load_rows, merge_overrides
+from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
 from mar_accel.evaluation.table import (
     RowResult,
     add_timings,
@@ -237,3 +237,11 @@ def test_the_rows_of_the_project_are_readable() -> None:
     for file in files:
         assert load_rows(file)
     assert json.dumps(merge_overrides(["a=1", "b=2"], ["+a=3"])) == '["b=2", "+a=3"]'
+
+
+def test_rows_are_chosen_by_name_beside_the_first() -> None:
+    rows = [Row(name, ()) for name in ("plain", "a", "b")]
+    assert choose_rows(rows, None) == rows
+    assert [row.name for row in choose_rows(rows, ["b"])] == ["plain", "b"]
+    with pytest.raises(ConfigError, match=r"table\.only: c is no row .* choose among plain, a, b\."):
+        choose_rows(rows, ["c"])
