@@ -8,11 +8,10 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from mar_accel.building import build_cache, build_model, build_sampler
+from mar_accel.building import build_cache, build_model, build_part, build_sampler
 from mar_accel.callbacks.stopwatch import Stopwatch
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.cli import command
@@ -96,7 +95,7 @@ def generate(config: DictConfig) -> GenerationResult:
     module = build_module(config)
     output_dir = Path(config.output_dir).absolute()
     stopwatch = Stopwatch()
-    callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+    callbacks = [build_part(callback) for callback in (config.callbacks or {}).values()]
     writer = ImageWriter(output_dir, requests.num_images, config.dataset.num_classes)
     trainer = build_trainer(config, [*callbacks, stopwatch, writer], output_dir)
     check_num_processes(trainer, requests.num_images)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mar_accel.building import build_autoencoder
 from mar_accel.errors import WeightsError
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.weights.folder import save_model_folder
@@ -39,7 +39,7 @@ def export_averaged(checkpoint: Path, architecture: MARConfig, model: DictConfig
         raise WeightsError(
             f"{checkpoint} was trained with another architecture ({reason}); give its model.architecture."
         ) from error
-    autoencoder = instantiate(model.autoencoder)
+    autoencoder = build_autoencoder(model)
     return save_model_folder(
         folder,
         network.eval(),
