@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ from mar_accel.benchmarking.result import Timing, compare, timing_table
 from mar_accel.benchmarking.variants import Variant, build_variants, compose_variants, select_rows
 from mar_accel.cli import command
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.sampling import interleaved_latencies
+from mar_accel.evaluation.sampling import Measured, measure_interleaved
 from mar_accel.generate import check_device
-from mar_accel.metrics.flops import count_flops
+from mar_accel.metrics.flops import FlopCount, count_flops
 from mar_accel.metrics.speed import gemm_peak
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 
@@ -36,24 +37,58 @@ def benchmark(config: DictConfig, overrides: Sequence[str] = ()) -> list[Timing]
         MarAccelError: the config cannot be run; nothing has been written then.
     """
     check_device(config.trainer.accelerator)
-    rounds = config.benchmark.rounds
-    if not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"benchmark.rounds={rounds} measures nothing; give at least 1.")
+    _check_rounds(config)
     rows = select_rows(config.benchmark.variants, config.benchmark.only)
     variants = build_variants(rows, compose_variants(rows, overrides), config.benchmark.autoencoder)
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
-    timings = _measure(variants, rounds, output_dir)
-    write_json(run_record(config, variants=[timing.record() for timing in timings]), output_dir / RECORD_FILE)
-    return timings
+    return _measure(config, variants, output_dir)
 
 
-def _measure(variants: Sequence[Variant], rounds: int, output_dir: Path) -> list[Timing]:
+def _check_rounds(config: DictConfig) -> None:
+    rounds, warmup_rounds = config.benchmark.rounds, config.benchmark.warmup_rounds
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(f"benchmark.rounds={rounds} measures nothing; give at least 1.")
+    if not isinstance(warmup_rounds, int) or warmup_rounds < 0:
+        raise ConfigError(f"benchmark.warmup_rounds={warmup_rounds} is no number of rounds; give 0 or more.")
+
+
+@dataclass
+class _Record:
+    """What is known so far, written after every round: a run of hours that is stopped keeps it.
+
+    Attributes:
+        config: of the whole benchmark.
+        flops: of each variant.
+        peaks: FLOP/s of the matrix product, each time it was measured.
+        timings: of each variant, after the last round that counts.
+    """
+
+    config: DictConfig
+    variants: Sequence[Variant]
+    flops: Sequence[FlopCount]
+    measure_peak: Callable[[], float]
+    path: Path
+    peaks: list[float] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+
+    def update(self, measured: Sequence[Measured]) -> None:
+        """Take over what each variant's rounds took."""
+        # A busy machine is slower than it can be, so the best moment counts.
+        self.peaks.append(self.measure_peak())
+        names = [variant.name for variant in self.variants]
+        steps = [len(variant.module.plan.steps) for variant in self.variants]
+        self.timings = compare(names, steps, measured, self.flops, max(self.peaks))
+        records = [timing.record() for timing in self.timings]
+        write_json(run_record(self.config, variants=records), self.path)
+
+
+def _measure(config: DictConfig, variants: Sequence[Variant], output_dir: Path) -> list[Timing]:
     modules = [variant.module for variant in variants]
-    config = variants[0].config
+    first, counts = variants[0].config, config.benchmark
     # A benchmark is of one device: speeds of several add up, and waiting for the slowest blurs the spread.
-    config.trainer.devices, config.trainer.strategy = 1, "auto"
-    device = "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    dtype = _DTYPES.get(str(config.trainer.precision).split("-")[0], torch.float32)
+    first.trainer.devices, first.trainer.strategy = 1, "auto"
+    device = "cuda" if first.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    dtype = _DTYPES.get(str(first.trainer.precision).split("-")[0], torch.float32)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # The bar is drawn rarely, for it takes time from what is measured.
     with Progress(*columns, refresh_per_second=1) as progress:
@@ -62,15 +97,19 @@ def _measure(variants: Sequence[Variant], rounds: int, output_dir: Path) -> list
         for module in modules:
             flops.append(count_flops(module.model.config, module.sampler, module.cache))
             progress.advance(counting)
-        timing = progress.add_task("timing", total=(rounds + 1) * len(variants))
-        peak = gemm_peak(device, dtype)
-        latencies = interleaved_latencies(
-            config, modules, rounds, output_dir, on_batch=lambda: progress.advance(timing)
+        timing = progress.add_task("timing", total=(counts.warmup_rounds + counts.rounds) * len(variants))
+        record = _Record(config, variants, flops, lambda: gemm_peak(device, dtype), output_dir / RECORD_FILE)
+        record.peaks.append(record.measure_peak())
+        measure_interleaved(
+            first,
+            modules,
+            counts.rounds,
+            output_dir,
+            on_batch=lambda: progress.advance(timing),
+            on_round=record.update,
+            warmup_rounds=counts.warmup_rounds,
         )
-        # A busy machine is slower than it can be, so the better of two moments counts.
-        peak = max(peak, gemm_peak(device, dtype))
-    names = [variant.name for variant in variants]
-    return compare(names, [len(module.plan.steps) for module in modules], latencies, flops, peak)
+    return record.timings
 
 
 def _show(config: DictConfig, timings: Sequence[Timing]) -> None:

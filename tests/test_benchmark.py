@@ -13,6 +13,7 @@ from mar_accel.benchmarking.result import compare, timing_table
 from mar_accel.benchmarking.variants import NoAutoencoder, build_variants, compose_variants, select_rows
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
+from mar_accel.evaluation.sampling import Measured
 from mar_accel.metrics.flops import FlopCount
 from mar_accel.models.autoencoders import PixelAutoencoder
 
@@ -53,6 +54,24 @@ def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Pat
     assert timing_table("", timings).row_count == 2
 
 
+def test_a_stopped_run_keeps_the_rounds_that_it_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([1e9, 2e9])
+    monkeypatch.setattr("mar_accel.benchmark.gemm_peak", lambda device, dtype: next(peaks))
+    overrides = [*TINY, "sampler.num_iter=2"]
+    own = [
+        "benchmark.only=[mar]",
+        "benchmark.rounds=3",
+        "benchmark.warmup_rounds=0",
+        f"output_dir={tmp_path}",
+    ]
+    with pytest.raises(StopIteration):
+        benchmark(compose_config("benchmark", [*own, *overrides]), overrides)
+    (mar,) = json.loads((tmp_path / "benchmark.json").read_text())["variants"]
+    assert len(mar["seconds_per_image"]) == 1 and mar["peak_flops"] == 2e9
+
+
 def test_every_variant_of_the_config_composes() -> None:
     config = compose_config("benchmark")
     rows = select_rows(config.benchmark.variants, None)
@@ -74,15 +93,18 @@ def test_variants_of_one_model_share_its_weights() -> None:
 def test_ratios_are_taken_round_by_round() -> None:
     """Rounds that grow slower leave the ratios as they are."""
     flops = FlopCount(encoder=1, decoder=2, head=3, per_step=(6,))
-    _, fast = compare(["slow", "fast"], [2, 1], [[2.0, 4.0, 6.0], [1.0, 2.0, 3.0]], [flops, flops], 12.0)
-    assert (fast.speedup, fast.speedup_min, fast.speedup_max) == (2, 2, 2)
-    assert fast.achieved_flops == 3 and fast.share_of_peak == 0.25
+    slow, fast = Measured([2.0, 4.0, 6.0], 20), Measured([1.0, 2.0, 3.0], 10)
+    _, timing = compare(["slow", "fast"], [2, 1], [slow, fast], [flops, flops], 12.0)
+    assert (timing.speedup, timing.speedup_min, timing.speedup_max) == (2, 2, 2)
+    assert timing.achieved_flops == 3 and timing.share_of_peak == 0.25
+    assert timing.record()["peak_memory_bytes"] == 10
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         (["benchmark.rounds=0"], "benchmark.rounds=0"),
+        (["benchmark.warmup_rounds=-1"], "benchmark.warmup_rounds=-1"),
         (["benchmark.only=[nonsense]"], "nonsense is no variant"),
         (["benchmark.only=[]"], "names no variant"),
         (["benchmark.variants.gtr=gtr"], "benchmark.variants.gtr=gtr is no list"),

@@ -8,8 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
+from mar_accel.evaluation.sampling import Measured
 from mar_accel.metrics.flops import FlopCount
 from mar_accel.metrics.speed import latency_summary, speedup
+
+_LIMITS = ("TFLOPs", "GFLOP/s", "of peak", "MiB")
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Timing:
         speedup, speedup_min, speedup_max: median, smallest and largest of the rounds' ratios, first
             variant's time over this one's.
         flops: counted, per image, without the autoencoder.
+        peak_memory_bytes: the most that a batch needed: of the GPU, or of the process where there is none.
         peak_flops: FLOP/s of a large matrix product in the same process.
     """
 
@@ -33,6 +37,7 @@ class Timing:
     speedup_min: float
     speedup_max: float
     flops: FlopCount
+    peak_memory_bytes: int
     peak_flops: float
 
     @property
@@ -59,14 +64,23 @@ class Timing:
 def compare(
     names: Sequence[str],
     num_ar_steps: Sequence[int],
-    latencies: Sequence[Sequence[float]],
+    measured: Sequence[Measured],
     flops: Sequence[FlopCount],
     peak_flops: float,
 ) -> list[Timing]:
     """Timings of variants, compared with the first round by round."""
+    first = measured[0].latencies
     return [
-        Timing(name, steps, tuple(numbers), *speedup(latencies[0], numbers), count, peak_flops)
-        for name, steps, numbers, count in zip(names, num_ar_steps, latencies, flops, strict=True)
+        Timing(
+            name,
+            steps,
+            tuple(numbers.latencies),
+            *speedup(first, numbers.latencies),
+            count,
+            numbers.peak_memory,
+            peak_flops,
+        )
+        for name, steps, numbers, count in zip(names, num_ar_steps, measured, flops, strict=True)
     ]
 
 
@@ -74,7 +88,17 @@ def timing_table(title: str, timings: Sequence[Timing]) -> Table:
     """The table that the command prints."""
     table = Table(title=title, title_justify="left")
     table.add_column("variant")
-    for heading in ("AR steps", "s/image", "min–max", "ratio", "min–max", "TFLOPs", "GFLOP/s", "of peak"):
+    for heading in (
+        "AR steps",
+        "s/image",
+        "min–max",
+        "ratio",
+        "min–max",
+        "TFLOPs",
+        "GFLOP/s",
+        "of peak",
+        "MiB",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for timing in timings:
         numbers = timing.seconds_per_image
@@ -88,5 +112,6 @@ def timing_table(title: str, timings: Sequence[Timing]) -> Table:
             f"{timing.flops.total / 1e12:.4g}",
             f"{timing.achieved_flops / 1e9:.4g}",
             f"{timing.share_of_peak:.0%}",
+            f"{timing.peak_memory_bytes / 2**20:.0f}",
         )
     return table

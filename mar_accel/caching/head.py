@@ -45,16 +45,27 @@ class HeadCache:
 
     Args:
         period: at least 1; 7 as published. 1 turns the cache off.
+        period_for: T of the chains that ``period`` was made for, at least 1; in a chain of T steps it becomes
+            max(1, round(period · T / period_for)), the same stretch of noise levels. None: ``period`` in
+            every chain, as published.
         skipped_blocks: residual blocks whose contribution is kept whole, 0-based; 1 to 4 as published.
             Blocks that a head does not have are ignored.
         compute_above: share of the chain, 0..1; 0.9 as published.
     """
 
     def __init__(
-        self, period: int = 7, skipped_blocks: Sequence[int] = (1, 2, 3, 4), compute_above: float = 0.9
+        self,
+        period: int = 7,
+        skipped_blocks: Sequence[int] = (1, 2, 3, 4),
+        compute_above: float = 0.9,
+        period_for: int | None = None,
     ):
         if period < 1:
             raise ConfigError(f"cache.head.period={period} is too small; give 1 (always refresh) or more.")
+        if period_for is not None and period_for < 1:
+            raise ConfigError(
+                f"cache.head.period_for={period_for} is no length of a chain; give 1 or more, or null."
+            )
         if any(block < 0 for block in skipped_blocks):
             raise ConfigError(
                 f"cache.head.skipped_blocks={list(skipped_blocks)} has a negative block; give 0 or more."
@@ -64,6 +75,7 @@ class HeadCache:
                 f"cache.head.compute_above={compute_above} is no share of the chain; give 0 to 1."
             )
         self.period = period
+        self.period_for = period_for
         self.skipped_blocks = frozenset(skipped_blocks)
         self.compute_above = compute_above
 
@@ -82,7 +94,13 @@ class HeadCache:
 
     def refreshes(self, index: int, num_steps: int) -> bool:
         """Whether timestep ``index`` of a chain of T is computed in full."""
-        return index == num_steps - 1 or index % self.period == 0
+        return index == num_steps - 1 or index % self.period_in(num_steps) == 0
+
+    def period_in(self, num_steps: int) -> int:
+        """Timesteps from a refresh to the next in a chain of T."""
+        if self.period_for is None:
+            return self.period
+        return max(1, round(self.period * num_steps / self.period_for))
 
 
 class HeadCacheDenoiser:

@@ -28,13 +28,13 @@ class BatchTimer(pl.Callback):
     Attributes:
         latencies: seconds per image, one number per batch of this process.
         batch_sizes: images of these batches.
-        peak_memory: bytes, the most that a batch needed; what features are computed with is not in it.
+        memories: peak bytes of each batch; what features are computed with is not in it.
     """
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.batch_sizes: list[int] = []
-        self.peak_memory = 0
+        self.memories: list[int] = []
         self._start = 0.0
         self._memory = PeakMemory("cpu")
 
@@ -49,7 +49,12 @@ class BatchTimer(pl.Callback):
         synchronise(pl_module.device)
         self.batch_sizes.append(len(outputs.indices))
         self.latencies.append((time.perf_counter() - self._start) / len(outputs.indices))
-        self.peak_memory = max(self.peak_memory, self._memory.read())
+        self.memories.append(self._memory.read())
+
+    @property
+    def peak_memory(self) -> int:
+        """Bytes, the most that a batch needed; 0 where there was none."""
+        return max(self.memories, default=0)
 
     @property
     def warm(self) -> list[float]:

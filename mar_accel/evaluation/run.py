@@ -31,7 +31,7 @@ from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import features_of_files, split_requests
 from mar_accel.evaluation.sampling import (
     baseline_config,
-    interleaved_latencies,
+    measure_interleaved,
     same_sampling,
     with_sampling,
 )
@@ -200,8 +200,8 @@ def _add_baseline(
         compare(evaluation, images, tokens, labels, plain.images, plain.tokens)
     if run.settings.timing_rounds:
         with busy("timing in turn with the unaccelerated sampler"):
-            slow, fast = interleaved_latencies(
+            slow, fast = measure_interleaved(
                 config, [other, run.module], run.settings.timing_rounds, run.output_dir
             )
         names = ("speedup", "speedup_min", "speedup_max")
-        evaluation.metrics |= dict(zip(names, speedup(slow, fast), strict=True))
+        evaluation.metrics |= dict(zip(names, speedup(slow.latencies, fast.latencies), strict=True))

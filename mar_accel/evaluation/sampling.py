@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +61,51 @@ def with_sampling(module: InferenceModule, config: DictConfig) -> InferenceModul
     return InferenceModule(module.model, module.autoencoder, sampler, cache, config.seed).eval()
 
 
-def interleaved_latencies(
+@dataclass
+class Measured:
+    """What the batches of one module took.
+
+    Attributes:
+        latencies: seconds per image, one number per batch.
+        peak_memory: bytes, the most that a batch needed: of the GPU, or of the process where there is none.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    peak_memory: int = 0
+
+    def add(self, latency: float, peak_memory: int) -> None:
+        self.latencies.append(latency)
+        self.peak_memory = max(self.peak_memory, peak_memory)
+
+
+def measure_interleaved(
     config: DictConfig,
     modules: Sequence[InferenceModule],
     rounds: int,
     output_dir: Path,
     on_batch: Callable[[], None] = lambda: None,
-) -> list[list[float]]:
-    """Seconds per image of each module: one list per module, one number per round.
+    on_round: Callable[[list[Measured]], object] = lambda measured: None,
+    warmup_rounds: int = 1,
+) -> list[Measured]:
+    """Time modules in turn: one batch of each per round.
 
-    In each round every module samples one batch of ``trainer.batch_size`` images per device, so that a
-    machine that grows slower or faster does so for all alike. A round before the first warms up.
-    ``on_batch`` is called after every batch.
+    A batch has ``trainer.batch_size`` images per device. As all modules have their turn in a round, a
+    machine that grows slower or faster does so for all alike. ``warmup_rounds`` before the first do not
+    count. ``on_batch`` is called after every batch, ``on_round`` with what is known after every round that
+    counts.
     """
     timer = BatchTimer()
     trainer = build_trainer(config, [timer], output_dir)
     requests = build_requests(config)
     requests = requests.only(range(min(requests.num_images, config.trainer.batch_size * trainer.world_size)))
-    latencies: list[list[float]] = [[] for _ in modules]
-    for round_number in range(rounds + 1):
-        for module, numbers in zip(modules, latencies, strict=True):
+    measured = [Measured() for _ in modules]
+    for round_number in range(warmup_rounds + rounds):
+        counts = round_number >= warmup_rounds
+        for module, numbers in zip(modules, measured, strict=True):
             trainer.predict(module, requests, return_predictions=False)
-            if round_number:
-                numbers.append(timer.latencies[-1])
+            if counts:
+                numbers.add(timer.latencies[-1], timer.memories[-1])
             on_batch()
-    return latencies
+        if counts:
+            on_round(measured)
+    return measured

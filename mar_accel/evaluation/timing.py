@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.evaluation.sampling import interleaved_latencies, with_sampling
+from mar_accel.evaluation.sampling import measure_interleaved, with_sampling
 from mar_accel.generate import build_module
 from mar_accel.processes import further_processes
 from mar_accel.run_record import write_json
@@ -56,4 +56,5 @@ def time_plan(plan: DictConfig, on_batch: Callable[[], None] = lambda: None) -> 
         with_sampling(first, row) if row.model == plan.rows[0].model else build_module(row)
         for row in plan.rows
     ]
-    return interleaved_latencies(plan.rows[0], modules, plan.rounds, Path(plan.output_dir), on_batch)
+    measured = measure_interleaved(plan.rows[0], modules, plan.rounds, Path(plan.output_dir), on_batch)
+    return [numbers.latencies for numbers in measured]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mar_accel.building import build_cache, build_sampler
+from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.policy import DecodeState
 from mar_accel.configuration import compose_config
@@ -146,6 +147,15 @@ def test_chains_shorter_than_the_period(run: Decode, length: int) -> None:
     assert distance == 0 if length < 3 else 1e-6 < distance < 1
 
 
+def test_the_head_period_is_for_chains_of_a_length() -> None:
+    """T = 100 has the published period, shorter chains the same stretch of noise levels."""
+    by_length = HeadCache(period=7, period_for=100)
+    assert [by_length.period_in(steps) for steps in (100, 95, 50, 25, 20, 1)] == [7, 7, 4, 2, 1, 1]
+    refreshed = [index for index in reversed(range(50)) if by_length.refreshes(index, 50)]
+    assert refreshed == [49, *range(48, -1, -4)]
+    assert HeadCache(period=7).period_in(20) == 7
+
+
 @pytest.mark.parametrize("sampler", ["gtr", "gtr_18", "halton", "disa"])
 def test_works_with_every_sampler(run: Decode, model: MAR, sampler: str) -> None:
     overrides = [f"sampler={sampler}"]
@@ -217,6 +227,7 @@ def test_kept_tensors_have_the_compute_dtype_and_are_freed(run: Decode, model: M
         (["cache=token", "cache.refresh.warmup_steps=-1"], r"warmup_steps=-1"),
         (["cache=token", "cache.refresh.max_new_share=2"], r"max_new_share=2"),
         (["cache=head", "cache.head.period=0"], r"head\.period=0"),
+        (["cache=head", "cache.head.period_for=0"], r"head\.period_for=0"),
         (["cache=head", "cache.head.skipped_blocks=[-1]"], r"skipped_blocks=\[-1\]"),
         (["cache=head", "cache.head.compute_above=2"], r"compute_above=2"),
         (["cache=condition", "cache/refresh=adaptive"], r"cache\.token=null"),
