@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from mar_accel.benchmarking.result import Timing, compare, timing_table
+from mar_accel import markdown
+from mar_accel.benchmarking.result import HEADINGS, Timing, compare, timing_cells, timing_table
 from mar_accel.benchmarking.variants import Variant, build_variants, compose_variants, select_rows
 from mar_accel.cli import command
 from mar_accel.errors import ConfigError
@@ -23,6 +24,7 @@ from mar_accel.metrics.speed import gemm_peak
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 
 RECORD_FILE = "benchmark.json"
+TABLE_FILE = "benchmark.md"
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
@@ -67,7 +69,7 @@ class _Record:
     variants: Sequence[Variant]
     flops: Sequence[FlopCount]
     measure_peak: Callable[[], float]
-    path: Path
+    folder: Path
     peaks: list[float] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
 
@@ -79,7 +81,9 @@ class _Record:
         steps = [len(variant.module.plan.steps) for variant in self.variants]
         self.timings = compare(names, steps, measured, self.flops, max(self.peaks))
         records = [timing.record() for timing in self.timings]
-        write_json(run_record(self.config, variants=records), self.path)
+        write_json(run_record(self.config, variants=records), self.folder / RECORD_FILE)
+        cells = [timing_cells(timing) for timing in self.timings]
+        (self.folder / TABLE_FILE).write_text(markdown.table(HEADINGS, cells))
 
 
 def _measure(config: DictConfig, variants: Sequence[Variant], output_dir: Path) -> list[Timing]:
@@ -98,7 +102,7 @@ def _measure(config: DictConfig, variants: Sequence[Variant], output_dir: Path) 
             flops.append(count_flops(module.model.config, module.sampler, module.cache))
             progress.advance(counting)
         timing = progress.add_task("timing", total=(counts.warmup_rounds + counts.rounds) * len(variants))
-        record = _Record(config, variants, flops, lambda: gemm_peak(device, dtype), output_dir / RECORD_FILE)
+        record = _Record(config, variants, flops, lambda: gemm_peak(device, dtype), output_dir)
         record.peaks.append(record.measure_peak())
         measure_interleaved(
             first,

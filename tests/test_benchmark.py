@@ -52,6 +52,8 @@ def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Pat
     assert record["hardware"]["torch_threads"] == torch.get_num_threads()
     assert record["versions"]["torch"] == torch.__version__
     assert timing_table("", timings).row_count == 2
+    lines = (tmp_path / "benchmark.md").read_text().splitlines()
+    assert lines[0].startswith("| variant | AR steps |") and lines[2].startswith("| few | 2 |")
 
 
 def test_a_stopped_run_keeps_the_rounds_that_it_finished(

@@ -12,7 +12,18 @@ from mar_accel.evaluation.sampling import Measured
 from mar_accel.metrics.flops import FlopCount
 from mar_accel.metrics.speed import latency_summary, speedup
 
-_LIMITS = ("TFLOPs", "GFLOP/s", "of peak", "MiB")
+HEADINGS = (
+    "variant",
+    "AR steps",
+    "s/image",
+    "min–max",
+    "ratio",
+    "min–max",
+    "TFLOPs",
+    "GFLOP/s",
+    "of peak",
+    "MiB",
+)
 
 
 @dataclass(frozen=True)
@@ -87,31 +98,26 @@ def compare(
 def timing_table(title: str, timings: Sequence[Timing]) -> Table:
     """The table that the command prints."""
     table = Table(title=title, title_justify="left")
-    table.add_column("variant")
-    for heading in (
-        "AR steps",
-        "s/image",
-        "min–max",
-        "ratio",
-        "min–max",
-        "TFLOPs",
-        "GFLOP/s",
-        "of peak",
-        "MiB",
-    ):
+    table.add_column(HEADINGS[0])
+    for heading in HEADINGS[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
     for timing in timings:
-        numbers = timing.seconds_per_image
-        table.add_row(
-            timing.name,
-            str(timing.num_ar_steps),
-            f"{latency_summary(numbers)['latency_s_per_image']:.4g}",
-            f"{min(numbers):.4g}–{max(numbers):.4g}",
-            f"{timing.speedup:.2f}×",
-            f"{timing.speedup_min:.2f}–{timing.speedup_max:.2f}",
-            f"{timing.flops.total / 1e12:.4g}",
-            f"{timing.achieved_flops / 1e9:.4g}",
-            f"{timing.share_of_peak:.0%}",
-            f"{timing.peak_memory_bytes / 2**20:.0f}",
-        )
+        table.add_row(*timing_cells(timing))
     return table
+
+
+def timing_cells(timing: Timing) -> tuple[str, ...]:
+    """One text per heading."""
+    numbers = timing.seconds_per_image
+    return (
+        timing.name,
+        str(timing.num_ar_steps),
+        f"{latency_summary(numbers)['latency_s_per_image']:.4g}",
+        f"{min(numbers):.4g}–{max(numbers):.4g}",
+        f"{timing.speedup:.2f}×",
+        f"{timing.speedup_min:.2f}–{timing.speedup_max:.2f}",
+        f"{timing.flops.total / 1e12:.4g}",
+        f"{timing.achieved_flops / 1e9:.4g}",
+        f"{timing.share_of_peak:.0%}",
+        f"{timing.peak_memory_bytes / 2**20:.0f}",
+    )

@@ -112,7 +112,8 @@ class LazyMAR(CachePolicy):
     def denoiser(
         self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
     ) -> Denoiser:
-        if self.head is None:
+        # A chain that refreshes everywhere has nothing to keep.
+        if self.head is None or self.head.period_in(time_embeddings.shape[0]) == 1:
             return super().denoiser(net, z, time_embeddings, step, guided)
         return HeadCacheDenoiser(self.head, net, z, time_embeddings, step.guidance_scale, guided)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.plan import Plan
@@ -45,7 +46,7 @@ def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_eleme
         rows = 2 if guided and not one_branch else 1
         token = rows * (config.buffer_size + config.seq_len) * config.embed_dim * widths
     condition = _residual_tokens(policy, plan) * config.embed_dim if one_branch else 0
-    head = _head_elements(config, plan) if policy.head is not None else 0
+    head = _head_elements(policy.head, config, plan) if policy.head is not None else 0
     return CacheMemory(*(elements * bytes_per_element for elements in (token, condition, head)))
 
 
@@ -69,7 +70,15 @@ def _any_lazy(policy: LazyMAR, plan: Plan) -> bool:
     return lazy
 
 
-def _head_elements(config: MARConfig, plan: Plan) -> int:
+def _head_elements(cache: HeadCache, config: MARConfig, plan: Plan) -> int:
     """Contributions of all blocks and the difference of the branches, for the most tokens at once."""
-    tokens = max(max(step.num_tokens - step.num_detail_tokens, step.num_detail_tokens) for step in plan.steps)
+    chains = [
+        chain
+        for step in plan.steps
+        for chain in (
+            (step.num_tokens - step.num_detail_tokens, step.num_diffusion_steps),
+            (step.num_detail_tokens, step.num_detail_diffusion_steps),
+        )
+    ]
+    tokens = max((tokens for tokens, length in chains if cache.period_in(length) > 1), default=0)
     return tokens * (config.head_depth * config.head_width + (config.token_dim if plan.guided else 0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mar_accel import markdown
 from mar_accel.data.image_sets import open_images
 from mar_accel.evaluation.files import labelled_strips, write_csv
 from mar_accel.evaluation.result import METRIC_KEYS, metric_text
@@ -69,9 +70,7 @@ def table_cells(results: Sequence[RowResult]) -> list[list[str]]:
 def markdown_table(results: Sequence[RowResult]) -> str:
     """The table as GitHub shows it."""
     heading, *rows = table_cells(results)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heading, *rows)]
-    lines.insert(1, "|---|" + "---:|" * (len(heading) - 1))
-    return "\n".join(lines) + "\n"
+    return markdown.table(heading, rows)
 
 
 def write_table(results: Sequence[RowResult], output_dir: Path, note: str) -> None:

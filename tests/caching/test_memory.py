@@ -54,7 +54,7 @@ def test_memory_is_stated_exactly(run: Callable[..., Tensor], model: MAR, cache:
 
 
 def test_memory_of_the_head_cache(model: MAR) -> None:
-    policy = _lazymar("cache=head")
+    policy = _lazymar("cache=head", "cache.head.period_for=9")
     plan = build_sampler(compose_config("generate", SHORT)).plan(model.config.grid)
     step = max(plan.steps, key=lambda step: step.num_tokens)
     net, count = model.diffloss.net, step.num_tokens
@@ -65,6 +65,18 @@ def test_memory_of_the_head_cache(model: MAR) -> None:
         for index in reversed(range(9)):
             denoise(torch.randn(count, model.config.token_dim), index)
     assert _bytes(denoise.tensors()) == cache_memory(policy, model.config, plan, 4).head
+
+
+def test_chains_that_refresh_everywhere_keep_nothing(model: MAR) -> None:
+    """Nine timesteps, under a period of 7 for a hundred: only the chosen tokens' chain is long enough."""
+    policy = _lazymar("cache=head")
+    fts = ["sampler/selection=fts", "sampler.selection.num_diffusion_steps=50"]
+    short = build_sampler(compose_config("generate", SHORT)).plan(model.config.grid)
+    mixed = build_sampler(compose_config("generate", [*SHORT, *fts])).plan(model.config.grid)
+    most = max(step.num_detail_tokens for step in mixed.steps)
+    per_token = model.config.head_depth * model.config.head_width + model.config.token_dim
+    assert cache_memory(policy, model.config, short, 4).head == 0
+    assert cache_memory(policy, model.config, mixed, 4).head == 4 * most * per_token > 0
 
 
 def test_no_lazy_step_needs_no_memory(model: MAR) -> None:
