@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -78,7 +80,9 @@ def start() -> Callable[..., subprocess.Popen[str]]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", f"mar_accel.{name}", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
+        # Whoever runs the tests in the background may have left them to ignore SIGINT, which is inherited.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, cwd=cwd, env=environment, text=True, preexec_fn=heed, **pipes)
 
     return run
 
