@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mar_accel.configuration import conf_dir, finish_config, register_resolvers, with_part_choices
+from mar_accel.host_memory import keep_freed_memory
 from mar_accel.processes import config_of_parent
 from mar_accel.user_errors import sentence_for
 
@@ -37,6 +38,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
         @functools.wraps(function)
         def main() -> None:
+            keep_freed_memory()
             errors = _ErrorReport(config_name)
 
             @functools.wraps(function)
