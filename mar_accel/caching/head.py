@@ -39,9 +39,10 @@ class Modulation:
 class HeadCache:
     """Which timesteps of a chain are computed, and which blocks are skipped at the others.
 
-    Timestep indices t count down from T − 1 to 0. A timestep with t = T − 1 or t mod period = 0 is
-    refreshed. At the others the skipped blocks add what they last added, the others reuse their MLP's
-    output under a fresh gate, or compute it where t > compute_above · T, and guidance reuses ε_c − ε_u.
+    Timestep indices t count down from T − 1 to 0. A timestep with t = T − 1, t mod period = 0 or
+    t < refresh_below · T is refreshed. At the others the skipped blocks add what they last added, the
+    others reuse their MLP's output under a fresh gate, or compute it where t > compute_above · T, and
+    guidance reuses ε_c − ε_u.
 
     Args:
         period: at least 1; 7 as published. 1 turns the cache off.
@@ -51,6 +52,8 @@ class HeadCache:
         skipped_blocks: residual blocks whose contribution is kept whole, 0-based; 1 to 4 as published.
             Blocks that a head does not have are ignored.
         compute_above: share of the chain, 0..1; 0.9 as published.
+        refresh_below: share of the chain, 0..1; 0 as published. What is reused in the last timesteps stays in
+            the token as noise: nothing comes after them that could take it out (docs/caches.md).
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class HeadCache:
         skipped_blocks: Sequence[int] = (1, 2, 3, 4),
         compute_above: float = 0.9,
         period_for: int | None = None,
+        refresh_below: float = 0.0,
     ):
         if period < 1:
             raise ConfigError(f"cache.head.period={period} is too small; give 1 (always refresh) or more.")
@@ -70,14 +74,14 @@ class HeadCache:
             raise ConfigError(
                 f"cache.head.skipped_blocks={list(skipped_blocks)} has a negative block; give 0 or more."
             )
-        if not 0 <= compute_above <= 1:
-            raise ConfigError(
-                f"cache.head.compute_above={compute_above} is no share of the chain; give 0 to 1."
-            )
+        for key, share in (("compute_above", compute_above), ("refresh_below", refresh_below)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"cache.head.{key}={share} is no share of the chain; give 0 to 1.")
         self.period = period
         self.period_for = period_for
         self.skipped_blocks = frozenset(skipped_blocks)
         self.compute_above = compute_above
+        self.refresh_below = refresh_below
 
     def check(self, plan: Plan, solver: Solver) -> None:
         """Refuse solvers that do not walk through the timesteps one by one."""
@@ -94,7 +98,11 @@ class HeadCache:
 
     def refreshes(self, index: int, num_steps: int) -> bool:
         """Whether timestep ``index`` of a chain of T is computed in full."""
-        return index == num_steps - 1 or index % self.period_in(num_steps) == 0
+        return (
+            index == num_steps - 1
+            or index % self.period_in(num_steps) == 0
+            or index < self.refresh_below * num_steps
+        )
 
     def period_in(self, num_steps: int) -> int:
         """Timesteps from a refresh to the next in a chain of T."""

@@ -156,6 +156,38 @@ def test_the_head_period_is_for_chains_of_a_length() -> None:
     assert HeadCache(period=7).period_in(20) == 7
 
 
+def test_the_last_timesteps_of_a_chain_are_refreshed_where_asked() -> None:
+    late = HeadCache(period=10, period_for=100, refresh_below=0.05)
+    assert [index for index in range(95) if late.refreshes(index, 95)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        *range(10, 95, 10),
+        94,
+    ]
+    # Of 20 timesteps a twentieth is the last one, which is a refresh anyway.
+    assert [index for index in range(20) if late.refreshes(index, 20)] == [*range(0, 20, 2), 19]
+
+
+def test_refreshing_all_of_a_chain_is_no_cache(run: Decode, plain: Any) -> None:
+    assert _distance(run("cache=head", "cache.head.refresh_below=1"), plain(run)) <= 1e-6
+
+
+def test_lazymar_late_computes_as_many_timesteps_as_lazymar() -> None:
+    published, late = (
+        build_cache(compose_config("generate", [f"cache={cache}"])) for cache in ("lazymar", "lazymar_late")
+    )
+    assert isinstance(published, LazyMAR) and isinstance(late, LazyMAR) and published.head and late.head
+    for num_steps in (95, 100):
+        refreshed = [
+            sum(head.refreshes(index, num_steps) for index in range(num_steps))
+            for head in (published.head, late.head)
+        ]
+        assert refreshed[1] <= refreshed[0]
+
+
 @pytest.mark.parametrize("sampler", ["gtr", "gtr_18", "halton", "disa"])
 def test_works_with_every_sampler(run: Decode, model: MAR, sampler: str) -> None:
     overrides = [f"sampler={sampler}"]
@@ -230,6 +262,7 @@ def test_kept_tensors_have_the_compute_dtype_and_are_freed(run: Decode, model: M
         (["cache=head", "cache.head.period_for=0"], r"head\.period_for=0"),
         (["cache=head", "cache.head.skipped_blocks=[-1]"], r"skipped_blocks=\[-1\]"),
         (["cache=head", "cache.head.compute_above=2"], r"compute_above=2"),
+        (["cache=head", "cache.head.refresh_below=-0.1"], r"head\.refresh_below=-0\.1"),
         (["cache=condition", "cache/refresh=adaptive"], r"cache\.token=null"),
         (["cache=token", "cache/refresh=listed", "cache.refresh.steps=[0,12]"], r"step 12, .* 12 AR steps"),
         (["cache=token", "cache/refresh=listed", "cache.refresh.steps=[1,2]"], r"must hold 0"),
