@@ -146,7 +146,7 @@ class HeadCacheDenoiser:
             return self._refresh(x, index)
         if index not in self._between:
             self._between = self._next_between(index)
-        modulation = self._between[index]
+        modulation = self._between.pop(index)
         hidden = (
             self._compute(x, modulation)
             if self.cache.computes(index, self.num_steps)
@@ -180,7 +180,6 @@ class HeadCacheDenoiser:
                 # A copy: a view would keep the unconditional half alive.
                 self.mlp_outputs[number] = output[:count].clone() if self.guided else output
         out = self._output(hidden, modulation)
-        self._between.clear()
         if not self.guided:
             epsilon, v = out.chunk(2, dim=-1)
             return epsilon, v
@@ -224,13 +223,13 @@ class HeadCacheDenoiser:
         return self._modulations(indices, self.embedding, range(len(self.blocks)), gates_alone=False)
 
     def _next_between(self, index: int) -> dict[int, Modulation]:
-        """Modulations of ``index`` and of those alike after it, until a refresh or their rows are many."""
+        """Modulations of ``index`` and of those alike after it, until their rows are many."""
         cache, computes = self.cache, self.cache.computes(index, self.num_steps)
-        indices = [index]
-        for i in range(index - 1, -1, -1):
-            if cache.refreshes(i, self.num_steps) or cache.computes(i, self.num_steps) != computes:
-                break
-            indices.append(i)
+        indices = [
+            i
+            for i in range(index, -1, -1)
+            if not cache.refreshes(i, self.num_steps) and cache.computes(i, self.num_steps) == computes
+        ]
         indices = indices[: max(1, GATE_ROWS // self.conditional.shape[0])]
         return self._modulations(indices, self.conditional, self.mlp_outputs, gates_alone=not computes)
 
