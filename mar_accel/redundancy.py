@@ -8,11 +8,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mar_accel.analysis.figures import check_matplotlib, write_figures
+from mar_accel.analysis.head_reuse import HeadReuse, ProbingSolver
 from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
+from mar_accel.caching.head import HeadCache
 from mar_accel.caching.token import TokenCache
 from mar_accel.cli import command
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, build_requests, check_device
+from mar_accel.inference import InferenceModule
 from mar_accel.prediction import build_trainer
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 
@@ -33,12 +36,13 @@ def measure_redundancy(config: DictConfig) -> RedundancyStatistics:
         raise ConfigError("sampler.num_iter=1 has no adjacent AR steps to compare; give at least 2.")
     token = TokenCache(prune_block=config.redundancy.prune_block)
     token.check(module.model.config)
-    module.cache = recorder = FeatureRecorder(token)
+    reuse = _probe_head(config, module)
+    module.cache = recorder = FeatureRecorder(token, reuse)
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
     trainer = build_trainer(config, [], output_dir)
     trainer.predict(module, requests, return_predictions=False)
     statistics = recorder.statistics
-    write_figures(statistics, output_dir)
+    write_figures(statistics, reuse, output_dir)
     ratio = statistics.residual_ratio()
     record = run_record(config, num_images=statistics.num_images, residual_ratio=ratio)
     write_json(record, output_dir / "run.json")
@@ -49,6 +53,20 @@ def measure_redundancy(config: DictConfig) -> RedundancyStatistics:
         )
     console.print(f"Figures and numbers: {output_dir}", markup=False)
     return statistics
+
+
+def _probe_head(config: DictConfig, module: InferenceModule) -> HeadReuse | None:
+    """Let the module's solver probe its chains; None where that is not wanted or cannot be done."""
+    every, period = config.redundancy.head_every, config.redundancy.head_period
+    if every is None or not module.sampler.solver.visits_every_timestep:
+        return None
+    if not isinstance(every, int) or every < 1:
+        raise ConfigError(f"redundancy.head_every={every} is no number of AR steps; give 1 or more, or null.")
+    if not isinstance(period, int) or period < 2:
+        raise ConfigError(f"redundancy.head_period={period} reuses nothing; give 2 or more.")
+    reuse = HeadReuse(HeadCache(period), every)
+    module.sampler.solver = ProbingSolver(module.sampler.solver, reuse)
+    return reuse
 
 
 @command("redundancy")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mar_accel.analysis.head_reuse import ALL, HeadReuse
 from mar_accel.analysis.redundancy import CATEGORIES, RedundancyStatistics
 from mar_accel.errors import ConfigError
 
@@ -21,7 +22,7 @@ def check_matplotlib() -> None:
         raise ConfigError("the figures need matplotlib; install the extra: mar-accel[eval].") from error
 
 
-def write_figures(statistics: RedundancyStatistics, output_dir: Path) -> list[Path]:
+def write_figures(statistics: RedundancyStatistics, reuse: HeadReuse | None, output_dir: Path) -> list[Path]:
     """Write every figure beside its numbers; returns the pictures."""
     distances, mse, matrices = statistics.distance_rows(), statistics.mse_rows(), statistics.matrices()
     write_rows(distances, output_dir / "token_distance.csv")
@@ -32,6 +33,11 @@ def write_figures(statistics: RedundancyStatistics, output_dir: Path) -> list[Pa
     _draw_distances(distances, pictures[0])
     _draw_mse(mse, pictures[1])
     _draw_matrices(matrices, pictures[2])
+    rows = [] if reuse is None else reuse.rows()
+    if rows:
+        write_rows(rows, output_dir / "head_reuse.csv")
+        pictures.append(output_dir / "head_reuse.png")
+        _draw_reuse(rows, pictures[-1])
     return pictures
 
 
@@ -87,4 +93,23 @@ def _draw_matrices(matrices: Mapping[str, Tensor], path: Path) -> None:
         image = axis.imshow(matrix.numpy(), origin="lower")
         axis.set(xlabel="AR step", ylabel="AR step", title=f"cosine similarity of the {name}")
         figure.colorbar(image, ax=axis)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_reuse(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for number, length in enumerate(sorted({row["diffusion_steps"] for row in rows})):
+        own = [row for row in rows if row["diffusion_steps"] == length and row["part"] != ALL]
+        (whole,) = (row["mse"] for row in rows if row["diffusion_steps"] == length and row["part"] == ALL)
+        middles = [(row["first_timestep"] + row["last_timestep"]) / 2 for row in own]
+        axis.plot(
+            middles, [row["mse"] for row in own], "o-", color=f"C{number}", label=f"T = {length}, one stretch"
+        )
+        axis.axhline(whole, color=f"C{number}", linestyle="--", label=f"T = {length}, all")
+    axis.set(xlabel="timestep (0: the chain's end) of the stretch that is reused", yscale="log")
+    axis.set_ylabel("mean squared change of the token")
+    axis.legend()
     figure.savefig(path, dpi=120)

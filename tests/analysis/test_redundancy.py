@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mar_accel.analysis.head_reuse import stretches
+from mar_accel.caching.head import HeadCache
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.redundancy import measure_redundancy
+from mar_accel.sampling.diffusion_schedule import respaced_timesteps
+from mar_accel.sampling.solvers import DDPM
 
 SMALL = [
     "model.weights=random",
@@ -21,7 +25,7 @@ SMALL = [
     "model.architecture.head_depth=1",
     "model.architecture.head_width=32",
     "sampler.num_iter=5",
-    "sampler.num_diffusion_steps=2",
+    "sampler.num_diffusion_steps=9",
     "dataset.num_images=3",
     "trainer.batch_size=2",
 ]
@@ -47,9 +51,51 @@ def test_figures_and_numbers(tmp_path: Path) -> None:
         matrix = statistics.matrices()[name]
         torch.testing.assert_close(matrix.diagonal(), torch.ones(5))
         torch.testing.assert_close(matrix, matrix.T)
-    for picture in ("token_distance", "branch_mse", "step_similarity"):
+    for picture in ("token_distance", "branch_mse", "step_similarity", "head_reuse"):
         assert (tmp_path / f"{picture}.png").stat().st_size > 1000
     assert (tmp_path / "run.json").is_file()
+
+
+def test_stretches_lie_between_refreshes() -> None:
+    assert stretches(HeadCache(period=3), 9) == [range(1, 3), range(4, 6), range(7, 8)]
+    assert stretches(HeadCache(period=1), 9) == []
+
+
+def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
+    """The tokens stay those of the plain solver; all of a period of 3 is three stretches, one that of 9."""
+    overrides = [*SMALL, "model.architecture.head_depth=2", "redundancy.head_every=2"]
+    config = compose_config("redundancy", [*overrides, "redundancy.head_period=3", f"output_dir={tmp_path}"])
+    measure_redundancy(config)
+    with (tmp_path / "head_reuse.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    timesteps = respaced_timesteps(
+        9, config.sampler.max_timestep if config.sampler.max_timestep != "auto" else 950
+    )
+    length = len(timesteps)
+    assert {int(row["diffusion_steps"]) for row in rows} == {length}
+    probed = [
+        (int(row["first_timestep"]), int(row["last_timestep"])) for row in rows if row["part"] == "stretch"
+    ]
+    expected = [(timesteps[part[0]], timesteps[part[-1]]) for part in stretches(HeadCache(period=3), length)]
+    assert probed == expected
+    assert all(float(row["mse"]) > 0 for row in rows) and rows[-1]["part"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [("redundancy.head_every=0", r"head_every=0"), ("redundancy.head_period=1", r"head_period=1")],
+)
+def test_a_probe_that_measures_nothing_is_refused(tmp_path: Path, override: str, text: str) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError, match=text):
+        measure_redundancy(compose_config("redundancy", [*SMALL, override, f"output_dir={folder}"]))
+    assert not folder.exists()
+
+
+def test_a_solver_that_jumps_is_not_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DDPM, "visits_every_timestep", False)
+    measure_redundancy(compose_config("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
+    assert (tmp_path / "branch_mse.csv").exists() and not (tmp_path / "head_reuse.csv").exists()
 
 
 def test_without_guidance_there_is_no_residual(tmp_path: Path) -> None:
