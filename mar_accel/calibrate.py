@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from mar_accel.analysis.figures import write_rows
 from mar_accel.building import build_cache
-from mar_accel.caching.calibration import MovementRecorder, Schedule, least_tolerance, schedule_of
+from mar_accel.caching.calibration import (
+    LARGEST_TOLERANCE,
+    MovementRecorder,
+    Schedule,
+    check_reached,
+    least_tolerance,
+    schedule_of,
+)
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.caching.policy import NoCache
+from mar_accel.caching.policy import CachePolicy, NoCache
 from mar_accel.caching.token import TokenCache
+from mar_accel.callbacks.progress import ImageProgress
 from mar_accel.cli import command
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, build_requests, check_device
 from mar_accel.inference import InferenceModule
 from mar_accel.metrics.flops import count_flops
-from mar_accel.prediction import build_trainer
+from mar_accel.metrics.progress import busy
+from mar_accel.prediction import build_trainer, on_one_device
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 
 
@@ -50,43 +61,66 @@ def calibrate(config: DictConfig) -> CalibrationResult:
     Raises:
         ConfigError: the config cannot be run, or the speedup not be reached; nothing has been written then.
     """
-    wanted = config.calibrate.speedup
-    if wanted <= 1:
-        raise ConfigError(f"calibrate.speedup={wanted} is no speedup; ask for more than 1.")
+    _check_settings(config)
     check_device(config.trainer.accelerator)
     requests, module = build_requests(config), build_module(config)
     if not isinstance(module.cache, LazyMAR) or module.cache.token is None:
         raise ConfigError(
             "cache holds no token cache, whose ratios are fitted; choose cache=lazymar or token."
         )
+    settings, speedup = config.calibrate, _Speedup(config, module)
+
+    def fitted(distances: Tensor, tolerance: float) -> Schedule:
+        return schedule_of(distances, tolerance, settings.drift_factor, settings.warmup_steps)
+
+    # What nothing exceeds, before anything is sampled for it.
+    still = fitted(torch.zeros(len(module.plan.steps), 1, 1), LARGEST_TOLERANCE)
+    check_reached(speedup(still), settings.speedup)
     distances = _distances(config, module, module.cache.token, requests)
-    plain = count_flops(module.model.config, module.sampler, NoCache()).total
-
-    counted: dict[object, int] = {}
-
-    def speedup(schedule: Schedule) -> float:
-        key = schedule.refreshes, schedule.ratios
-        if key not in counted:
-            policy = build_cache(_with_schedule(config, schedule))
-            counted[key] = count_flops(module.model.config, module.sampler, policy).total
-        return plain / counted[key]
-
-    settings = config.calibrate
-    schedule, reached = least_tolerance(
-        lambda tolerance: schedule_of(distances, tolerance, settings.drift_factor, settings.warmup_steps),
-        speedup,
-        wanted,
-    )
+    with busy("counting FLOPs"):
+        schedule, reached = least_tolerance(partial(fitted, distances), speedup, settings.speedup)
     result = CalibrationResult(schedule, reached, _overrides(schedule, len(distances)))
     _write(config, result, distances)
     return result
+
+
+def _check_settings(config: DictConfig) -> None:
+    settings = config.calibrate
+    if settings.speedup <= 1:
+        raise ConfigError(f"calibrate.speedup={settings.speedup} is no speedup; ask for more than 1.")
+    if settings.drift_factor <= 0:
+        raise ConfigError(
+            f"calibrate.drift_factor={settings.drift_factor} allows no drift; give more than 0."
+        )
+    if not isinstance(settings.warmup_steps, int) or settings.warmup_steps < 0:
+        raise ConfigError(
+            f"calibrate.warmup_steps={settings.warmup_steps} is no number of AR steps; give 0 or more."
+        )
+
+
+class _Speedup:
+    """How many times fewer FLOPs a schedule takes than no cache; each schedule is counted once."""
+
+    def __init__(self, config: DictConfig, module: InferenceModule):
+        self.config, self.module = config, module
+        self._counted: dict[object, int] = {}
+        self._plain = self._count(NoCache())
+
+    def __call__(self, schedule: Schedule) -> float:
+        key = schedule.refreshes, schedule.ratios
+        if key not in self._counted:
+            self._counted[key] = self._count(build_cache(_with_schedule(self.config, schedule)))
+        return self._plain / self._counted[key]
+
+    def _count(self, policy: CachePolicy) -> int:
+        return count_flops(self.module.model.config, self.module.sampler, policy).total
 
 
 def _distances(
     config: DictConfig, module: InferenceModule, token: TokenCache, requests: GenerationRequests
 ) -> Tensor:
     module.cache = recorder = MovementRecorder(token)
-    trainer = build_trainer(config, [], Path(config.output_dir).absolute())
+    trainer = build_trainer(on_one_device(config), [ImageProgress()], Path(config.output_dir).absolute())
     trainer.predict(module, requests, return_predictions=False)
     return recorder.distances()
 

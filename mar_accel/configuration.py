@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,14 +25,10 @@ def conf_dir() -> Path:
 
 # Groups whose members are made of parts that have groups of their own, such as sampler/order.
 GROUPS_WITH_PARTS = ("sampler", "cache")
-# Set for the processes that a run starts on further devices: they write to the same folder.
-OUTPUT_DIR_VARIABLE = "MAR_ACCEL_OUTPUT_DIR"
 
 
 def _run_dir(command: str) -> str:
     """Default run folder: by date and time, or the job's folder of a multirun."""
-    if "LOCAL_RANK" in os.environ and OUTPUT_DIR_VARIABLE in os.environ:
-        return os.environ[OUTPUT_DIR_VARIABLE]
     if HydraConfig.initialized():
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:

@@ -95,7 +95,8 @@ def evaluate_table(config: DictConfig, overrides: Sequence[str]) -> tuple[list[R
                 failures[row.name] = str(error) if isinstance(error, MarAccelError) else repr(error)
                 (output_dir / "rows" / f"{row.name}.error.txt").write_text(traceback.format_exc())
             progress.advance(task)
-        add_timings(results, _timings(config, results, evaluated, output_dir, progress))
+        latencies = _timings(config, results, evaluated, output_dir, progress)
+        add_timings(results, latencies, config.table.timing_batch_size or config.trainer.batch_size)
     return results, failures
 
 
@@ -165,7 +166,8 @@ def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
         f"{metrics['num_images']} images per row, seed {config.seed}; ± is one standard error. PSNR and "
         f"latent MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
         f"Seconds per image: median of {config.table.timing_rounds} interleaved rounds of "
-        f"{batch_size} images ({trainer.accelerator}, {trainer.precision}, devices={trainer.devices}); "
+        f"{batch_size} images per process ({trainer.accelerator}, {trainer.precision}, "
+        f"devices={trainer.devices}); "
         f"speedup: median ratio to {first} (smallest–largest). "
         f"FID of a perfect generator with so many images: {'–' if bias is None else format(bias, '.2f')}."
         f"{_revisions(results)}\n\n"

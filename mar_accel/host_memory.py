@@ -1,4 +1,4 @@
-"""How the memory of CPU tensors is given back to the operating system: not before the process ends."""
+"""What the allocator does with memory that CPU tensors free: it keeps it for the next ones."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     # 1 is success.
     return libc.mallopt(_M_MMAP_MAX, 0) == 1 and libc.mallopt(_M_TRIM_THRESHOLD, _NEVER) == 1
+
+
+def give_back_freed_memory() -> None:
+    """Return what is kept but not in use to the system, so that the process's size says what it uses."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

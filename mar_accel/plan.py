@@ -15,6 +15,7 @@ from mar_accel.cli import command
 from mar_accel.errors import ConfigError
 from mar_accel.images import save_png
 from mar_accel.metrics.flops import count_flops
+from mar_accel.metrics.progress import busy
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
 from mar_accel.sampling.plan import Plan
@@ -37,7 +38,8 @@ def show_plan(config: DictConfig) -> Plan:
     architecture = build_architecture(config.model)
     plan = sampler.plan(architecture.grid)
     cache.check(architecture, plan, sampler.solver)
-    counted = count_flops(architecture, sampler, cache) if config.plan.flops else None
+    with busy("counting FLOPs"):
+        counted = count_flops(architecture, sampler, cache) if config.plan.flops else None
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
     rows = plan_rows(plan, counted.per_step if counted else None)
     order = sampler.order.permutation(plan.grid, sample_generator(config.seed, 0, Stream.ORDER))

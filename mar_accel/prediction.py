@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from mar_accel.errors import ConfigError
 
@@ -56,6 +57,17 @@ def build_trainer(
         enable_model_summary=False,
         enable_checkpointing=False,
     )
+
+
+def on_one_device(config: DictConfig) -> DictConfig:
+    """A copy of a config whose Trainer takes one device, for commands that keep in memory what they sample."""
+    changed = copy.deepcopy(config)
+    devices = changed.trainer.devices
+    # A list of one says which device.
+    if not (isinstance(devices, ListConfig) and len(devices) == 1):
+        changed.trainer.devices = 1
+    changed.trainer.strategy = "auto"
+    return changed
 
 
 def trainer_or_config_error(**settings: Any) -> pl.Trainer:

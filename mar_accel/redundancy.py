@@ -12,11 +12,12 @@ from mar_accel.analysis.head_reuse import HeadReuse, ProbingSolver
 from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.token import TokenCache
+from mar_accel.callbacks.progress import ImageProgress
 from mar_accel.cli import command
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, build_requests, check_device
 from mar_accel.inference import InferenceModule
-from mar_accel.prediction import build_trainer
+from mar_accel.prediction import build_trainer, on_one_device
 from mar_accel.run_record import prepare_output_dir, run_record, write_json
 
 
@@ -39,7 +40,7 @@ def measure_redundancy(config: DictConfig) -> RedundancyStatistics:
     reuse = _probe_head(config, module)
     module.cache = recorder = FeatureRecorder(token, reuse)
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
-    trainer = build_trainer(config, [], output_dir)
+    trainer = build_trainer(on_one_device(config), [ImageProgress()], output_dir)
     trainer.predict(module, requests, return_predictions=False)
     statistics = recorder.statistics
     write_figures(statistics, reuse, output_dir)

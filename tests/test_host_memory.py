@@ -43,3 +43,23 @@ def test_buffers_are_reused_instead_of_mapped_anew():
 
 def test_the_users_own_setting_is_left_alone():
     assert _faults(MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+# Peak bytes of an idle stretch after 256 MB were used and freed.
+_PEAK = """
+from mar_accel.host_memory import keep_freed_memory
+keep_freed_memory()
+import torch
+from mar_accel.metrics.speed import PeakMemory
+idle = PeakMemory("cpu").start().read()
+torch.ones(2**26)
+used = PeakMemory("cpu").read()
+print(used - idle, PeakMemory("cpu").start().read() - idle)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+def test_what_was_freed_is_not_in_the_next_peak():
+    result = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
+    used, after = map(int, result.stdout.split())
+    assert used > 250e6 and after < 50e6

@@ -101,6 +101,15 @@ def schedule_of(distances: Tensor, tolerance: float, drift_factor: float, warmup
     return Schedule(tolerance, limit, tuple(refreshes), tuple(ratios))
 
 
+def check_reached(largest: float, wanted: float) -> None:
+    """Refuse a speedup above the largest that a cache can give."""
+    if largest < wanted:
+        raise ConfigError(
+            f"calibrate.speedup={wanted} cannot be reached with these caches, which give at most "
+            f"{largest:.2f}; ask for less, lower calibrate.warmup_steps, or add a cache."
+        )
+
+
 def least_tolerance(
     schedule: Callable[[float], Schedule], speedup: Callable[[Schedule], float], wanted: float
 ) -> tuple[Schedule, float]:
@@ -115,11 +124,7 @@ def least_tolerance(
     low, high = math.log(LEAST_TOLERANCE), math.log(LARGEST_TOLERANCE)
     best = schedule(LARGEST_TOLERANCE)
     best_speedup = speedup(best)
-    if best_speedup < wanted:
-        raise ConfigError(
-            f"calibrate.speedup={wanted} cannot be reached with these caches, which give at most "
-            f"{best_speedup:.2f}; ask for less, lower calibrate.warmup_steps, or add a cache."
-        )
+    check_reached(best_speedup, wanted)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         candidate = schedule(math.exp(middle))

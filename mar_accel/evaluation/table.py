@@ -44,10 +44,19 @@ COLUMNS: tuple[tuple[str, str, str, str | None], ...] = (
 )
 
 
-def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float]]) -> None:
-    """Replace each row's speed by that of the interleaved rounds, and compare it with the first row's."""
+def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float]], batch_size: int) -> None:
+    """Replace each row's speed by that of the interleaved rounds, and compare it with the first row's.
+
+    Args:
+        latencies: seconds per image of each row and round, in a process of its own for each device.
+        batch_size: images of each process in a round.
+    """
+    # A busy machine is slower than it can be, so the best moment says what all rows can be measured against.
+    peak = max((result.metrics.get("peak_flops") or 0.0 for result in results), default=0.0)
     for result, row_latencies in zip(results, latencies, strict=True):
-        result.metrics |= latency_summary(row_latencies)
+        summary = latency_summary(row_latencies)
+        summary["throughput_img_s"] *= result.metrics.get("num_devices") or 1
+        result.metrics |= summary | {"batch_size": batch_size, "peak_flops": peak or None}
         names = ("speedup", "speedup_min", "speedup_max")
         result.metrics |= dict(zip(names, speedup(latencies[0], row_latencies), strict=True))
         if result.metrics.get("tflops_per_image"):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from mar_accel.host_memory import give_back_freed_memory
+
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -45,10 +47,14 @@ class PeakMemory:
         self.device = torch.device(device)
 
     def start(self) -> PeakMemory:
-        """Begin anew; where the system cannot, ``read`` gives the peak since the process began."""
+        """Begin anew; where the system cannot, ``read`` gives the peak since the process began.
+
+        On a CPU the memory that earlier tensors have freed is given back first: it would count as used.
+        """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return self
+        give_back_freed_memory()
         with contextlib.suppress(OSError):
             _CLEAR_REFS.write_text("5")  # Linux: resets the peak of the resident set
         return self

@@ -111,3 +111,9 @@ def test_one_step_is_refused(tmp_path: Path) -> None:
             compose_config("redundancy", [*SMALL, "sampler.num_iter=1", f"output_dir={folder}"])
         )
     assert not folder.exists()
+
+
+def test_several_devices_are_one(tmp_path: Path) -> None:
+    """What is recorded stays in one process; two would write half of it each."""
+    overrides = [*SMALL, "trainer=ddp_cpu", "trainer.batch_size=2", f"output_dir={tmp_path}"]
+    assert measure_redundancy(compose_config("redundancy", overrides)).num_images == 3

@@ -55,6 +55,24 @@ SMALL = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("calibrate.speedup=1", r"calibrate\.speedup=1"),
+        ("calibrate.drift_factor=0", r"calibrate\.drift_factor=0"),
+        ("calibrate.warmup_steps=-1", r"calibrate\.warmup_steps=-1"),
+        ("calibrate.speedup=50", r"calibrate\.speedup=50 cannot be reached .* at most \d"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_before_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, text: str
+) -> None:
+    monkeypatch.setattr("mar_accel.calibrate._distances", lambda *_: pytest.fail("sampled"))
+    with pytest.raises(ConfigError, match=text):
+        calibrate(compose_config("calibrate", [*SMALL, override, f"output_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_the_overrides_give_the_wanted_speedup(tmp_path: Path) -> None:
     config = compose_config("calibrate", [*SMALL, "calibrate.speedup=1.5", f"output_dir={tmp_path}"])

@@ -207,7 +207,7 @@ def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
 
 def test_speedups_are_medians_of_the_rounds() -> None:
     rows = [RowResult(name, Path(), {"tflops_per_image": 0.5}) for name in ("slow", "fast")]
-    add_timings(rows, [[4.0, 8.0, 6.0], [2.0, 2.0, 2.0]])
+    add_timings(rows, [[4.0, 8.0, 6.0], [2.0, 2.0, 2.0]], batch_size=5)
     fast = rows[1].metrics
     assert (fast["speedup"], fast["speedup_min"], fast["speedup_max"]) == (3, 2, 4)
     assert fast["latency_s_per_image"] == 2 and fast["achieved_flops"] == 0.25e12

@@ -121,5 +121,6 @@ def test_a_step_costs_what_its_cache_computes() -> None:
 @pytest.mark.parametrize(("name", "tflops"), [("mar", 64.52), ("gtr", 26.7), ("gtr_18", 16.1)])
 def test_published_flops_of_the_huge_model(name: str, tflops: float) -> None:
     """GtR's table (arXiv:2510.17171); 26.7 and 16.1 are what its printed rates and one more split come to."""
-    count = count_flops(HUGE, _sampler(f"sampler={name}"), NoCache())
+    sampler = build_sampler(compose_config("generate", ["model=mar_huge", f"sampler={name}"]))
+    count = count_flops(HUGE, sampler, NoCache())
     assert count.total / 1e12 == pytest.approx(tflops, rel=0.05)
