@@ -60,7 +60,7 @@ def build_trainer(
 
 
 def on_one_device(config: DictConfig) -> DictConfig:
-    """A copy of a config whose Trainer takes one device, for commands that keep in memory what they sample."""
+    """A copy of a config whose Trainer takes one device, for commands that gather in memory."""
     changed = copy.deepcopy(config)
     devices = changed.trainer.devices
     # A list of one says which device.
