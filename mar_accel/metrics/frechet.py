@@ -102,14 +102,3 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     trace_of_root = torch.linalg.svdvals(roots).sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()
     return float(distance - 2 * trace_of_root)
-
-
-def small_sample_bias(reference: GaussianStatistics, num_images: int, seed: int = 0) -> float:
-    """The FID that a perfect generator would get with so few images: how much the number is biased upwards.
-
-    So many vectors are drawn from the reference's own Gaussian and compared with it.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    normal = torch.randn(num_images, reference.dim, dtype=torch.float64, generator=generator)
-    drawn = reference.mean + normal @ matrix_square_root(reference.covariance.double())
-    return frechet_distance(gaussian_statistics(drawn), reference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,21 +9,14 @@ from torch import Tensor
 
 from mar_accel.errors import DataError
 from mar_accel.metrics.features import FeatureExtractor, Features
-from mar_accel.metrics.frechet import (
-    GaussianStatistics,
-    RunningStatistics,
-    frechet_distance,
-    gaussian_statistics,
-    small_sample_bias,
-)
+from mar_accel.metrics.frechet import frechet_distance, gaussian_statistics
 from mar_accel.metrics.inception_score import inception_score
 from mar_accel.metrics.kid import kernel_distance
 from mar_accel.metrics.precision_recall import precision_recall
-from mar_accel.metrics.progress import progress
 from mar_accel.metrics.recognised import recognised
 from mar_accel.metrics.reference import Reference
+from mar_accel.metrics.small_samples import bias_of_gaussian_draws, fid_bias, fid_standard_error
 
-JACKKNIFE_GROUPS = 10
 # The bias is found by drawing as many vectors as there are images; beyond this many numbers it is left out,
 # unless it has to be warned of.
 MAX_BIAS_NUMBERS = 20_000_000
@@ -107,20 +99,23 @@ def _compare_statistics(quality: Quality, images: FeatureSet, reference: Referen
     """FID, its standard error and its bias."""
     count, dim = images.pooled.shape
     quality.numbers["fid"] = frechet_distance(gaussian_statistics(images.pooled), reference.statistics)
-    quality.numbers["fid_std_error"] = fid_standard_error(images.pooled, reference.statistics)
+    quality.numbers["fid_std_error"] = fid_standard_error(images.pooled, reference.statistics, images.labels)
     if count <= dim or count * dim <= MAX_BIAS_NUMBERS:
-        quality.numbers["fid_bias"] = small_sample_bias(reference.statistics, count)
-    if count <= dim:
-        quality.warnings.append(
-            f"FID of {count} images on {dim} features is biased: a perfect generator would get about "
-            f"{quality.numbers['fid_bias']:.3g} with so few; generate more than {dim} images."
-        )
+        bias = fid_bias(reference, images.labels)
+        quality.numbers["fid_bias"] = bias.value
+        if count <= dim:
+            quality.warnings.append(
+                f"FID of {count} images on {dim} features is biased: so many {bias.drawn} would get about "
+                f"{bias.value:.3g}; generate more than {dim} images."
+            )
     real = reference.statistics.count
     if real is not None and real <= dim:
-        bias = small_sample_bias(reference.statistics, real)
+        # The Gaussian's even where classes are known: whether the reference's were drawn or fixed is not.
+        real_bias = bias_of_gaussian_draws(reference.statistics, real)
         quality.warnings.append(
-            f"FID against {real} reference images on {dim} features is biased by about {bias:.3g}; "
-            f"give more than {dim} reference images."
+            f"FID against {real} reference images on {dim} features is biased: so many independent draws "
+            f"from the reference's Gaussian differ from it by about {real_bias:.3g}; give more than {dim} "
+            "reference images."
         )
 
 
@@ -137,28 +132,3 @@ def _compare_features(quality: Quality, images: FeatureSet, reference: Reference
     kid, kid_std = kernel_distance(images.pooled, reference.features)
     precision, recall = precision_recall(images.pooled, reference.features, NEIGHBOURS)
     quality.numbers |= {"kid": kid, "kid_std": kid_std, "precision": precision, "recall": recall}
-
-
-def fid_standard_error(features: Tensor, reference: GaussianStatistics) -> float | None:
-    """Standard error of the FID by leaving out a tenth of the images at a time (grouped jackknife).
-
-    Returns None where fewer than 40 images make the groups too small to say anything.
-    """
-    if len(features) < 4 * JACKKNIFE_GROUPS:
-        return None
-    # Shuffled, as images come in the order of their classes.
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    groups = [
-        RunningStatistics(features.shape[1]).update(part)
-        for part in features[order].tensor_split(JACKKNIFE_GROUPS)
-    ]
-    distances = []
-    for left_out in progress(range(JACKKNIFE_GROUPS), "standard error of the FID"):
-        rest = RunningStatistics(features.shape[1])
-        for number, group in enumerate(groups):
-            if number != left_out:
-                rest.merge(group)
-        distances.append(frechet_distance(rest.finish(), reference))
-    mean = sum(distances) / len(distances)
-    spread = sum((distance - mean) ** 2 for distance in distances)
-    return math.sqrt((JACKKNIFE_GROUPS - 1) / JACKKNIFE_GROUPS * spread)

@@ -23,7 +23,7 @@ from mar_accel.metrics.progress import progress
 MAX_KEPT_FEATURES = 10_000
 BATCH_SIZE = 256
 # Part of the cache's key: to be raised when the computation changes.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass
@@ -35,11 +35,13 @@ class Reference:
         statistics: mean and covariance of their features.
         features: [M, F], at most 10,000 of them; None where only statistics are known, and then
             neither KID nor precision nor recall can be computed.
+        labels: classes of ``features``, int64 [M]; None where they are not known.
     """
 
     source: str
     statistics: GaussianStatistics
     features: Tensor | None
+    labels: Tensor | None = None
 
 
 class ReferenceSource:
@@ -123,14 +125,16 @@ class ReferenceSource:
         if file.is_file():
             tensors = load_file(file)
             statistics = GaussianStatistics(tensors["mean"], tensors["covariance"], int(tensors["count"]))
-            return Reference(name, statistics, tensors["features"])
+            return Reference(name, statistics, tensors["features"], tensors.get("labels"))
         reference = self._compute(name, extractor, device)
         _write_cache(file, reference)
         return reference
 
     def _compute(self, name: str, extractor: FeatureExtractor, device: torch.device | str) -> Reference:
+        labels = None
         if self.source == "digits":
-            batches = list(digit_images(self.augmentations).split(BATCH_SIZE))
+            digits, labels = digit_images(self.augmentations)
+            batches = list(digits.split(BATCH_SIZE))
             total = len(batches)
         else:
             images = open_images(self.source, "reference.source")
@@ -144,17 +148,20 @@ class ReferenceSource:
         features = torch.cat(kept)
         if len(features) > MAX_KEPT_FEATURES:
             generator = torch.Generator().manual_seed(0)
-            features = features[torch.randperm(len(features), generator=generator)[:MAX_KEPT_FEATURES]]
-        return Reference(name, running.finish(), features)
+            chosen = torch.randperm(len(features), generator=generator)[:MAX_KEPT_FEATURES]
+            features = features[chosen]
+            labels = labels[chosen] if labels is not None else None
+        return Reference(name, running.finish(), features, labels)
 
 
-def digit_images(augmentations: int) -> Tensor:
-    """The handwritten digits as the embedded model renders them: uint8 [N, 1, 32, 32]."""
-    scans, _ = load_scans()
+def digit_images(augmentations: int) -> tuple[Tensor, Tensor]:
+    """The handwritten digits as the embedded model renders them: uint8 [N, 1, 32, 32], and labels [N]."""
+    scans, labels = load_scans()
     if not augmentations:
-        return quantise(render(scans))
+        return quantise(render(scans)), labels
     copies = scans.repeat(augmentations, 1, 1, 1)
-    return quantise(render(copies, random_affine(len(copies), torch.Generator().manual_seed(0))))
+    affine = random_affine(len(copies), torch.Generator().manual_seed(0))
+    return quantise(render(copies, affine)), labels.repeat(augmentations)
 
 
 def _user_cache_dir() -> Path:
@@ -171,6 +178,8 @@ def _write_cache(file: Path, reference: Reference) -> None:
         "count": torch.tensor(reference.statistics.count),
         "features": reference.features.contiguous(),
     }
+    if reference.labels is not None:
+        tensors["labels"] = reference.labels.contiguous()
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,13 @@ from PIL import Image
 from mar_accel.data.digits import load_scans, random_affine, render
 from mar_accel.data.image_sets import open_images
 from mar_accel.errors import ConfigError, DataError
+from mar_accel.metrics import reference as reference_module
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.metrics.features import quantise
 from mar_accel.metrics.inception import InceptionFeatures
-from mar_accel.metrics.quality import FeatureSet, fid_standard_error, measure_quality
+from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.metrics.reference import Reference, ReferenceSource
+from mar_accel.metrics.small_samples import bias_of_gaussian_draws
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,15 @@ def test_few_images_warn_with_the_size_of_the_bias(extractor, digits, tmp_path) 
     )
     assert any("biased" in text and f"{quality.numbers['fid_bias']:.3g}" in text for text in quality.warnings)
     assert quality.numbers["fid_bias"] > 1
+    assert "so many real images of the same classes would get" in quality.warnings[0]
+    unlabelled = measure_quality(
+        _features(extractor, images[:50], None), extractor, _reference(tmp_path, extractor)
+    )
+    assert unlabelled.numbers["fid_bias"] > 2 * quality.numbers["fid_bias"]
+    assert (
+        "so many independent draws from the reference's Gaussian would get about "
+        f"{unlabelled.numbers['fid_bias']:.3g}" in unlabelled.warnings[0]
+    )
     with pytest.raises(DataError, match="at least 2"):
         measure_quality(_features(extractor, images[:1], labels[:1]), extractor, None)
 
@@ -82,17 +93,6 @@ def test_few_images_warn_with_the_size_of_the_bias(extractor, digits, tmp_path) 
 def test_without_labels_or_reference_numbers_are_missing(extractor, digits) -> None:
     numbers = measure_quality(_features(extractor, digits[0], None), extractor, None).numbers
     assert numbers["recognised"] is None and numbers["fid"] is None and numbers["inception_score"] > 1
-
-
-def test_standard_error_of_fid_is_the_spread_over_repetitions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    from mar_accel.metrics.frechet import GaussianStatistics, frechet_distance, gaussian_statistics
-
-    reference = GaussianStatistics(torch.zeros(4).double() + 1, torch.eye(4).double())
-    draws = [torch.randn(500, 4, generator=generator) for _ in range(60)]
-    spread = torch.tensor([frechet_distance(gaussian_statistics(d), reference) for d in draws]).std()
-    estimate = torch.tensor([fid_standard_error(d, reference) for d in draws[:20]]).mean()
-    assert float(estimate) == pytest.approx(float(spread), rel=0.35)
 
 
 def test_adm_statistics_of_another_dimension_are_refused(extractor, tmp_path) -> None:
@@ -127,6 +127,57 @@ def test_reference_is_cached_by_content(extractor, digits, tmp_path, monkeypatch
     assert not calls and torch.equal(again.statistics.mean, first.statistics.mean)
     Image.fromarray(digits[0][21][0].numpy()).save(folder / "0.png")
     source.load(extractor)
+    assert len(calls) == 1
+
+
+def test_few_reference_images_warn_with_the_gaussians_bias(extractor, digits, tmp_path) -> None:
+    np.savez(tmp_path / "few.npz", arr_0=digits[0][:60].permute(0, 2, 3, 1).numpy())
+    reference = ReferenceSource(str(tmp_path / "few.npz"), cache_dir=str(tmp_path)).load(extractor)
+    assert reference.labels is None
+    quality = measure_quality(_features(extractor, *digits), extractor, reference)
+    bias = bias_of_gaussian_draws(reference.statistics, 60)
+    assert (
+        len(quality.warnings) == 1 and f"Gaussian differ from it by about {bias:.3g}" in quality.warnings[0]
+    )
+
+
+@pytest.mark.parametrize("kept", [10_000, 1500])
+def test_labels_of_digits_stay_beside_their_features_and_in_the_cache(
+    extractor, tmp_path, monkeypatch, kept
+) -> None:
+    monkeypatch.setattr(reference_module, "MAX_KEPT_FEATURES", kept)
+    source = ReferenceSource("digits", augmentations=1, cache_dir=str(tmp_path))
+    first = source.load(extractor)
+    images, labels = reference_module.digit_images(1)
+    assert first.features is not None and first.labels is not None and len(first.labels) == min(kept, 1797)
+    for feature, label in zip(extractor(images[:20]).pooled, labels[:20], strict=True):
+        distance, nearest = (first.features - feature).norm(dim=1).min(dim=0)
+        if distance < 1e-3:  # a chosen one
+            assert first.labels[nearest] == label
+    classes = first.labels.unique()
+    means = torch.stack([first.features[first.labels == label].mean(dim=0) for label in classes])
+    nearest_class = classes[torch.cdist(first.features, means).argmin(dim=1)]
+    assert (nearest_class == first.labels).double().mean() > 0.97
+    monkeypatch.setattr(ReferenceSource, "_compute", lambda *_: pytest.fail("computed again"))
+    again = source.load(extractor)
+    assert again.labels is not None and again.labels.dtype == torch.int64
+    assert torch.equal(again.labels, first.labels) and torch.equal(again.features, first.features)
+
+
+def test_reference_without_labels_has_none_in_the_cache(extractor, digits, tmp_path) -> None:
+    np.savez(tmp_path / "real.npz", arr_0=digits[0][:80].permute(0, 2, 3, 1).numpy())
+    source = ReferenceSource(str(tmp_path / "real.npz"), cache_dir=str(tmp_path))
+    assert source.load(extractor).labels is None and source.load(extractor).labels is None
+
+
+def test_cache_of_another_version_is_not_read(extractor, tmp_path, monkeypatch) -> None:
+    assert reference_module.CACHE_VERSION == 2
+    monkeypatch.setattr(reference_module, "CACHE_VERSION", 1)
+    old = _reference(tmp_path, extractor)
+    monkeypatch.undo()
+    calls = []
+    monkeypatch.setattr(ReferenceSource, "_compute", lambda *a: calls.append(a) or old)
+    _reference(tmp_path, extractor)
     assert len(calls) == 1
 
 
