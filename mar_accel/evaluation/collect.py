@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -62,6 +63,21 @@ class BatchTimer(pl.Callback):
         return self.latencies[1:] or self.latencies
 
 
+@dataclass
+class Collected:
+    """What an evaluation looks at.
+
+    Attributes:
+        features: of all images, in the order of their indices; None without extractor.
+        images: uint8 [keep, C, H, W] of the first ones. tokens: [keep, L, C]. labels: [keep].
+    """
+
+    features: FeatureSet | None
+    images: Tensor
+    tokens: Tensor
+    labels: Tensor
+
+
 class Collector(pl.Callback):
     """Features of all images, and the pixels and tokens of the first ones, gathered from all devices.
 
@@ -70,17 +86,15 @@ class Collector(pl.Callback):
         keep: number of images, counted by sample index, whose pixels and tokens are kept.
         earlier: features of images that need not be sampled again.
 
-    Attributes (complete after the prediction):
-        features: of all images, in the order of their indices; None without extractor.
-        images: uint8 [keep, C, H, W]. tokens: [keep, L, C]. labels: [keep].
+    Attributes:
+        collected: complete after the prediction.
     """
 
     def __init__(self, extractor: FeatureExtractor | None, keep: int, earlier: Sequence[FeatureSet] = ()):
         self.extractor = extractor
         self.keep = keep
         self.earlier = list(earlier)
-        self.features: FeatureSet | None = None
-        self.images = self.tokens = self.labels = torch.empty(0)
+        self.collected = Collected(None, torch.empty(0), torch.empty(0), torch.empty(0))
         self._parts: list[FeatureSet] = []
         self._kept: dict[int, tuple[Tensor, Tensor, int]] = {}
 
@@ -108,8 +122,8 @@ class Collector(pl.Callback):
             parts = [part for device_parts, _ in gathered for part in device_parts]
             kept = {index: value for _, device_kept in gathered for index, value in device_kept.items()}
         if parts:
-            self.features = FeatureSet.join([*self.earlier, *parts])
+            self.collected.features = FeatureSet.join([*self.earlier, *parts])
         if kept:
             images, tokens, labels = zip(*(kept[index] for index in sorted(kept)), strict=True)
-            self.images, self.tokens = torch.stack(images), torch.stack(tokens)
-            self.labels = torch.tensor(labels)
+            self.collected.images, self.collected.tokens = torch.stack(images), torch.stack(tokens)
+            self.collected.labels = torch.tensor(labels)

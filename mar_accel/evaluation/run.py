@@ -86,23 +86,23 @@ def evaluate_sampling(
     """
     run = _prepare(config, settings, output_dir)
     with further_processes(output_dir / CONFIG_FILE):
-        evaluation, collector = _sample(run, callbacks)
+        evaluation, collected = _sample(run, callbacks)
         bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
-        _add_baseline(evaluation, run, collector, bars)
+        _add_baseline(evaluation, run, collected, bars)
     if not is_first_process():
         return None
-    assert collector.features is not None
-    quality = measure_quality(collector.features, run.judge.extractor, run.judge.reference)
+    assert collected.features is not None
+    quality = measure_quality(collected.features, run.judge.extractor, run.judge.reference)
     evaluation.metrics |= quality.numbers
     evaluation.warnings += quality.warnings
-    evaluation.samples = (collector.images[:SHOWN_IMAGES], collector.labels[:SHOWN_IMAGES])
-    evaluation.tokens = collector.tokens
+    evaluation.samples = (collected.images[:SHOWN_IMAGES], collected.labels[:SHOWN_IMAGES])
+    evaluation.tokens = collected.tokens
     add_lpips(evaluation, settings)
     with busy("counting FLOPs"):
         count_metrics(evaluation, run.module, settings.profile)
-    flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics["latency_s_per_image"]
-    assert flops is not None and latency is not None
-    evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
+    flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics.get("latency_s_per_image")
+    if flops is not None and latency is not None:
+        evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
     return evaluation
 
 
@@ -135,10 +135,12 @@ def _prepare(config: DictConfig, settings: EvaluationSettings, output_dir: Path)
     return run
 
 
-def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collector]:
+def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collected]:
     """Sample all images, or those that are missing, with everything that is measured meanwhile."""
     settings, requests = run.settings, run.requests
-    keep = max(run.num_compared, SHOWN_IMAGES)
+    keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
+    if settings.resume and is_complete(requests, run.output_dir, keep):
+        return _read(run, keep)
     finished = requests.only([])
     if settings.resume:
         requests, finished = split_requests(requests, run.output_dir, keep)
@@ -153,10 +155,28 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     trainer = build_trainer(run.config, [*callbacks, *extra], run.output_dir)
     trainer.predict(run.module, requests, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
+    _add_machine(evaluation, trainer)
     _add_speed(evaluation, timer, trainer)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
-    return evaluation, collector
+    return evaluation, collector.collected
+
+
+def _read(run: _Run, keep: int) -> tuple[Evaluation, Collected]:
+    """Where an earlier run has left every image, there is nothing to sample, and so no speed."""
+    evaluation = Evaluation({})
+    _add_machine(evaluation, build_trainer(run.config, [], run.output_dir))
+    evaluation.warnings.append("every image was there from an earlier run: no speed was measured.")
+    return evaluation, collected_from_files(run.requests, run.output_dir, run.judge.extractor, keep)
+
+
+def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
+    """How many devices there are, and what one of them can do."""
+    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    evaluation.metrics |= {
+        "num_devices": trainer.world_size,
+        "peak_flops": gemm_peak(trainer.strategy.root_device, dtype),
+    }
 
 
 def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -> None:
@@ -165,10 +185,7 @@ def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -
     evaluation.metrics |= {
         "throughput_img_s": trainer.world_size / statistics.median(timer.warm),
         "batch_size": max(timer.batch_sizes),
-        "num_devices": trainer.world_size,
     }
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
-    evaluation.metrics["peak_flops"] = gemm_peak(trainer.strategy.root_device, dtype)
     if len(timer.latencies) == 1:
         evaluation.warnings.append(
             "the latency is that of a single batch, start-up included; sample more batches for a warm one."
@@ -176,11 +193,11 @@ def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -
 
 
 def _add_baseline(
-    evaluation: Evaluation, run: _Run, collector: Collector, callbacks: Sequence[pl.Callback]
+    evaluation: Evaluation, run: _Run, collected: Collected, callbacks: Sequence[pl.Callback]
 ) -> None:
     """Fidelity to, and speedup over, the unaccelerated sampling of the same seed."""
     count, config = run.num_compared, run.config
-    images, tokens, labels = collector.images[:count], collector.tokens[:count], collector.labels[:count]
+    images, tokens, labels = collected.images[:count], collected.tokens[:count], collected.labels[:count]
     if run.baseline is not None:
         compare_with_folder(evaluation, images, tokens, labels, run.baseline)
     if run.unaccelerated is None:
@@ -197,7 +214,7 @@ def _add_baseline(
         plain = Collector(None, count)
         trainer = build_trainer(config, [*callbacks, plain], run.output_dir)
         trainer.predict(other, run.requests.only(range(count)), return_predictions=False)
-        compare(evaluation, images, tokens, labels, plain.images, plain.tokens)
+        compare(evaluation, images, tokens, labels, plain.collected.images, plain.collected.tokens)
     if run.settings.timing_rounds:
         with busy("timing in turn with the unaccelerated sampler"):
             slow, fast = measure_interleaved(
