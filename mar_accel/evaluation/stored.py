@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.data.image_sets import ImageSet, open_images
 from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder, open_baseline
@@ -27,7 +27,7 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir
     """
     assert settings.images is not None
     images, judge = open_images(settings.images), Judge.of(config)
-    baseline = open_baseline(config, settings)
+    baseline = open_baseline(_config_of(images, config), settings)
     check_lpips(settings)
     prepare_output_dir(output_dir)
     features = _features(images, judge)
@@ -43,6 +43,12 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir
         compare_with_folder(evaluation, images.first(count), tokens, features.labels[:count], baseline)
     add_lpips(evaluation, settings)
     return evaluation
+
+
+def _config_of(images: ImageSet, config: DictConfig) -> DictConfig:
+    """What the images were sampled with: as their run recorded it, else as the command says."""
+    recorded = images.record.get("config")
+    return OmegaConf.create(recorded) if recorded else config
 
 
 def _features(images: ImageSet, judge: Judge) -> FeatureSet:
