@@ -174,9 +174,14 @@ def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
 
 
 def _revisions(results: Sequence[RowResult]) -> str:
-    """A word of warning where rows that were kept come from another state of the code than the others."""
+    """A word of warning where rows, or images that were kept, come from another state of the code."""
     records = [json.loads((result.folder / RECORD_FILE).read_text()) for result in results]
-    revisions = sorted({str(record["git_revision"])[:8] for record in records})
+    found = [
+        revision
+        for record in records
+        for revision in (record["git_revision"], *record.get("earlier_revisions", []))
+    ]
+    revisions = sorted({str(revision)[:8] for revision in found})
     return f" The rows come from the revisions {', '.join(revisions)}." if len(revisions) > 1 else ""
 
 

@@ -24,6 +24,7 @@ from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.evaluation.sampling import baseline_config
 from mar_accel.evaluation.settings import EvaluationSettings, config_hash
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
+from mar_accel.run_folder import claim_run_folder
 from mar_accel.weights.sources import embedded_folder
 
 SETTINGS = [
@@ -241,10 +242,22 @@ def test_a_run_that_was_cut_off_goes_on(
     for file in images[70:]:
         file.unlink()
     before = {file: file.stat().st_mtime_ns for file in images[:70]}
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert "earlier_revisions" not in record
+    (tmp_path / "run.json").write_text(json.dumps(record | {"git_revision": "old"}))
+    # Cut off again, by a kill that leaves no run.json: what made the images is known all the same.
+    claim_run_folder(tmp_path, compose_config("evaluate", [*tiny, *SETTINGS, *settings]))
+    assert not (tmp_path / "run.json").exists()
     resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
     assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)
     kept = [file.stat().st_mtime_ns == time for file, time in before.items()]
     assert kept == [index >= 64 for index in range(70)]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["earlier_revisions"] == ["old"] and record["git_revision"] != "old"
+    # All images are made anew.
+    _evaluate(tmp_path, tiny, *settings)
+    assert "earlier_revisions" not in json.loads((tmp_path / "run.json").read_text())
+    assert not list(tmp_path.glob(".*.json"))
 
 
 def test_images_of_another_config_are_not_taken_for_this_one(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
-from mar_accel.evaluate_table import _finished, evaluate_table
+from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
@@ -212,6 +212,16 @@ def test_speedups_are_medians_of_the_rounds() -> None:
     assert (fast["speedup"], fast["speedup_min"], fast["speedup_max"]) == (3, 2, 4)
     assert fast["latency_s_per_image"] == 2 and fast["achieved_flops"] == 0.25e12
     assert "3.00 (2.00–4.00)" in markdown_table(rows)
+
+
+def test_the_note_names_the_revisions_of_images_that_were_kept(tmp_path: Path) -> None:
+    rows = []
+    for name, earlier in (("plain", {}), ("fast", {"earlier_revisions": ["old1", "old2"]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"git_revision": "new", **earlier}))
+        rows.append(RowResult(name, tmp_path / name, {}))
+    assert _revisions(rows[:1]) == ""
+    assert _revisions(rows) == " The rows come from the revisions new, old1, old2."
 
 
 def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
