@@ -196,6 +196,15 @@ def _stored_run(folder: Path, *overrides: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("part", ["", "images"])
+def test_images_are_not_evaluated_into_their_own_folder(part: str, tiny: list[str], tmp_path: Path) -> None:
+    folder = _stored_run(tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"output_dir=\S+ is the folder of evaluate\.images="):
+        _evaluate(folder, tiny, f"evaluate.images={tmp_path}/../{tmp_path.name}/run/{part}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_images_of_a_run_are_paired_by_what_their_run_recorded(tiny: list[str], tmp_path: Path) -> None:
     five, other_five = _stored_run(tmp_path / "a", "seed=5"), _stored_run(tmp_path / "b", "seed=5")
     zero = _stored_run(tmp_path / "c", "seed=0")
