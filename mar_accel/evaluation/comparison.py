@@ -85,19 +85,20 @@ def _plain(config: Any, key: str) -> Any:
 def compare_with_folder(
     evaluation: Evaluation, images: Tensor, tokens: Tensor | None, labels: Tensor, baseline: ImageSet
 ) -> None:
-    """Add the fidelity to the images of a folder: as many as there are of both."""
+    """Add the fidelity to the images of a folder: as many as there are of both.
+
+    Without the tokens of all of them there is no latent MSE, which a warning says.
+    """
     count = min(len(images), baseline.num_images)
-    reference_tokens = baseline.tokens[:count] if baseline.tokens is not None else None
-    if tokens is None or reference_tokens is None or len(reference_tokens) < count:
-        tokens = reference_tokens = None
-    compare(
-        evaluation,
-        images[:count],
-        None if tokens is None else tokens[:count],
-        labels[:count],
-        baseline.first(count),
-        reference_tokens,
-    )
+    ours, theirs = (None if part is None else part[:count] for part in (tokens, baseline.tokens))
+    known = [0 if part is None else len(part) for part in (ours, theirs)]
+    if min(known) < count:
+        evaluation.warnings.append(
+            f"no latent MSE: of the {count} compared images, the tokens of {known[0]} are known, and of "
+            f"{known[1]} in {baseline.path}."
+        )
+        ours = theirs = None
+    compare(evaluation, images[:count], ours, labels[:count], baseline.first(count), theirs)
     evaluation.baseline = baseline.record.get("config_hash") or str(baseline.path)
 
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, DataError
@@ -210,6 +212,12 @@ def test_images_of_a_run_are_paired_by_what_their_run_recorded(tiny: list[str], 
     zero = _stored_run(tmp_path / "c", "seed=0")
     metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
     assert metrics["psnr"] == EQUAL_IMAGES_PSNR
+    assert metrics["latent_mse"] is None  # generate keeps no tokens
+    assert any("no latent MSE: of the 4 compared images" in warning for warning in metrics["warnings"])
+    save_file({"tokens": torch.zeros(3, 2, 1)}, five / "tokens.safetensors")
+    save_file({"tokens": torch.zeros(4, 2, 1)}, other_five / "tokens.safetensors")
+    metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
+    assert any("the tokens of 3 are known, and of 4 in" in warning for warning in metrics["warnings"])
     with pytest.raises(ConfigError, match=r"with seed=0 but evaluate\.images=\S+ with 5; give"):
         _evaluate(tmp_path / "none", tiny, f"evaluate.images={five}", f"evaluate.baseline={zero}")
     assert not (tmp_path / "none").exists()

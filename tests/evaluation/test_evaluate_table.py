@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import HydraException
 from PIL import Image
+from safetensors.torch import save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
@@ -127,19 +129,32 @@ def test_a_row_that_fails_leaves_the_others(finished: tuple[Path, list[RowResult
 
 
 def test_a_row_is_finished_only_with_the_comparison_and_number_asked_for(
-    finished: tuple[Path, list[RowResult]], tiny: list[str]
+    finished: tuple[Path, list[RowResult]], tiny: list[str], tmp_path: Path
 ) -> None:
     folder, (plain, short, cold, _) = finished
 
-    def is_finished(first: RowResult, *more: str) -> bool:
-        overrides = [*_overrides(folder, tiny, folder / "rows.yaml"), "sampler.num_diffusion_steps=2", *more]
+    def is_finished(first: RowResult | None, *more: str, file: Path = short.folder / "metrics.json") -> bool:
+        overrides = [*_overrides(folder, tiny, folder / "rows.yaml"), *more]
+        if first is not None:
+            overrides.append("sampler.num_diffusion_steps=2")
         merged = merge_overrides([o for o in overrides if not o.startswith("table.")])
-        return _finished(short.folder / "metrics.json", compose_config("evaluate", merged), first)
+        return _finished(file, compose_config("evaluate", merged), first)
 
     assert is_finished(plain)
     assert not is_finished(cold)
     assert not is_finished(plain, "evaluate.fidelity_images=6")
     assert not is_finished(plain, "dataset.num_images=30")
+    assert not is_finished(plain, "evaluate.lpips=true")
+    for changed, lpips in (({"lpips": 0.1}, "true"), ({"latent_mse": None}, "false")):
+        (tmp_path / "metrics.json").write_text(json.dumps(short.metrics | changed))
+        row_is_finished = is_finished(plain, f"evaluate.lpips={lpips}", file=tmp_path / "metrics.json")
+        assert row_is_finished == ("lpips" in changed)
+    # The first row has to hold the tokens that the others are to be compared with.
+    for number, enough in ((4, False), (5, True)):
+        (tmp_path / "metrics.json").write_text(json.dumps(plain.metrics))
+        save_file({"tokens": torch.zeros(number, 2, 1)}, tmp_path / "tokens.safetensors")
+        assert is_finished(None, file=tmp_path / "metrics.json") == enough
+    assert is_finished(None, file=plain.folder / "metrics.json")
 
 
 def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Path) -> None:
