@@ -14,11 +14,12 @@ from mar_accel.cli import command
 from mar_accel.evaluation.files import write_evaluation
 from mar_accel.evaluation.logging import log_evaluation
 from mar_accel.evaluation.result import Evaluation, result_table
+from mar_accel.evaluation.resume import keeps_images
 from mar_accel.evaluation.run import evaluate_sampling
 from mar_accel.evaluation.settings import EvaluationSettings, config_hash
 from mar_accel.evaluation.stored import evaluate_images
-from mar_accel.run_folder import CONFIG_FILE, RECORD_FILE
-from mar_accel.run_record import run_record, write_json
+from mar_accel.run_folder import CONFIG_FILE, write_run_record
+from mar_accel.run_record import run_record
 
 
 def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None) -> Evaluation | None:
@@ -37,6 +38,7 @@ def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None)
     settings = EvaluationSettings.of(config)
     output_dir = Path(config.output_dir).absolute()
     evaluation: Evaluation | None
+    images_kept = keeps_images(settings, output_dir)
     if settings.images is not None:
         evaluation = evaluate_images(config, settings, output_dir)
     else:
@@ -44,14 +46,14 @@ def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None)
             callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
         evaluation = evaluate_sampling(config, settings, output_dir, callbacks)
     if evaluation is not None:
-        _write(config, evaluation, output_dir)
+        _write(config, evaluation, output_dir, images_kept)
     return evaluation
 
 
-def _write(config: DictConfig, evaluation: Evaluation, output_dir: Path) -> None:
+def _write(config: DictConfig, evaluation: Evaluation, output_dir: Path, images_kept: bool) -> None:
     name = config_hash(config)
     speed = {"seconds_per_image": evaluation.metrics.get("latency_s_per_image")}
-    write_json(run_record(config, config_hash=name, **speed), output_dir / RECORD_FILE)
+    write_run_record(run_record(config, config_hash=name, **speed), output_dir, images_kept)
     OmegaConf.save(config, output_dir / CONFIG_FILE, resolve=True)
     pictures = write_evaluation(evaluation, output_dir, config_hash=name)
     log_evaluation(config, evaluation, pictures)

@@ -23,6 +23,7 @@ from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.correlation import write_correlation
+from mar_accel.evaluation.files import num_tokens
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
@@ -129,13 +130,16 @@ def _finished(file: Path, config: DictConfig, first: RowResult | None) -> bool:
     if metrics["config_hash"] != config_hash(config):
         return False
     if first is None:
-        return True
+        # The rows that follow are compared with its tokens, too.
+        return num_tokens(file.parent) >= min(config.evaluate.fidelity_images, config.dataset.num_images)
     numbers = (config.evaluate.fidelity_images, config.dataset.num_images, first.metrics["num_images"])
     if not min(numbers):
         return True
-    return (metrics.get("fidelity_images"), metrics.get("baseline")) == (
-        min(numbers),
-        first.metrics["config_hash"],
+    wanted = ["latent_mse", *(["lpips"] if config.evaluate.lpips else [])]
+    return (
+        metrics.get("fidelity_images") == min(numbers)
+        and metrics.get("baseline") == first.metrics["config_hash"]
+        and all(metrics.get(key) is not None for key in wanted)
     )
 
 
@@ -176,9 +180,14 @@ def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
 
 
 def _revisions(results: Sequence[RowResult]) -> str:
-    """A word of warning where rows that were kept come from another state of the code than the others."""
+    """A word of warning where rows, or images that were kept, come from another state of the code."""
     records = [json.loads((result.folder / RECORD_FILE).read_text()) for result in results]
-    revisions = sorted({str(record["git_revision"])[:8] for record in records})
+    found = [
+        revision
+        for record in records
+        for revision in (record["git_revision"], *record.get("earlier_revisions", []))
+    ]
+    revisions = sorted({str(revision)[:8] for revision in found})
     return f" The rows come from the revisions {', '.join(revisions)}." if len(revisions) > 1 else ""
 
 

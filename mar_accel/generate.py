@@ -20,9 +20,9 @@ from mar_accel.errors import ConfigError
 from mar_accel.inference import InferenceModule
 from mar_accel.prediction import build_trainer
 from mar_accel.processes import further_processes
-from mar_accel.run_folder import CONFIG_FILE, IMAGES, RECORD_FILE, claim_run_folder
+from mar_accel.run_folder import CONFIG_FILE, IMAGES, claim_run_folder, write_run_record
 from mar_accel.run_logging import log_config, log_results, open_logger
-from mar_accel.run_record import run_record, write_json
+from mar_accel.run_record import run_record
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _record(config: DictConfig, result: GenerationResult, num_processes: int, lo
     log_results(logger, speed, {"samples": (result.output_dir / "grid.png", caption)})
     counts = {"num_images": result.num_images, "num_processes": num_processes, "seconds": result.seconds}
     # The last thing that is written: where it is, everything else is complete.
-    write_json(run_record(config, **counts, **speed), result.output_dir / RECORD_FILE)
+    write_run_record(run_record(config, **counts, **speed), result.output_dir)
     print(
         f"{result.num_images} images in {result.seconds:.1f} s "
         f"({speed['images_per_second']:.2f} images/s): {result.output_dir}"

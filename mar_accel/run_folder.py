@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mar_accel.errors import ConfigError
-from mar_accel.run_record import prepare_output_dir
+from mar_accel.run_record import git_revision, prepare_output_dir, write_json
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
+# Revisions of the code that may have made images of an unfinished run, oldest first.
+_REVISIONS_FILE = ".revisions.json"
 # What decides the image of a sample index. Neither the number of images nor how many at a time does.
 _IDENTITY = ("seed", "model", "sampler", "cache", "dataset", "trainer.precision")
 _NOT_IDENTITY = ("dataset.num_images", "dataset.training_data")
@@ -38,6 +41,7 @@ def claim_run_folder(output_dir: Path, config: DictConfig) -> Path:
     prepare_output_dir(output_dir)
     for leftover in (output_dir / IMAGES).glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+    write_json(_unique([*_revisions(output_dir), git_revision()]), output_dir / _REVISIONS_FILE)
     (output_dir / RECORD_FILE).unlink(missing_ok=True)
     temporary = output_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"
     OmegaConf.save(config, temporary, resolve=True)
@@ -45,11 +49,51 @@ def claim_run_folder(output_dir: Path, config: DictConfig) -> Path:
     return output_dir
 
 
+def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool = False) -> None:
+    """Write ``run.json``, the sign of a finished run.
+
+    Args:
+        record: see :func:`mar_accel.run_record.run_record`.
+        images_kept: whether images of earlier runs were left as they are. The revisions of the code that may
+            have made them then become the record's ``earlier_revisions``: its own does not speak for them.
+    """
+    earlier = [revision for revision in _revisions(output_dir) if revision != record["git_revision"]]
+    if images_kept and earlier:
+        record = {**record, "earlier_revisions": earlier}
+    write_json(record, output_dir / RECORD_FILE)
+    (output_dir / _REVISIONS_FILE).unlink(missing_ok=True)
+
+
+def image_indices(output_dir: Path) -> list[int]:
+    """Sample indices of the images that are there."""
+    return [int(file.stem) for file in (output_dir / IMAGES).glob("*.png") if file.stem.isdigit()]
+
+
+def _revisions(output_dir: Path) -> list[str | None]:
+    """Revisions of the code that may have made the folder's images, oldest first; None: no checkout."""
+    if not image_indices(output_dir):
+        return []
+    record = _read_json(output_dir / RECORD_FILE, {})
+    finished = [*record.get("earlier_revisions", []), record.get("git_revision")] if record else []
+    return _unique([*finished, *_read_json(output_dir / _REVISIONS_FILE, [])])
+
+
+def _read_json(file: Path, default: Any) -> Any:
+    """What a file holds; the default where there is none, or it is damaged or of another kind."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return default
+    return content if isinstance(content, type(default)) else default
+
+
+def _unique(revisions: list[str | None]) -> list[str | None]:
+    return list(dict.fromkeys(revisions))
+
+
 def _check_images(output_dir: Path, config: DictConfig) -> None:
     """Refuse a folder whose images are of another config, or more than this run makes."""
-    if not (output_dir / IMAGES).is_dir():
-        return
-    indices = [int(file.stem) for file in (output_dir / IMAGES).glob("*.png") if file.stem.isdigit()]
+    indices = image_indices(output_dir)
     if not indices:
         return
     advice = "choose another folder or remove this one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,26 @@ from mar_accel.evaluation.result import Comparison, Evaluation
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.metrics.fidelity import fidelity
 from mar_accel.metrics.lpips import lpips
+from mar_accel.weights.sources import EMBEDDED_MODELS, embedded_folder
 
-# Runs that differ in one of these have other classes or other noise at the same sample index.
-PAIRING_KEYS = ("seed", "model.name", "model.architecture", "dataset.labels", "dataset.images_per_class")
+WEIGHTS = "model.weights"
+# Runs that differ in one of these have other classes, other noise or another model at the same sample index.
+PAIRING_KEYS = (
+    "seed",
+    "model.name",
+    "model.architecture",
+    WEIGHTS,
+    "sampler.guidance_scale",
+    "dataset.labels",
+    "dataset.images_per_class",
+)
 
 
 def open_baseline(config: DictConfig, settings: EvaluationSettings) -> ImageSet | None:
     """The folder of unaccelerated images that ``evaluate.baseline`` names, or None.
+
+    Args:
+        config: what the images that are to be compared are sampled with.
 
     Raises:
         DataError: there are no images in it.
@@ -30,14 +44,37 @@ def open_baseline(config: DictConfig, settings: EvaluationSettings) -> ImageSet 
         return None
     images = open_images(settings.baseline_folder, "evaluate.baseline")
     recorded = OmegaConf.create(images.record.get("config") or {})
+    ours = "this run has" if settings.images is None else f"evaluate.images={settings.images} with"
     for key in PAIRING_KEYS if recorded else ():
         there, here = _plain(recorded, key), _plain(config, key)
-        if there != here:
+        if not (_same_weights(there, here) if key == WEIGHTS else there == here):
             raise ConfigError(
-                f"evaluate.baseline={settings.baseline_folder} was sampled with {key}={there} but this run "
-                f"has {here}; give a run of the same samples, or generate to sample them now."
+                f"evaluate.baseline={settings.baseline_folder} was sampled with {key}={there} but {ours} "
+                f"{here}; give a run of the same samples, generate to sample them now, or "
+                "evaluate.fidelity_images=0 to compare none."
             )
     return images
+
+
+def _same_weights(there: str | None, here: str | None) -> bool:
+    """Whether two values of ``model.weights`` name the same, however they spell it.
+
+    A relative path belongs to the folder that its command ran in, which no record tells: where it leads
+    nowhere from here, it is taken for every path that ends with it.
+    """
+    if there is None or here is None or there == here:
+        # Images that no record describes may be of any weights: the config then names none.
+        return True
+    paths = [_weights_path(there), _weights_path(here)]
+    if all(path.exists() for path in paths):
+        return paths[0].resolve() == paths[1].resolve()
+    tails = [[part for part in path.parts if part != ".."] for path in paths]
+    short, long = sorted(tails, key=len)
+    return bool(short) and long[-len(short) :] == short
+
+
+def _weights_path(weights: str) -> Path:
+    return embedded_folder(weights) if weights in EMBEDDED_MODELS else Path(weights).expanduser()
 
 
 def _plain(config: Any, key: str) -> Any:
@@ -48,19 +85,20 @@ def _plain(config: Any, key: str) -> Any:
 def compare_with_folder(
     evaluation: Evaluation, images: Tensor, tokens: Tensor | None, labels: Tensor, baseline: ImageSet
 ) -> None:
-    """Add the fidelity to the images of a folder: as many as there are of both."""
+    """Add the fidelity to the images of a folder: as many as there are of both.
+
+    Without the tokens of all of them there is no latent MSE, which a warning says.
+    """
     count = min(len(images), baseline.num_images)
-    reference_tokens = baseline.tokens[:count] if baseline.tokens is not None else None
-    if tokens is None or reference_tokens is None or len(reference_tokens) < count:
-        tokens = reference_tokens = None
-    compare(
-        evaluation,
-        images[:count],
-        None if tokens is None else tokens[:count],
-        labels[:count],
-        baseline.first(count),
-        reference_tokens,
-    )
+    ours, theirs = (None if part is None else part[:count] for part in (tokens, baseline.tokens))
+    known = [0 if part is None else len(part) for part in (ours, theirs)]
+    if min(known) < count:
+        evaluation.warnings.append(
+            f"no latent MSE: of the {count} compared images, the tokens of {known[0]} are known, and of "
+            f"{known[1]} in {baseline.path}."
+        )
+        ours = theirs = None
+    compare(evaluation, images[:count], ours, labels[:count], baseline.first(count), theirs)
     evaluation.baseline = baseline.record.get("config_hash") or str(baseline.path)
 
 

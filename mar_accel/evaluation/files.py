@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -48,6 +49,15 @@ def write_evaluation(evaluation: Evaluation, output_dir: Path, **extra: Any) -> 
         pictures |= _write_comparison(evaluation.comparison, output_dir)
     write_json(evaluation.record(**extra), output_dir / METRICS_FILE)
     return pictures
+
+
+def num_tokens(folder: Path) -> int:
+    """Of how many images a run folder holds the tokens."""
+    try:
+        with safe_open(folder / TOKENS_NAME, framework="pt") as file:
+            return int(file.get_slice("tokens").get_shape()[0])
+    except (OSError, SafetensorError):
+        return 0
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:

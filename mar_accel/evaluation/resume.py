@@ -8,11 +8,13 @@ import torch
 
 from mar_accel.data.image_sets import read_image
 from mar_accel.data.requests import GenerationRequests
+from mar_accel.evaluation.result import SHOWN_IMAGES
+from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.images import image_name
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet
-from mar_accel.run_folder import IMAGES
+from mar_accel.run_folder import IMAGES, image_indices
 
 READ_BATCH_SIZE = 256
 
@@ -26,12 +28,17 @@ def split_requests(
         first: so many samples at the beginning are sampled in any case: their tokens are needed, and are
             written only at the end.
     """
-    folder = output_dir / IMAGES
-    there = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdigit()}
+    there = set(image_indices(output_dir))
     indices = range(requests.num_images)
     finished = [index for index in indices if index >= first and index in there]
     missing = [index for index in indices if index < first or index not in there]
     return requests.only(missing), requests.only(finished)
+
+
+def keeps_images(settings: EvaluationSettings, output_dir: Path) -> bool:
+    """Whether a run would leave images that are in ``output_dir`` as they are; ask before it samples."""
+    first = max(settings.fidelity_images, SHOWN_IMAGES)
+    return settings.resume and any(index >= first for index in image_indices(output_dir))
 
 
 def features_of_files(

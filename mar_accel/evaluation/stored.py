@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.data.image_sets import ImageSet, open_images
+from mar_accel.errors import ConfigError
 from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder, open_baseline
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet, measure_quality
+from mar_accel.run_folder import IMAGES
 from mar_accel.run_record import prepare_output_dir
 
 READ_BATCH_SIZE = 256
@@ -24,10 +26,14 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir
 
     Args:
         output_dir: is made once everything that is to be read has been found.
+
+    Raises:
+        ConfigError: ``output_dir`` is where the images are.
     """
     assert settings.images is not None
+    _check_output_dir(settings.images, output_dir)
     images, judge = open_images(settings.images), Judge.of(config)
-    baseline = open_baseline(config, settings)
+    baseline = open_baseline(_config_of(images, config), settings)
     check_lpips(settings)
     prepare_output_dir(output_dir)
     features = _features(images, judge)
@@ -43,6 +49,22 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir
         compare_with_folder(evaluation, images.first(count), tokens, features.labels[:count], baseline)
     add_lpips(evaluation, settings)
     return evaluation
+
+
+def _check_output_dir(images: str, output_dir: Path) -> None:
+    """Refuse to write into the folder of the images: their run's record and config would be lost."""
+    folder = output_dir.resolve()
+    if Path(images).resolve() in (folder, folder / IMAGES):
+        raise ConfigError(
+            f"output_dir={output_dir} is the folder of evaluate.images={images}, whose own record would be "
+            "overwritten; choose another output_dir."
+        )
+
+
+def _config_of(images: ImageSet, config: DictConfig) -> DictConfig:
+    """What the images were sampled with: as their run recorded it, else as the command says."""
+    recorded = images.record.get("config")
+    return OmegaConf.create(recorded) if recorded else config
 
 
 def _features(images: ImageSet, judge: Judge) -> FeatureSet:

@@ -13,16 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluate import evaluate
+from mar_accel.evaluation.comparison import open_baseline
 from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.evaluation.sampling import baseline_config
-from mar_accel.evaluation.settings import config_hash
+from mar_accel.evaluation.settings import EvaluationSettings, config_hash
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
+from mar_accel.run_folder import claim_run_folder
+from mar_accel.weights.sources import embedded_folder
 
 SETTINGS = [
     "dataset.num_images=41",  # odd: two processes get different shares
@@ -170,13 +175,77 @@ def test_lpips_without_torchvision_is_refused_before_sampling(tiny: list[str], t
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("override", ["seed=1", "dataset.labels=[3]", "model.architecture.embed_dim=16"])
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "dataset.labels=[3]", "model.architecture.embed_dim=16", "sampler.guidance_scale=3"],
+)
 def test_a_baseline_of_other_samples_is_refused(
     override: str, run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=override.split("=")[0].rsplit(".", 1)[0]):
         _evaluate(tmp_path / "run", tiny, override, f"evaluate.baseline={run[0]}")
     assert not (tmp_path / "run").exists()
+
+
+def _stored_run(folder: Path, *overrides: str) -> Path:
+    """A run folder with images of nothing, whose record says what they would be of."""
+    (folder / "images").mkdir(parents=True)
+    for index in range(4):
+        pixels = np.full((32, 32), 60 * index, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{index:06d}.png")
+    config = OmegaConf.to_container(compose_config("generate", list(overrides)), resolve=True)
+    (folder / "run.json").write_text(json.dumps({"config": config, "git_revision": "abc"}))
+    return folder
+
+
+@pytest.mark.parametrize("part", ["", "images"])
+def test_images_are_not_evaluated_into_their_own_folder(part: str, tiny: list[str], tmp_path: Path) -> None:
+    folder = _stored_run(tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"output_dir=\S+ is the folder of evaluate\.images="):
+        _evaluate(folder, tiny, f"evaluate.images={tmp_path}/../{tmp_path.name}/run/{part}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_images_of_a_run_are_paired_by_what_their_run_recorded(tiny: list[str], tmp_path: Path) -> None:
+    five, other_five = _stored_run(tmp_path / "a", "seed=5"), _stored_run(tmp_path / "b", "seed=5")
+    zero = _stored_run(tmp_path / "c", "seed=0")
+    metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
+    assert metrics["psnr"] == EQUAL_IMAGES_PSNR
+    assert metrics["latent_mse"] is None  # generate keeps no tokens
+    assert any("no latent MSE: of the 4 compared images" in warning for warning in metrics["warnings"])
+    save_file({"tokens": torch.zeros(3, 2, 1)}, five / "tokens.safetensors")
+    save_file({"tokens": torch.zeros(4, 2, 1)}, other_five / "tokens.safetensors")
+    metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
+    assert any("the tokens of 3 are known, and of 4 in" in warning for warning in metrics["warnings"])
+    with pytest.raises(ConfigError, match=r"with seed=0 but evaluate\.images=\S+ with 5; give"):
+        _evaluate(tmp_path / "none", tiny, f"evaluate.images={five}", f"evaluate.baseline={zero}")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_baseline_of_other_weights_is_refused_however_they_are_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one.pth", "other.pth"):
+        (tmp_path / name).touch()
+
+    def pairs(there: str, here: str) -> bool:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        _stored_run(folder, f"model.weights={there}")
+        config = compose_config("evaluate", [f"model.weights={here}", f"evaluate.baseline={folder}"])
+        try:
+            open_baseline(config, EvaluationSettings.of(config))
+        except ConfigError as error:
+            assert "model.weights" in str(error)
+            return False
+        return True
+
+    assert pairs("one.pth", str(tmp_path / "one.pth")) and pairs("digits", str(embedded_folder("digits")))
+    assert not pairs("one.pth", "other.pth") and not pairs("digits", "one.pth")
+    assert not pairs("random", "digits") and not pairs("owner/name", "owner/another")
+    # Recorded by a command that ran elsewhere.
+    assert pairs("../gone/two.pth", "/models/gone/two.pth") and not pairs("/gone/two.pth", "/models/two.pth")
 
 
 def test_a_run_that_was_cut_off_goes_on(
@@ -190,10 +259,22 @@ def test_a_run_that_was_cut_off_goes_on(
     for file in images[70:]:
         file.unlink()
     before = {file: file.stat().st_mtime_ns for file in images[:70]}
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert "earlier_revisions" not in record
+    (tmp_path / "run.json").write_text(json.dumps(record | {"git_revision": "old"}))
+    # Cut off again, by a kill that leaves no run.json: what made the images is known all the same.
+    claim_run_folder(tmp_path, compose_config("evaluate", [*tiny, *SETTINGS, *settings]))
+    assert not (tmp_path / "run.json").exists()
     resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
     assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)
     kept = [file.stat().st_mtime_ns == time for file, time in before.items()]
     assert kept == [index >= 64 for index in range(70)]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["earlier_revisions"] == ["old"] and record["git_revision"] != "old"
+    # All images are made anew.
+    _evaluate(tmp_path, tiny, *settings)
+    assert "earlier_revisions" not in json.loads((tmp_path / "run.json").read_text())
+    assert not list(tmp_path.glob(".*.json"))
 
 
 def test_images_of_another_config_are_not_taken_for_this_one(

@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.errors import HydraException
 from PIL import Image
+from safetensors.torch import save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
-from mar_accel.evaluate_table import _finished, evaluate_table
+from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
@@ -127,19 +129,32 @@ def test_a_row_that_fails_leaves_the_others(finished: tuple[Path, list[RowResult
 
 
 def test_a_row_is_finished_only_with_the_comparison_and_number_asked_for(
-    finished: tuple[Path, list[RowResult]], tiny: list[str]
+    finished: tuple[Path, list[RowResult]], tiny: list[str], tmp_path: Path
 ) -> None:
     folder, (plain, short, cold, _) = finished
 
-    def is_finished(first: RowResult, *more: str) -> bool:
-        overrides = [*_overrides(folder, tiny, folder / "rows.yaml"), "sampler.num_diffusion_steps=2", *more]
+    def is_finished(first: RowResult | None, *more: str, file: Path = short.folder / "metrics.json") -> bool:
+        overrides = [*_overrides(folder, tiny, folder / "rows.yaml"), *more]
+        if first is not None:
+            overrides.append("sampler.num_diffusion_steps=2")
         merged = merge_overrides([o for o in overrides if not o.startswith("table.")])
-        return _finished(short.folder / "metrics.json", compose_config("evaluate", merged), first)
+        return _finished(file, compose_config("evaluate", merged), first)
 
     assert is_finished(plain)
     assert not is_finished(cold)
     assert not is_finished(plain, "evaluate.fidelity_images=6")
     assert not is_finished(plain, "dataset.num_images=30")
+    assert not is_finished(plain, "evaluate.lpips=true")
+    for changed, lpips in (({"lpips": 0.1}, "true"), ({"latent_mse": None}, "false")):
+        (tmp_path / "metrics.json").write_text(json.dumps(short.metrics | changed))
+        row_is_finished = is_finished(plain, f"evaluate.lpips={lpips}", file=tmp_path / "metrics.json")
+        assert row_is_finished == ("lpips" in changed)
+    # The first row has to hold the tokens that the others are to be compared with.
+    for number, enough in ((4, False), (5, True)):
+        (tmp_path / "metrics.json").write_text(json.dumps(plain.metrics))
+        save_file({"tokens": torch.zeros(number, 2, 1)}, tmp_path / "tokens.safetensors")
+        assert is_finished(None, file=tmp_path / "metrics.json") == enough
+    assert is_finished(None, file=plain.folder / "metrics.json")
 
 
 def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Path) -> None:
@@ -212,6 +227,16 @@ def test_speedups_are_medians_of_the_rounds() -> None:
     assert (fast["speedup"], fast["speedup_min"], fast["speedup_max"]) == (3, 2, 4)
     assert fast["latency_s_per_image"] == 2 and fast["achieved_flops"] == 0.25e12
     assert "3.00 (2.00–4.00)" in markdown_table(rows)
+
+
+def test_the_note_names_the_revisions_of_images_that_were_kept(tmp_path: Path) -> None:
+    rows = []
+    for name, earlier in (("plain", {}), ("fast", {"earlier_revisions": ["old1", "old2"]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({"git_revision": "new", **earlier}))
+        rows.append(RowResult(name, tmp_path / name, {}))
+    assert _revisions(rows[:1]) == ""
+    assert _revisions(rows) == " The rows come from the revisions new, old1, old2."
 
 
 def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
