@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
-from mar_accel.data.image_sets import read_image
+from mar_accel.data.image_sets import TOKENS_NAME, read_image
 from mar_accel.data.requests import GenerationRequests
+from mar_accel.evaluation.collect import Collected
+from mar_accel.evaluation.files import num_tokens
 from mar_accel.evaluation.result import SHOWN_IMAGES
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.images import image_name
@@ -35,10 +38,27 @@ def split_requests(
     return requests.only(missing), requests.only(finished)
 
 
+def is_complete(requests: GenerationRequests, output_dir: Path, first: int) -> bool:
+    """Whether ``output_dir`` holds every image, and the tokens of the first ones."""
+    there = set(image_indices(output_dir))
+    return num_tokens(output_dir) >= first and all(index in there for index in range(requests.num_images))
+
+
+def collected_from_files(
+    requests: GenerationRequests, output_dir: Path, extractor: FeatureExtractor, first: int
+) -> Collected:
+    """What sampling every image again would collect, from the files of a complete run."""
+    features = FeatureSet.join(features_of_files(requests, output_dir, extractor))
+    images = [read_image(output_dir / IMAGES / image_name(index)) for index in range(first)]
+    tokens = load_file(output_dir / TOKENS_NAME)["tokens"][:first]
+    return Collected(features, torch.stack(images), tokens, features.labels[:first])
+
+
 def keeps_images(settings: EvaluationSettings, output_dir: Path) -> bool:
     """Whether a run would leave images that are in ``output_dir`` as they are; ask before it samples."""
     first = max(settings.fidelity_images, SHOWN_IMAGES)
-    return settings.resume and any(index >= first for index in image_indices(output_dir))
+    late_ones = any(index >= first for index in image_indices(output_dir))
+    return settings.resume and (late_ones or num_tokens(output_dir) > 0)
 
 
 def features_of_files(

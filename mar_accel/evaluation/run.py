@@ -16,7 +16,7 @@ from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.collect import BatchTimer, Collector
+from mar_accel.evaluation.collect import BatchTimer, Collected, Collector
 from mar_accel.evaluation.comparison import (
     add_lpips,
     check_lpips,
@@ -28,7 +28,12 @@ from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.profile import Profiler
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
-from mar_accel.evaluation.resume import features_of_files, split_requests
+from mar_accel.evaluation.resume import (
+    collected_from_files,
+    features_of_files,
+    is_complete,
+    split_requests,
+)
 from mar_accel.evaluation.sampling import (
     baseline_config,
     measure_interleaved,

@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, DataError
@@ -275,6 +275,22 @@ def test_a_run_that_was_cut_off_goes_on(
     _evaluate(tmp_path, tiny, *settings)
     assert "earlier_revisions" not in json.loads((tmp_path / "run.json").read_text())
     assert not list(tmp_path.glob(".*.json"))
+
+
+def test_where_every_image_is_there_nothing_is_sampled(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers whose computation has changed are had again from the images and tokens of the run."""
+    settings = ("evaluate.baseline=none", "evaluate.profile=false")
+    whole = _evaluate(tmp_path, tiny, *settings)
+    tokens = load_file(tmp_path / "tokens.safetensors")["tokens"]
+    (tmp_path / "metrics.json").unlink()
+    monkeypatch.setattr("lightning.pytorch.Trainer.predict", lambda *_, **__: pytest.fail("sampled"))
+    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true")
+    assert _quality(again) == pytest.approx(_quality(whole), rel=1e-6)
+    assert torch.equal(load_file(tmp_path / "tokens.safetensors")["tokens"], tokens)
+    assert again["latency_s_per_image"] is None and again["peak_flops"] > 0
+    assert any("no speed was measured" in warning for warning in again["warnings"])
 
 
 def test_images_of_another_config_are_not_taken_for_this_one(
