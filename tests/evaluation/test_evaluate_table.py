@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
+from mar_accel.evaluation import timing
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
@@ -237,6 +239,29 @@ def test_the_note_names_the_revisions_of_images_that_were_kept(tmp_path: Path) -
         rows.append(RowResult(name, tmp_path / name, {}))
     assert _revisions(rows[:1]) == ""
     assert _revisions(rows) == " The rows come from the revisions new, old1, old2."
+
+
+def test_timings_are_kept_for_the_same_batch_and_revision(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def time_plan(plan: DictConfig, on_batch: object) -> list[list[float]]:
+        timed.append(plan.rows[0].dataset.num_images)
+        return [[float(len(timed))]]
+
+    monkeypatch.setattr(timing, "time_plan", time_plan)
+
+    def seconds(num_images: int, revision: str = "a") -> float:
+        monkeypatch.setattr(timing, "git_revision", lambda: revision)
+        settings = [f"dataset.num_images={num_images}", "trainer.batch_size=10"]
+        config = compose_config("evaluate", [*tiny, *settings])
+        return timing.time_rows([config], ["row"], 1, tmp_path)[0][0]
+
+    assert seconds(20) == 1 and seconds(30) == 1  # ten images per round
+    assert seconds(6) == 2 and seconds(20) == 3
+    assert seconds(20, "b") == 4 and seconds(20, "b") == 4
+    assert timed == [20, 6, 20, 20]
 
 
 def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
