@@ -93,8 +93,12 @@ def test_finished_rows_are_kept_and_a_lost_one_is_made_again(
         module, "evaluate", lambda config, calls: sampled.append(config) or evaluate(config, calls)
     )
     (before[2].folder / "metrics.json").unlink()
+    errors = [folder / "out" / "rows" / f"{before[number].name}.error.txt" for number in (1, 2)]
+    for file in errors:
+        file.write_text("what went wrong with the row before")
     after = _run(folder, tiny)
     assert [config.output_dir for config in sampled] == [str(before[2].folder)]
+    assert not any(file.exists() for file in errors)
     for old, new in zip(before, after, strict=True):
         for key in ("fid", "psnr", "latency_s_per_image", "speedup"):  # the timing is kept as well
             expected = old.metrics[key]
@@ -216,6 +220,7 @@ def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
     with (tmp_path / "correlation.csv").open() as file:
         assert [float(r["fid_change"]) for r in csv.DictReader(file)] == pytest.approx([0.1, 1, 8, 11])
     assert write_correlation(rows[:3], tmp_path) == {}
+    assert not list(tmp_path.glob("correlation*"))
     # Good images that are other ones: only the rows of the same order are predicted still.
     coefficients = write_correlation([*rows, row("e", 1, 1.0, "gtr"), row("f", 2, 0.9, "gtr")], tmp_path)
     assert coefficients["spearman_psnr_same_order"] == pytest.approx(-1)
