@@ -86,15 +86,17 @@ def evaluate_table(config: DictConfig, overrides: Sequence[str]) -> tuple[list[R
         task = progress.add_task("rows", total=len(rows))
         for row, row_config in zip(rows, configs, strict=True):
             first = results[0] if results else None
+            error_file = output_dir / "rows" / f"{row.name}.error.txt"
             try:
                 results.append(_row_result(row, row_config, first, output_dir, progress))
                 evaluated.append(row_config)
+                error_file.unlink(missing_ok=True)
             except Exception as error:
                 if first is None:
                     raise
                 # The other rows stand for themselves.
                 failures[row.name] = str(error) if isinstance(error, MarAccelError) else repr(error)
-                (output_dir / "rows" / f"{row.name}.error.txt").write_text(traceback.format_exc())
+                error_file.write_text(traceback.format_exc())
             progress.advance(task)
         latencies = _timings(config, results, evaluated, output_dir, progress)
         add_timings(results, latencies, config.table.timing_batch_size or config.trainer.batch_size)

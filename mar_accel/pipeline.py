@@ -170,7 +170,7 @@ class MARPipeline:
         """Sample one image per label.
 
         The i-th image is that of sample index i in ``python -m mar_accel.generate`` under the same seed,
-        label and settings, whatever the batch size.
+        label and settings, whatever the batch size (which only ``cache/refresh=adaptive`` depends on).
 
         Args:
             class_labels: a label or labels, each in 0 … num_classes − 1.

@@ -11,14 +11,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mar_accel.caching.adaptive import AdaptiveRefresh
 from mar_accel.errors import ConfigError
 from mar_accel.run_record import git_revision, prepare_output_dir, write_json
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
 # Revisions of the code that may have made images of an unfinished run, oldest first.
 _REVISIONS_FILE = ".revisions.json"
-# What decides the image of a sample index. Neither the number of images nor how many at a time does.
+# What decides the image of a sample index. The number of images never does; how many at a time does only
+# where a whole batch decides together when the cache is refreshed.
 _IDENTITY = ("seed", "model", "sampler", "cache", "dataset", "trainer.precision")
+_IDENTITY_PER_BATCH = (*_IDENTITY, "trainer.batch_size")
+_PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname__}"
 _NOT_IDENTITY = ("dataset.num_images", "dataset.training_data")
 
 
@@ -120,7 +124,8 @@ def _check_images(output_dir: Path, config: DictConfig) -> None:
 def _identity(config: Any) -> dict[str, Any]:
     """What decides the images, as values by dotted key."""
     values: dict[str, Any] = {}
-    for key in _IDENTITY:
+    per_batch = OmegaConf.select(config, "cache.refresh._target_") == _PER_BATCH_REFRESH
+    for key in _IDENTITY_PER_BATCH if per_batch else _IDENTITY:
         _flatten(key, OmegaConf.select(config, key), values)
     return {key: value for key, value in values.items() if not key.startswith(_NOT_IDENTITY)}
 

@@ -186,6 +186,16 @@ def test_images_of_another_config_are_not_mixed(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_folder_of_adaptive_refreshes_belongs_to_one_batch_size(
+    tiny_model: list[str], tmp_path: Path
+) -> None:
+    adaptive = ["cache=token", "cache/refresh=adaptive"]
+    _rerun(tmp_path, tiny_model, *adaptive, "trainer.batch_size=1")
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size is 1 there and 2 here\); choose another"):
+        _rerun(tmp_path, tiny_model, *adaptive, "trainer.batch_size=2")
+    _rerun(tmp_path, tiny_model, *adaptive, "trainer.batch_size=1", "dataset.num_images=3")
+
+
 def test_images_of_unknown_origin_are_not_mixed(tiny_model: list[str], tmp_path: Path) -> None:
     _rerun(tmp_path, tiny_model)
     (tmp_path / "config.yaml").unlink()

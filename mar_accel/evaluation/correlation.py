@@ -17,10 +17,11 @@ from mar_accel.run_folder import CONFIG_FILE
 
 PREDICTORS = {"psnr": "PSNR to the first row (dB)", "latent_mse": "latent MSE to the first row"}
 SMALLEST = 3
+ROWS_FILE, SUMMARY_FILE, PLOT_FILE = "correlation.csv", "correlation_summary.csv", "correlation.png"
 
 
 def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[str, float]:
-    """Write ``correlation.csv``, ``correlation_summary.csv`` and ``correlation.png``.
+    """Write ``correlation.csv``, ``correlation_summary.csv`` and ``correlation.png``, or remove older ones.
 
     With another decode order each token is conditioned on others, so samples may differ from those of the
     first row without being worse. So there are coefficients of all rows, and of those with the same order.
@@ -36,12 +37,15 @@ def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[st
     for suffix, members in groups.items():
         if len(members) >= SMALLEST and (suffix == "" or len(members) < len(rows)):
             coefficients |= {f"{name}{suffix}": value for name, value in _coefficients(members).items()}
+    # An earlier table's would be taken for those of this one.
+    for name in (ROWS_FILE, SUMMARY_FILE, PLOT_FILE):
+        (output_dir / name).unlink(missing_ok=True)
     if not coefficients:
         return {}
-    write_csv(rows, output_dir / "correlation.csv")
-    with (output_dir / "correlation_summary.csv").open("w", newline="") as file:
+    write_csv(rows, output_dir / ROWS_FILE)
+    with (output_dir / SUMMARY_FILE).open("w", newline="") as file:
         csv.writer(file).writerows([("coefficient", "value"), *coefficients.items()])
-    _plot(rows, coefficients, output_dir / "correlation.png")
+    _plot(rows, coefficients, output_dir / PLOT_FILE)
     return coefficients
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.building import build_cache, build_sampler
@@ -78,6 +79,11 @@ class Measured:
         self.peak_memory = max(self.peak_memory, peak_memory)
 
 
+def images_per_round(config: DictConfig, trainer: pl.Trainer) -> int:
+    """Images that each module samples per round: a batch per device, or all where there are fewer."""
+    return min(config.dataset.num_images, config.trainer.batch_size * trainer.world_size)
+
+
 def measure_interleaved(
     config: DictConfig,
     modules: Sequence[InferenceModule],
@@ -97,7 +103,7 @@ def measure_interleaved(
     timer = BatchTimer()
     trainer = build_trainer(config, [timer], output_dir)
     requests = build_requests(config)
-    requests = requests.only(range(min(requests.num_images, config.trainer.batch_size * trainer.world_size)))
+    requests = requests.only(range(images_per_round(config, trainer)))
     measured = [Measured() for _ in modules]
     for round_number in range(warmup_rounds + rounds):
         counts = round_number >= warmup_rounds

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.evaluation.sampling import measure_interleaved, with_sampling
+from mar_accel.evaluation.sampling import images_per_round, measure_interleaved, with_sampling
 from mar_accel.generate import build_module
+from mar_accel.prediction import build_trainer
 from mar_accel.processes import further_processes
-from mar_accel.run_record import write_json
+from mar_accel.run_record import git_revision, write_json
 
 # What a config for this says under "command", for the processes of further devices.
 TIME_ROWS = "time_rows"
@@ -24,7 +26,7 @@ def time_rows(
     output_dir: Path,
     on_batch: Callable[[], None] = lambda: None,
 ) -> list[list[float]]:
-    """Seconds per image of each row in interleaved rounds; kept, so that a table is timed once.
+    """Seconds per image of each row in interleaved rounds; kept, so that a table is timed once per revision.
 
     Args:
         configs: of the rows; the first one's batch size and devices hold for all.
@@ -33,8 +35,7 @@ def time_rows(
         output_dir: absolute path; keeps ``timing.json``.
         on_batch: called after every batch.
     """
-    trainer = OmegaConf.to_container(configs[0].trainer, resolve=True)
-    key = {"rows": list(names), "rounds": rounds, "trainer": trainer}
+    key = _key(configs[0], names, rounds, output_dir)
     file = output_dir / "timing.json"
     if file.is_file():
         kept = json.loads(file.read_text())
@@ -47,6 +48,19 @@ def time_rows(
         latencies = time_plan(plan, on_batch)
     write_json({"key": key, "latencies": latencies}, file)
     return latencies
+
+
+def _key(first: DictConfig, names: Sequence[str], rounds: int, output_dir: Path) -> dict[str, Any]:
+    """What kept timings have to be of to serve again."""
+    return {
+        "rows": list(names),
+        "rounds": rounds,
+        "trainer": OmegaConf.to_container(first.trainer, resolve=True),
+        # A table of fewer images than a batch times so many only, and its folders are those of more.
+        "images": images_per_round(first, build_trainer(first, [], output_dir)),
+        # Faster code is often the reason to run a table again.
+        "revision": git_revision(),
+    }
 
 
 def time_plan(plan: DictConfig, on_batch: Callable[[], None] = lambda: None) -> list[list[float]]:

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save_file
 
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
+from mar_accel.evaluation import timing
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
@@ -91,8 +93,12 @@ def test_finished_rows_are_kept_and_a_lost_one_is_made_again(
         module, "evaluate", lambda config, calls: sampled.append(config) or evaluate(config, calls)
     )
     (before[2].folder / "metrics.json").unlink()
+    errors = [folder / "out" / "rows" / f"{before[number].name}.error.txt" for number in (1, 2)]
+    for file in errors:
+        file.write_text("what went wrong with the row before")
     after = _run(folder, tiny)
     assert [config.output_dir for config in sampled] == [str(before[2].folder)]
+    assert not any(file.exists() for file in errors)
     for old, new in zip(before, after, strict=True):
         for key in ("fid", "psnr", "latency_s_per_image", "speedup"):  # the timing is kept as well
             expected = old.metrics[key]
@@ -214,6 +220,7 @@ def test_correlation_of_made_up_rows(tmp_path: Path) -> None:
     with (tmp_path / "correlation.csv").open() as file:
         assert [float(r["fid_change"]) for r in csv.DictReader(file)] == pytest.approx([0.1, 1, 8, 11])
     assert write_correlation(rows[:3], tmp_path) == {}
+    assert not list(tmp_path.glob("correlation*"))
     # Good images that are other ones: only the rows of the same order are predicted still.
     coefficients = write_correlation([*rows, row("e", 1, 1.0, "gtr"), row("f", 2, 0.9, "gtr")], tmp_path)
     assert coefficients["spearman_psnr_same_order"] == pytest.approx(-1)
@@ -237,6 +244,29 @@ def test_the_note_names_the_revisions_of_images_that_were_kept(tmp_path: Path) -
         rows.append(RowResult(name, tmp_path / name, {}))
     assert _revisions(rows[:1]) == ""
     assert _revisions(rows) == " The rows come from the revisions new, old1, old2."
+
+
+def test_timings_are_kept_for_the_same_batch_and_revision(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def time_plan(plan: DictConfig, on_batch: object) -> list[list[float]]:
+        timed.append(plan.rows[0].dataset.num_images)
+        return [[float(len(timed))]]
+
+    monkeypatch.setattr(timing, "time_plan", time_plan)
+
+    def seconds(num_images: int, revision: str = "a") -> float:
+        monkeypatch.setattr(timing, "git_revision", lambda: revision)
+        settings = [f"dataset.num_images={num_images}", "trainer.batch_size=10"]
+        config = compose_config("evaluate", [*tiny, *settings])
+        return timing.time_rows([config], ["row"], 1, tmp_path)[0][0]
+
+    assert seconds(20) == 1 and seconds(30) == 1  # ten images per round
+    assert seconds(6) == 2 and seconds(20) == 3
+    assert seconds(20, "b") == 4 and seconds(20, "b") == 4
+    assert timed == [20, 6, 20, 20]
 
 
 def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
