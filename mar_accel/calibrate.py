@@ -68,14 +68,16 @@ def calibrate(config: DictConfig) -> CalibrationResult:
         raise ConfigError(
             "cache holds no token cache, whose ratios are fitted; choose cache=lazymar or token."
         )
-    settings, speedup = config.calibrate, _Speedup(config, module)
+    settings = config.calibrate
 
     def fitted(distances: Tensor, tolerance: float) -> Schedule:
         return schedule_of(distances, tolerance, settings.drift_factor, settings.warmup_steps)
 
-    # What nothing exceeds, before anything is sampled for it.
-    still = fitted(torch.zeros(len(module.plan.steps), 1, 1), LARGEST_TOLERANCE)
-    check_reached(speedup(still), settings.speedup)
+    with busy("counting FLOPs"):
+        speedup = _Speedup(config, module)
+        # What nothing exceeds, before anything is sampled for it.
+        still = fitted(torch.zeros(len(module.plan.steps), 1, 1), LARGEST_TOLERANCE)
+        check_reached(speedup(still), settings.speedup)
     distances = _distances(config, module, module.cache.token, requests)
     with busy("counting FLOPs"):
         schedule, reached = least_tolerance(partial(fitted, distances), speedup, settings.speedup)

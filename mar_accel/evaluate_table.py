@@ -166,13 +166,12 @@ def _note(config: DictConfig, results: Sequence[RowResult]) -> str:
     """What stands below the table: where its numbers come from."""
     first, metrics, trainer = results[0].name, results[0].metrics, config.trainer
     bias = metrics["fid_bias"]
-    batch_size = config.table.timing_batch_size or trainer.batch_size
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     return (
         f"{metrics['num_images']} images per row, seed {config.seed}; ± is one standard error. PSNR and "
         f"latent MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
         f"Seconds per image: median of {config.table.timing_rounds} interleaved rounds of "
-        f"{batch_size} images per process ({trainer.accelerator}, {trainer.precision}, "
+        f"{metrics['batch_size']} images per process ({trainer.accelerator}, {trainer.precision}, "
         f"devices={trainer.devices}); "
         f"speedup: median ratio to {first} (smallest–largest). "
         f"FID of a perfect generator with so many images: {'–' if bias is None else format(bias, '.2f')}."
