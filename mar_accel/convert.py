@@ -38,6 +38,7 @@ def convert(config: DictConfig) -> Path:
         name=model.name,
         guidance_scale=model.guidance_scale,
         max_timestep=model.max_timestep,
+        head_refresh_below=model.get("head_refresh_below", 0.0),
         dtype=DTYPES[config.dtype],
     )
     if autoencoder is None:

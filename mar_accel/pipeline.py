@@ -49,6 +49,8 @@ class MARPipeline:
         name: of the model, which is saved with it.
         guidance_scale: w unless a call says otherwise; 1: no guidance.
         max_timestep: clip of the timesteps unless a call says otherwise; see :class:`Sampler`.
+        head_refresh_below: share of a chain that head caches compute at its end unless a call says otherwise,
+            0..1; see :class:`HeadCache`.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class MARPipeline:
         name: str = "mar",
         guidance_scale: float = 1.0,
         max_timestep: int | str | None = "auto",
+        head_refresh_below: float = 0.0,
     ):
         self.model = model
         self.autoencoder = autoencoder
         self.name = name
         self.guidance_scale = guidance_scale
         self.max_timestep = max_timestep
+        self.head_refresh_below = head_refresh_below
 
     @classmethod
     def from_pretrained(
@@ -104,6 +108,7 @@ class MARPipeline:
             name=config.name,
             guidance_scale=config.guidance_scale,
             max_timestep=config.max_timestep,
+            head_refresh_below=config.get("head_refresh_below", 0.0),
         )
 
     @classmethod
@@ -126,6 +131,7 @@ class MARPipeline:
             name=described.name,
             guidance_scale=described.guidance_scale,
             max_timestep=described.max_timestep,
+            head_refresh_below=described.head_refresh_below,
         )
 
     def save_pretrained(self, path: str | Path) -> Path:
@@ -137,6 +143,7 @@ class MARPipeline:
             name=self.name,
             guidance_scale=self.guidance_scale,
             max_timestep=self.max_timestep,
+            head_refresh_below=self.head_refresh_below,
         )
 
     def to(self, *args: Any, **kwargs: Any) -> MARPipeline:
@@ -223,6 +230,7 @@ class MARPipeline:
                 "name": self.name,
                 "guidance_scale": self.guidance_scale,
                 "max_timestep": self.max_timestep,
+                "head_refresh_below": self.head_refresh_below,
                 "architecture": asdict(self.model.config),
             }
         )

@@ -23,7 +23,14 @@ _REVISIONS_FILE = ".revisions.json"
 _IDENTITY = ("seed", "model", "sampler", "cache", "dataset", "trainer.precision")
 _IDENTITY_PER_BATCH = (*_IDENTITY, "trainer.batch_size")
 _PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname__}"
-_NOT_IDENTITY = ("dataset.num_images", "dataset.training_data")
+# A model's defaults count where they are used: in the sampler and in the cache.
+_NOT_IDENTITY = (
+    "dataset.num_images",
+    "dataset.training_data",
+    "model.guidance_scale",
+    "model.max_timestep",
+    "model.head_refresh_below",
+)
 
 
 def claim_run_folder(output_dir: Path, config: DictConfig) -> Path:

@@ -47,6 +47,7 @@ def export_averaged(checkpoint: Path, architecture: MARConfig, model: DictConfig
         name=model.name,
         guidance_scale=model.guidance_scale,
         max_timestep=model.max_timestep,
+        head_refresh_below=model.get("head_refresh_below", 0.0),
     )
 
 

@@ -76,12 +76,35 @@ def test_members_of_all_groups_compose(path: Path) -> None:
         assert build_part(node) is not None
 
 
-@pytest.mark.parametrize("group", ["sampler/order", "sampler/solver", "sampler/guidance_schedule"])
+PARTS = ["sampler/order", "sampler/solver", "sampler/guidance_schedule", "cache/head", "cache/token"]
+
+
+@pytest.mark.parametrize("group", PARTS)
 def test_parts_are_chosen_by_name_as_by_group(group: str) -> None:
     for path in sorted((CONF / group).glob("*.yaml")):
-        by_group = compose_config("generate", [f"{group}={path.stem}"])
-        by_name = compose_config("generate", [f"{group.replace('/', '.')}={path.stem}"])
-        assert by_group.sampler == by_name.sampler
+        by_group = compose_config("generate", ["cache=lazymar", f"{group}={path.stem}"])
+        by_name = compose_config("generate", ["cache=lazymar", f"{group.replace('/', '.')}={path.stem}"])
+        assert (by_group.sampler, by_group.cache) == (by_name.sampler, by_name.cache)
+
+
+def test_a_part_that_is_left_out_is_put_in_with_its_keys() -> None:
+    config = compose_config("generate", ["cache=token", "cache.head=late", "cache.head.period=5"])
+    assert (config.cache.head.period, config.cache.head.refresh_below) == (5, 0.08)
+    assert config.cache.condition is None
+
+
+def test_the_head_cache_suits_the_model() -> None:
+    """The published models have the published constants; the embedded one shows what they leave."""
+
+    def refreshed_below(*overrides: str) -> float:
+        config = compose_config("generate", ["cache=lazymar", *overrides])
+        return float(config.cache.head.refresh_below)
+
+    for size in ("base", "large", "huge"):
+        assert refreshed_below(f"model=mar_{size}", "model.weights=random") == 0
+    assert refreshed_below() == refreshed_below("model=digits") == 0.08
+    assert refreshed_below("cache.head.refresh_below=0") == 0
+    assert refreshed_below("~model.head_refresh_below") == 0  # a model that does not say
 
 
 def test_values_left_to_the_user_are_asked_for() -> None:

@@ -80,6 +80,15 @@ def test_any_member_by_name(pipe: MARPipeline) -> None:
     assert not torch.equal(pipe(3, sampler="halton", **FAST).tokens, pipe(3, **FAST).tokens)
 
 
+def test_the_models_head_cache_is_used(pipe: MARPipeline) -> None:
+    """A model whose head cache is to compute all of a chain is sampled as without a cache."""
+    everything = MARPipeline(pipe.model, pipe.autoencoder, guidance_scale=2.0, head_refresh_below=1.0)
+    settings = {**FAST, "cache": "head", "overrides": ["cache.head.period_for=1"]}
+    plain = pipe(5, **FAST).tokens
+    assert (everything(5, **settings).tokens - plain).abs().max() <= 1e-5
+    assert (pipe(5, **settings).tokens - plain).abs().max() > 1e-5
+
+
 def test_half_precision(pipe: MARPipeline) -> None:
     expected = pipe(3, **FAST).tokens
     try:

@@ -12,10 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.features import file_fingerprint
+from mar_accel.weights.folder import CONFIG_FILE
 
 # What images and numbers depend on; where they are written and how they are shown does not count.
 HASHED_KEYS = ("model", "sampler", "cache", "dataset", "features", "reference", "seed", "evaluate.images")
-NOT_HASHED = (("reference", "cache_dir"), ("dataset", "training_data"))
+# A model's defaults count where they are used: in the sampler and in the cache.
+NOT_HASHED = (
+    ("reference", "cache_dir"),
+    ("dataset", "training_data"),
+    ("model", "guidance_scale"),
+    ("model", "max_timestep"),
+    ("model", "head_refresh_below"),
+)
 GENERATE, NONE = "generate", "none"
 
 
@@ -75,17 +83,29 @@ def config_hash(config: DictConfig, any_number: bool = False) -> str:
         (content[group] or {}).pop(key, None)
     content["precision"] = config.trainer.precision
     content["weights"] = _weights_fingerprint(config.model.weights)
-    text = json.dumps(content, sort_keys=True, default=str)
+    text = json.dumps(_as_numbers(content), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _as_numbers(value: Any) -> Any:
+    """The same with whole floats as integers: a scale of 4.0 is one of 4."""
+    if isinstance(value, dict):
+        return {key: _as_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _weights_fingerprint(weights: str) -> list[list[object]]:
-    """Content of embedded weights, name, size and time of other files: new weights are a new config."""
+    """Content of embedded weights, name, size and time of other files: new weights are a new config.
+
+    What a folder says of its model is in the config.
+    """
     embedded = Path(__file__).resolve().parent.parent / "assets" / str(weights)
     root, is_embedded = (embedded, True) if embedded.is_dir() else (Path(str(weights)), False)
     files = sorted(root.glob("*")) if root.is_dir() else [root] if root.is_file() else []
     return [
         [file.name, file_fingerprint(file) if is_embedded else [file.stat().st_size, file.stat().st_mtime_ns]]
         for file in files
-        if file.is_file() and file.suffix != ".md"
+        if file.is_file() and file.suffix != ".md" and file.name != CONFIG_FILE
     ]

@@ -30,7 +30,7 @@ class ModelDescription:
 
     Attributes:
         name: of the model, as ``model.name`` in the configs.
-        guidance_scale, max_timestep: what it is sampled with unless told otherwise.
+        guidance_scale, max_timestep, head_refresh_below: what it is sampled with unless told otherwise.
         architecture: its sizes.
         autoencoder: "pixel" or "kl".
     """
@@ -40,6 +40,7 @@ class ModelDescription:
     architecture: MARConfig
     autoencoder: str
     max_timestep: int | str | None = "auto"
+    head_refresh_below: float = 0.0
 
     def to_json(self) -> str:
         record = {"_class_name": "MAR", "mar_accel_version": __version__, **asdict(self)}
@@ -54,6 +55,7 @@ def save_model_folder(
     name: str,
     guidance_scale: float,
     max_timestep: int | str | None = "auto",
+    head_refresh_below: float = 0.0,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a folder that ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)`` read.
@@ -67,8 +69,8 @@ def save_model_folder(
         autoencoder: a PixelAutoencoder, or a KLAutoencoder, whose weights are saved in ``vae/``. None: the
             folder has no ``vae/``, and readers must be told where the autoencoder is, unless the model's
             latents have a single channel or three (pixels).
-        name, guidance_scale, max_timestep: as in ``conf/model``: what the model is called and what it is
-            sampled with.
+        name, guidance_scale, max_timestep, head_refresh_below: as in ``conf/model``: what the model is
+            called and what it is sampled with.
         dtype: of the saved weights; None: as they are.
 
     Returns:
@@ -79,7 +81,7 @@ def save_model_folder(
     """
     path = Path(path)
     kind = _autoencoder_kind(autoencoder, model)
-    description = ModelDescription(name, guidance_scale, model.config, kind, max_timestep)
+    description = ModelDescription(name, guidance_scale, model.config, kind, max_timestep, head_refresh_below)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -141,6 +143,7 @@ def read_description(folder: Path, key: str) -> ModelDescription:
             architecture=MARConfig(**record["architecture"]),
             autoencoder={PIXEL: PIXEL, KL: KL}[record["autoencoder"]],
             max_timestep=record.get("max_timestep", "auto"),
+            head_refresh_below=float(record.get("head_refresh_below", 0.0)),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(

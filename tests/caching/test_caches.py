@@ -171,7 +171,8 @@ def test_refreshing_all_of_a_chain_is_no_cache(run: Decode, plain: Any) -> None:
 
 def test_lazymar_late_computes_no_more_timesteps_than_lazymar() -> None:
     published, late = (
-        build_cache(compose_config("generate", [f"cache={cache}"])) for cache in ("lazymar", "lazymar_late")
+        build_cache(compose_config("generate", ["model=mar_base", "model.weights=random", f"cache={cache}"]))
+        for cache in ("lazymar", "lazymar_late")
     )
     assert isinstance(published, LazyMAR) and isinstance(late, LazyMAR) and published.head and late.head
     for num_steps, expected in ((100, [16, 16]), (48, [17, 11]), (20, [20, 9])):

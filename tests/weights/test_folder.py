@@ -27,11 +27,17 @@ def test_round_trip(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig) -> 
     described = read_description(folder, "model.weights")
     assert (described.name, described.guidance_scale, described.autoencoder) == ("tiny", 2.5, "pixel")
     assert described.architecture == tiny_config
+    assert (described.max_timestep, described.head_refresh_below) == ("auto", 0)
     loaded = load_mar(tiny_config, str(folder), "tiny")
     torch.testing.assert_close(loaded.state_dict(), tiny_model.state_dict(), rtol=0, atol=0)
     assert not loaded.training
     modes = {path.stat().st_mode for path in folder.iterdir()}
     assert len(modes) == 1, "others may read the weights as they may the config"
+
+
+def test_what_a_model_is_sampled_with_is_kept(tmp_path: Path, tiny_model: MAR) -> None:
+    described = read_description(_save(tmp_path, tiny_model, max_timestep=950, head_refresh_below=0.1), "key")
+    assert (described.max_timestep, described.head_refresh_below) == (950, 0.1)
 
 
 def test_vae_round_trip(tmp_path: Path, tiny_model: MAR) -> None:
