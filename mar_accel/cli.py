@@ -19,17 +19,24 @@ from omegaconf import DictConfig
 from mar_accel.configuration import conf_dir, finish_config, register_resolvers, with_part_choices
 from mar_accel.host_memory import keep_freed_memory
 from mar_accel.processes import config_of_parent
+from mar_accel.sweeping.job import run_job
 from mar_accel.user_errors import sentence_for
 
 USER_ERROR = 2
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(
+    config_name: str, finished_file: str | None = None
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Turn a function of a config into a Hydra command.
 
     An error that the user can act on is printed as one sentence, without a traceback, and exits with status
     2; with HYDRA_FULL_ERROR=1 its traceback is shown instead. SIGTERM stops a command as Ctrl-C does.
+
+    Args:
+        finished_file: the file that only a finished run folder has. The runs of a multirun are then named by
+            what they compute, and those that are finished are not made again; None: they are numbered.
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -44,6 +51,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             @functools.wraps(function)
             def run(config: DictConfig) -> None:
                 errors.composing = False
+                if finished_file is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
+                    run_job(function, config, finished_file, errors.sentence)
+                    return
                 try:
                     function(finish_config(config))
                 except Exception as error:
@@ -81,9 +91,13 @@ class _ErrorReport:
         self.composing = True
         self.show_traceback = os.environ.get(_SHOW_TRACEBACK) == "1"
 
+    def sentence(self, error: Exception) -> str | None:
+        """What to tell the user about an error; None where it is a fault of the program."""
+        return sentence_for(error, self.config_name, self.composing)
+
     def exit_for(self, error: Exception) -> None:
         """Print an error's sentence and exit; returns where there is none."""
-        sentence = sentence_for(error, self.config_name, self.composing)
+        sentence = self.sentence(error)
         if sentence is None or self.show_traceback:
             return
         print(f"error: {sentence}", file=sys.stderr)

@@ -11,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mar_accel.cli import command
+from mar_accel.config_hash import config_hash
 from mar_accel.evaluation.files import write_evaluation
 from mar_accel.evaluation.logging import log_evaluation
-from mar_accel.evaluation.result import Evaluation, result_table
+from mar_accel.evaluation.result import METRICS_FILE, Evaluation, result_table
 from mar_accel.evaluation.resume import keeps_images
 from mar_accel.evaluation.run import evaluate_sampling
-from mar_accel.evaluation.settings import EvaluationSettings, config_hash
+from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.evaluation.stored import evaluate_images
 from mar_accel.run_folder import CONFIG_FILE, write_run_record
 from mar_accel.run_record import run_record
@@ -68,7 +69,7 @@ def show(evaluation: Evaluation, title: str, output_dir: Path) -> None:
     console.print(f"Everything: {output_dir}", markup=False, soft_wrap=True)
 
 
-@command("evaluate")
+@command("evaluate", finished_file=METRICS_FILE)
 def main(config: DictConfig) -> None:
     evaluation = evaluate(config)
     if evaluation is not None:

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 
 from mar_accel.cli import command
+from mar_accel.config_hash import config_hash
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.evaluate import evaluate
@@ -27,7 +28,6 @@ from mar_accel.evaluation.files import num_tokens
 from mar_accel.evaluation.logging import log_table
 from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
-from mar_accel.evaluation.settings import config_hash
 from mar_accel.evaluation.table import (
     RowResult,
     add_timings,

@@ -15,12 +15,20 @@ from mar_accel.building import build_cache, build_model, build_part, build_sampl
 from mar_accel.callbacks.stopwatch import Stopwatch
 from mar_accel.callbacks.writer import ImageWriter
 from mar_accel.cli import command
+from mar_accel.config_hash import config_hash
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.inference import InferenceModule
 from mar_accel.prediction import build_trainer
 from mar_accel.processes import further_processes
-from mar_accel.run_folder import CONFIG_FILE, IMAGES, claim_run_folder, write_run_record
+from mar_accel.run_folder import (
+    CONFIG_FILE,
+    IMAGES,
+    RECORD_FILE,
+    claim_run_folder,
+    image_indices,
+    write_run_record,
+)
 from mar_accel.run_logging import log_config, log_results, open_logger
 from mar_accel.run_record import run_record
 
@@ -33,11 +41,13 @@ class GenerationResult:
         output_dir: the run folder with images/, grid.png and run.json.
         seconds: wall-clock time of sampling, decoding and writing.
         num_images: images of all processes.
+        num_sampled: those of them that an earlier run had not left.
     """
 
     output_dir: Path
     seconds: float
     num_images: int
+    num_sampled: int
 
 
 def check_device(accelerator: str) -> None:
@@ -93,6 +103,7 @@ def generate(config: DictConfig) -> GenerationResult:
     check_device(config.trainer.accelerator)
     requests = build_requests(config)
     module = build_module(config)
+    resume = config.generate.resume
     output_dir = Path(config.output_dir).absolute()
     stopwatch = Stopwatch()
     callbacks = [build_part(callback) for callback in (config.callbacks or {}).values()]
@@ -100,11 +111,16 @@ def generate(config: DictConfig) -> GenerationResult:
     trainer = build_trainer(config, [*callbacks, stopwatch, writer], output_dir)
     check_num_processes(trainer, requests.num_images)
     claim_run_folder(output_dir, config)
+    there = set(image_indices(output_dir)) if resume else set()
+    missing = requests.without(there, trainer.world_size)
     logger = open_logger(config)
     trainer.logger = logger
-    with further_processes(output_dir / CONFIG_FILE):
-        _predict(trainer, module, requests, output_dir)
-    result = GenerationResult(output_dir, stopwatch.seconds, requests.num_images)
+    if missing.num_images:
+        with further_processes(output_dir / CONFIG_FILE):
+            _predict(trainer, module, missing, output_dir)
+    else:
+        writer.write_grid()
+    result = GenerationResult(output_dir, stopwatch.seconds, requests.num_images, missing.num_images)
     if trainer.is_global_zero:
         _record(config, result, trainer.world_size, logger)
     return result
@@ -123,23 +139,31 @@ def _predict(
 
 
 def _record(config: DictConfig, result: GenerationResult, num_processes: int, logger: Logger | None) -> None:
-    speed = {
-        "seconds_per_image": result.seconds / result.num_images,
-        "images_per_second": result.num_images / result.seconds,
-    }
+    sampled = result.num_sampled
+    speed = (
+        {"seconds_per_image": result.seconds / sampled, "images_per_second": sampled / result.seconds}
+        if sampled
+        else {}
+    )
     caption = f"{config.model.name}, seed {config.seed}"
     log_config(logger, config)
     log_results(logger, speed, {"samples": (result.output_dir / "grid.png", caption)})
-    counts = {"num_images": result.num_images, "num_processes": num_processes, "seconds": result.seconds}
+    counts = {
+        "config_hash": config_hash(config),
+        "num_images": result.num_images,
+        "num_sampled": sampled,
+        "num_processes": num_processes,
+        "seconds": result.seconds,
+    }
     # The last thing that is written: where it is, everything else is complete.
-    write_run_record(run_record(config, **counts, **speed), result.output_dir)
-    print(
-        f"{result.num_images} images in {result.seconds:.1f} s "
-        f"({speed['images_per_second']:.2f} images/s): {result.output_dir}"
-    )
+    images_kept = sampled < result.num_images
+    write_run_record(run_record(config, **counts, **speed), result.output_dir, images_kept)
+    rate = f" ({speed['images_per_second']:.2f} images/s)" if speed else ""
+    kept = f", {result.num_images - sampled} were there" if images_kept else ""
+    print(f"{sampled} images in {result.seconds:.1f} s{rate}{kept}: {result.output_dir}")
 
 
-@command("generate")
+@command("generate", finished_file=RECORD_FILE)
 def main(config: DictConfig) -> None:
     generate(config)
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mar_accel.caching.adaptive import AdaptiveRefresh
+from mar_accel.config_hash import MODEL_DEFAULTS, decides_per_batch
 from mar_accel.errors import ConfigError
 from mar_accel.run_record import git_revision, prepare_output_dir, write_json
 
@@ -22,15 +22,7 @@ _REVISIONS_FILE = ".revisions.json"
 # where a whole batch decides together when the cache is refreshed.
 _IDENTITY = ("seed", "model", "sampler", "cache", "dataset", "trainer.precision")
 _IDENTITY_PER_BATCH = (*_IDENTITY, "trainer.batch_size")
-_PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname__}"
-# A model's defaults count where they are used: in the sampler and in the cache.
-_NOT_IDENTITY = (
-    "dataset.num_images",
-    "dataset.training_data",
-    "model.guidance_scale",
-    "model.max_timestep",
-    "model.head_refresh_below",
-)
+_NOT_IDENTITY = ("dataset.num_images", "dataset.training_data", *MODEL_DEFAULTS)
 
 
 def claim_run_folder(output_dir: Path, config: DictConfig) -> Path:
@@ -131,8 +123,7 @@ def _check_images(output_dir: Path, config: DictConfig) -> None:
 def _identity(config: Any) -> dict[str, Any]:
     """What decides the images, as values by dotted key."""
     values: dict[str, Any] = {}
-    per_batch = OmegaConf.select(config, "cache.refresh._target_") == _PER_BATCH_REFRESH
-    for key in _IDENTITY_PER_BATCH if per_batch else _IDENTITY:
+    for key in _IDENTITY_PER_BATCH if decides_per_batch(config) else _IDENTITY:
         _flatten(key, OmegaConf.select(config, key), values)
     return {key: value for key, value in values.items() if not key.startswith(_NOT_IDENTITY)}
 

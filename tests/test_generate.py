@@ -93,9 +93,9 @@ def test_multirun_over_processes_gives_each_job_its_folder(
     process = start(tmp_path, "generate", "-m", *tiny_model, *arguments)
     _, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
-    seeds = [json.loads((tmp_path / "sweep" / job / "run.json").read_text())["seed"] for job in ("0", "1")]
-    assert seeds == [0, 1]
-    first, second = (_pixels(tmp_path / "sweep" / job, 3) for job in ("0", "1"))
+    records = [json.loads(file.read_text()) for file in (tmp_path / "sweep").glob("*/run.json")]
+    assert sorted(record["seed"] for record in records) == [0, 1]
+    first, second = (_pixels(Path(record["config"]["output_dir"]), 3) for record in records)
     assert np.abs(first - second).max() > ONE_LEVEL
 
 

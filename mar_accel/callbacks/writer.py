@@ -49,8 +49,11 @@ class ImageWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Other processes may still be writing the images that the grid shows.
         trainer.strategy.barrier()
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self.write_grid()
+
+    def write_grid(self) -> None:
+        """Write ``grid.png`` from the first images, which are all there."""
         shown = [
             Image.open(self.output_dir / "images" / image_name(index))
             for index in range(min(self.num_images, MAX_GRID_IMAGES))

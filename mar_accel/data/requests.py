@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import lightning.pytorch as pl
 import torch
@@ -75,6 +75,24 @@ class GenerationRequests(pl.LightningDataModule):
         part = copy.copy(self)
         part.requests = LabelledIndices(indices, self.requests.labels, self.requests.images_per_class)
         return part
+
+    def without(self, finished: Collection[int], num_processes: int = 1) -> GenerationRequests:
+        """The requests but for whole batches of finished ones; none, or at least one per process.
+
+        Batches stay as they are: an image that is sampled beside others than before may differ in its last
+        bit, as matrix products of another size add up in another order.
+
+        Args:
+            finished: sample indices.
+            num_processes: how many processes will share what is left.
+        """
+        indices, size = list(self.requests.indices), self.batch_size
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+        missing = [batch for batch in batches if any(index not in finished for index in batch)]
+        spare = [batch for batch in batches if batch not in missing]
+        while missing and sum(map(len, missing)) < num_processes and spare:
+            missing.append(spare.pop())
+        return self.only([index for batch in missing for index in batch])
 
     @property
     def num_images(self) -> int:

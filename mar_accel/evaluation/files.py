@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mar_accel.data.image_sets import TOKENS_NAME
 from mar_accel.evaluation.result import METRICS_FILE, Comparison, Evaluation
+from mar_accel.evaluation.token_files import remove_batches, write_tokens
 from mar_accel.images import save_png
 from mar_accel.metrics.fidelity import difference_images
 from mar_accel.run_record import write_json
@@ -42,12 +42,13 @@ def write_evaluation(evaluation: Evaluation, output_dir: Path, **extra: Any) -> 
         save_png(captioned_grid(images, captions), output_dir / SAMPLES)
         pictures["samples"] = (output_dir / SAMPLES, f"samples 0 to {len(images) - 1}, with their classes")
     if evaluation.tokens is not None and len(evaluation.tokens):
-        save_file({"tokens": evaluation.tokens.contiguous()}, output_dir / TOKENS_NAME)
+        write_tokens(evaluation.tokens, output_dir)
     if evaluation.steps:
         write_csv(evaluation.steps, output_dir / "ar_steps.csv")
     if evaluation.comparison is not None:
         pictures |= _write_comparison(evaluation.comparison, output_dir)
     write_json(evaluation.record(**extra), output_dir / METRICS_FILE)
+    remove_batches(output_dir)
     return pictures
 
 

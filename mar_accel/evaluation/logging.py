@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig
 
+from mar_accel.config_hash import config_hash
 from mar_accel.evaluation.result import METRIC_KEYS, Evaluation
-from mar_accel.evaluation.settings import config_hash
 from mar_accel.evaluation.table import RowResult, markdown_table
 from mar_accel.run_logging import log_config, log_results, open_logger, run_tags
 

@@ -1,72 +1,92 @@
-"""Going on with a run that was cut off: its images need not be sampled again."""
+"""Going on with a run that was cut off: what is there need not be sampled again."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
-from mar_accel.data.image_sets import TOKENS_NAME, read_image
+from mar_accel.data.image_sets import read_image
 from mar_accel.data.requests import GenerationRequests
-from mar_accel.evaluation.collect import Collected
-from mar_accel.evaluation.files import num_tokens
-from mar_accel.evaluation.result import SHOWN_IMAGES
+from mar_accel.evaluation.collect import Kept
 from mar_accel.evaluation.settings import EvaluationSettings
+from mar_accel.evaluation.token_files import read_tokens
 from mar_accel.images import image_name
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet
 from mar_accel.run_folder import IMAGES, image_indices
 
-READ_BATCH_SIZE = 256
+
+@dataclass
+class Earlier:
+    """What an earlier run of the same config has left.
+
+    Attributes:
+        missing: requests that are still to be sampled.
+        features: of the other images.
+        kept: pixels, tokens and label of those among the first images that are there, by sample index.
+    """
+
+    missing: GenerationRequests
+    features: list[FeatureSet]
+    kept: dict[int, Kept]
 
 
-def split_requests(
-    requests: GenerationRequests, output_dir: Path, first: int
-) -> tuple[GenerationRequests, GenerationRequests]:
-    """Requests that are to be sampled, and those whose images lie in ``output_dir`` already.
+def nothing_earlier(requests: GenerationRequests) -> Earlier:
+    """Where everything is to be sampled."""
+    return Earlier(requests, [], {})
+
+
+def read_earlier(
+    requests: GenerationRequests,
+    output_dir: Path,
+    extractor: FeatureExtractor,
+    first: int,
+    num_processes: int,
+) -> Earlier:
+    """What of the requests need not be sampled again.
 
     Args:
-        first: so many samples at the beginning are sampled in any case: their tokens are needed, and are
-            written only at the end.
+        first: of so many samples at the beginning, tokens are needed besides the image.
+        num_processes: how many processes will sample what is missing.
     """
-    there = set(image_indices(output_dir))
-    indices = range(requests.num_images)
-    finished = [index for index in indices if index >= first and index in there]
-    missing = [index for index in indices if index < first or index not in there]
-    return requests.only(missing), requests.only(finished)
-
-
-def is_complete(requests: GenerationRequests, output_dir: Path, first: int) -> bool:
-    """Whether ``output_dir`` holds every image, and the tokens of the first ones."""
-    there = set(image_indices(output_dir))
-    return num_tokens(output_dir) >= first and all(index in there for index in range(requests.num_images))
-
-
-def collected_from_files(
-    requests: GenerationRequests, output_dir: Path, extractor: FeatureExtractor, first: int
-) -> Collected:
-    """What sampling every image again would collect, from the files of a complete run."""
-    features = FeatureSet.join(features_of_files(requests, output_dir, extractor))
-    images = [read_image(output_dir / IMAGES / image_name(index)) for index in range(first)]
-    tokens = load_file(output_dir / TOKENS_NAME)["tokens"][:first]
-    return Collected(features, torch.stack(images), tokens, features.labels[:first])
+    tokens = read_tokens(output_dir)
+    there = {index for index in image_indices(output_dir) if index >= first or index in tokens}
+    missing = requests.without(there, num_processes)
+    again = {missing.requests[item][0] for item in range(missing.num_images)}
+    finished = requests.only([index for index in range(requests.num_images) if index not in again])
+    features = _features(finished, output_dir, extractor)
+    return Earlier(missing, features, _kept(finished, output_dir, tokens, first))
 
 
 def keeps_images(settings: EvaluationSettings, output_dir: Path) -> bool:
     """Whether a run would leave images that are in ``output_dir`` as they are; ask before it samples."""
-    first = max(settings.fidelity_images, SHOWN_IMAGES)
-    late_ones = any(index >= first for index in image_indices(output_dir))
-    return settings.resume and (late_ones or num_tokens(output_dir) > 0)
+    return settings.resume and bool(image_indices(output_dir))
 
 
-def features_of_files(
+def _kept(
+    requests: GenerationRequests, output_dir: Path, tokens: dict[int, Tensor], first: int
+) -> dict[int, Kept]:
+    pairs = (requests.requests[item] for item in range(requests.num_images))
+    return {
+        index: Kept(read_image(output_dir / IMAGES / image_name(index)), tokens[index], label)
+        for index, label in pairs
+        if index < first
+    }
+
+
+def _features(
     requests: GenerationRequests, output_dir: Path, extractor: FeatureExtractor
 ) -> list[FeatureSet]:
-    """Features of finished images, which hold the very pixels that features are computed from."""
-    pairs = [requests.requests[item] for item in range(requests.num_images)]
-    batches = [pairs[start : start + READ_BATCH_SIZE] for start in range(0, len(pairs), READ_BATCH_SIZE)]
+    """Features of finished images, which hold the very pixels that features are computed from.
+
+    Batch by batch as when they are sampled, so that they are the same to the last bit.
+    """
+    pairs, size = [requests.requests[item] for item in range(requests.num_images)], requests.batch_size
+    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     parts = []
     for batch in progress(batches, "features of earlier images"):
         pixels = [read_image(output_dir / IMAGES / image_name(index)) for index, _ in batch]

@@ -13,9 +13,11 @@ from omegaconf import DictConfig
 
 from mar_accel.callbacks.progress import ImageProgress
 from mar_accel.callbacks.writer import ImageWriter
+from mar_accel.config_hash import config_hash
 from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
+from mar_accel.evaluation.baseline_store import Samples, shared_samples
 from mar_accel.evaluation.collect import BatchTimer, Collected, Collector
 from mar_accel.evaluation.comparison import (
     add_lpips,
@@ -28,19 +30,15 @@ from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.profile import Profiler
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
-from mar_accel.evaluation.resume import (
-    collected_from_files,
-    features_of_files,
-    is_complete,
-    split_requests,
-)
+from mar_accel.evaluation.resume import nothing_earlier, read_earlier
 from mar_accel.evaluation.sampling import (
     baseline_config,
     measure_interleaved,
     same_sampling,
     with_sampling,
 )
-from mar_accel.evaluation.settings import GENERATE, EvaluationSettings, config_hash
+from mar_accel.evaluation.settings import GENERATE, EvaluationSettings
+from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.generate import build_module, build_requests, check_device, check_num_processes
 from mar_accel.inference import InferenceModule
 from mar_accel.metrics.progress import busy
@@ -144,21 +142,25 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     """Sample all images, or those that are missing, with everything that is measured meanwhile."""
     settings, requests = run.settings, run.requests
     keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
-    if settings.resume and is_complete(requests, run.output_dir, keep):
-        return _read(run, keep)
-    finished = requests.only([])
+    earlier = nothing_earlier(requests)
     if settings.resume:
-        requests, finished = split_requests(requests, run.output_dir, keep)
-    earlier = features_of_files(finished, run.output_dir, run.judge.extractor)
-    collector, timer = Collector(run.judge.extractor, keep, earlier), BatchTimer()
+        processes = build_trainer(run.config, [], run.output_dir).world_size
+        earlier = read_earlier(requests, run.output_dir, run.judge.extractor, keep, processes)
+    collector = Collector(run.judge.extractor, keep, earlier.features, earlier.kept)
+    if not earlier.missing.num_images:
+        return _nothing_to_sample(run, collector)
+    timer = BatchTimer()
     extra: list[pl.Callback] = [timer, collector]
     if settings.save_images:
-        extra.append(ImageWriter(run.output_dir, run.requests.num_images, run.config.dataset.num_classes))
+        extra += [
+            ImageWriter(run.output_dir, requests.num_images, run.config.dataset.num_classes),
+            TokenWriter(run.output_dir, keep),
+        ]
     profiler = Profiler() if settings.profile else None
     if profiler is not None:
         extra.append(profiler)
     trainer = build_trainer(run.config, [*callbacks, *extra], run.output_dir)
-    trainer.predict(run.module, requests, return_predictions=False)
+    trainer.predict(run.module, earlier.missing, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_machine(evaluation, trainer)
     _add_speed(evaluation, timer, trainer)
@@ -167,12 +169,13 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     return evaluation, collector.collected
 
 
-def _read(run: _Run, keep: int) -> tuple[Evaluation, Collected]:
+def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
     """Where an earlier run has left every image, there is nothing to sample, and so no speed."""
     evaluation = Evaluation({})
     _add_machine(evaluation, build_trainer(run.config, [], run.output_dir))
     evaluation.warnings.append("every image was there from an earlier run: no speed was measured.")
-    return evaluation, collected_from_files(run.requests, run.output_dir, run.judge.extractor, keep)
+    collector.finish()
+    return evaluation, collector.collected
 
 
 def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
@@ -216,10 +219,7 @@ def _add_baseline(
         return
     other = with_sampling(run.module, run.unaccelerated)
     if count:
-        plain = Collector(None, count)
-        trainer = build_trainer(config, [*callbacks, plain], run.output_dir)
-        trainer.predict(other, run.requests.only(range(count)), return_predictions=False)
-        compare(evaluation, images, tokens, labels, plain.collected.images, plain.collected.tokens)
+        compare(evaluation, images, tokens, labels, *_unaccelerated_samples(run, other, callbacks))
     if run.settings.timing_rounds:
         with busy("timing in turn with the unaccelerated sampler"):
             slow, fast = measure_interleaved(
@@ -227,3 +227,21 @@ def _add_baseline(
             )
         names = ("speedup", "speedup_min", "speedup_max")
         evaluation.metrics |= dict(zip(names, speedup(slow.latencies, fast.latencies), strict=True))
+
+
+def _unaccelerated_samples(run: _Run, module: InferenceModule, callbacks: Sequence[pl.Callback]) -> Samples:
+    """What the run's first samples are compared with; shared with other runs where there is a folder."""
+
+    def sample() -> Samples:
+        plain = Collector(None, run.num_compared)
+        trainer = build_trainer(run.config, [*callbacks, plain], run.output_dir)
+        trainer.predict(module, run.requests.only(range(run.num_compared)), return_predictions=False)
+        return plain.collected.images, plain.collected.tokens
+
+    folder = run.settings.baseline_dir
+    # Several processes would each have to hold the lock, and each to sample.
+    if folder is None or build_trainer(run.config, [], run.output_dir).world_size > 1:
+        return sample()
+    assert run.unaccelerated is not None
+    name = config_hash(run.unaccelerated, any_number=True)
+    return shared_samples(Path(folder).absolute(), name, run.num_compared, sample)

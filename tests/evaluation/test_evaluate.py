@@ -18,13 +18,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from mar_accel.config_hash import config_hash
 from mar_accel.configuration import compose_config
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.comparison import open_baseline
 from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.evaluation.sampling import baseline_config
-from mar_accel.evaluation.settings import EvaluationSettings, config_hash
+from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 from mar_accel.run_folder import claim_run_folder
 from mar_accel.weights.sources import embedded_folder
@@ -256,7 +257,7 @@ def test_a_baseline_of_other_weights_is_refused_however_they_are_spelled(
 def test_a_run_that_was_cut_off_goes_on(
     run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
 ) -> None:
-    """Of 80 images 70 are there, and the first 64 are sampled in any case: 74 were to do, 6 need not be."""
+    """Of 80 images 70 are there, and the tokens of the first: two batches of 7 at a time are left to do."""
     settings = ("dataset.num_images=80", "evaluate.baseline=none", "evaluate.profile=false")
     whole = _evaluate(tmp_path, tiny, *settings)
     (tmp_path / "metrics.json").unlink()
@@ -273,9 +274,15 @@ def test_a_run_that_was_cut_off_goes_on(
     resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
     assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)
     kept = [file.stat().st_mtime_ns == time for file, time in before.items()]
-    assert kept == [index >= 64 for index in range(70)]
+    assert all(kept)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["earlier_revisions"] == ["old"] and record["git_revision"] != "old"
+    # Without their tokens the first ones are sampled again, in whole batches of 20.
+    (tmp_path / "tokens.safetensors").unlink()
+    before = {file: file.stat().st_mtime_ns for file in images}
+    assert _quality(_evaluate(tmp_path, tiny, *settings, "evaluate.resume=true")) == _quality(whole)
+    kept = [file.stat().st_mtime_ns == time for file, time in before.items()]
+    assert not any(kept) and not list(tmp_path.glob(".tokens"))
     # All images are made anew.
     _evaluate(tmp_path, tiny, *settings)
     assert "earlier_revisions" not in json.loads((tmp_path / "run.json").read_text())

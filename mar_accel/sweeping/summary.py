@@ -1,0 +1,132 @@
+"""The end of a sweep: what was done, skipped and failed, with the numbers of each run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import traceback
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.table import Table
+
+from mar_accel.sweeping.job import SWEEP_VARIABLE, is_free, recorded_metrics, results_dir
+from mar_accel.sweeping.result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
+
+SUMMARY_FILE = "sweep.csv"
+_FINISHED_FILES = ("metrics.json", "run.json")
+# Numbers that the table on the screen has; the file has all.
+_SHOWN = {
+    "fid": "FID",
+    "recognised": "recognised",
+    "psnr": "PSNR, dB",
+    "tflops_per_image": "TFLOPs",
+    "speedup": "speedup",
+    "seconds_per_image": "s/image",
+}
+_SOME_FAILED, _FAULT = 2, 1
+
+
+class SweepSummary(Callback):
+    """Prints the table of a sweep and writes it as ``sweep.csv``; exits with status 2 where runs failed."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Give the sweep a name, which every launcher hands on to its jobs."""
+        name = uuid.uuid4().hex[:12]
+        with open_dict(config):
+            config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_VARIABLE}={name}")
+        os.environ[SWEEP_VARIABLE] = name
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            self._end(config)
+        except Exception:
+            # Hydra would only warn, and the command would seem to have ended well.
+            traceback.print_exc()
+            raise SystemExit(_FAULT) from None
+
+    def _end(self, config: DictConfig) -> None:
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        folder = results_dir(sweep_dir)
+        os.environ.pop(SWEEP_VARIABLE, None)
+        results = [_waited_for(result) for result in read_results(folder)]
+        if not results:
+            return
+        _remove(folder)
+        write_summary(results, sweep_dir / SUMMARY_FILE)
+        _show(results, sweep_dir)
+        if any(result.status == FAILED for result in results):
+            raise SystemExit(_SOME_FAILED)
+
+
+def _waited_for(result: RunResult) -> RunResult:
+    """Of a run that another sweep was at, how it ended there."""
+    if result.status != ELSEWHERE or result.folder is None:
+        return result
+    folder = Path(result.folder)
+    is_free(folder)
+    for name in _FINISHED_FILES:
+        if (folder / name).is_file():
+            return replace(result, metrics=recorded_metrics(folder / name))
+    reason = "another sweep was at this run and did not finish it; give the command again."
+    return replace(result, status=FAILED, reason=reason)
+
+
+def swept_overrides(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
+    """Of each run, the overrides that not all runs have."""
+    shared = set.intersection(*(set(result.overrides) for result in results)) if len(results) > 1 else set()
+    return [tuple(item for item in result.overrides if item not in shared) for result in results]
+
+
+def write_summary(results: Sequence[RunResult], file: Path) -> None:
+    """Write every run with its overrides and numbers, the numbers' names as heading."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["run", "overrides", "status", "reason", "folder", *names])
+        for result, swept in zip(results, swept_overrides(results), strict=True):
+            folder = Path(result.folder).name if result.folder else ""
+            numbers = [result.metrics.get(name) for name in names]
+            writer.writerow(
+                [result.number, " ".join(swept), result.status, result.reason or "", folder, *numbers]
+            )
+    os.replace(temporary, file)
+
+
+def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
+    shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
+    table = Table("run", "overrides", "status", *(_SHOWN[name] for name in shown), "folder")
+    for result, swept in zip(results, swept_overrides(results), strict=True):
+        numbers = [_number(result.metrics.get(name)) for name in shown]
+        folder = Path(result.folder).name if result.folder else "–"
+        table.add_row(str(result.number), "\n".join(swept), result.status, *numbers, folder)
+    console = Console()
+    # A terminal that is narrower wraps the lines, which can be read; cells cut short cannot.
+    console.width = max(console.width, 120)
+    console.print(table)
+    for result in results:
+        if result.status == FAILED:
+            console.print(f"run {result.number} failed: {result.reason}", markup=False, soft_wrap=True)
+    counts = [
+        f"{sum(result.status == status for result in results)} {status}"
+        for status in (DONE, SKIPPED, ELSEWHERE, FAILED)
+        if any(result.status == status for result in results)
+    ]
+    console.print(f"{', '.join(counts)}: {sweep_dir}", markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.glob("*.json"):
+        file.unlink(missing_ok=True)
+    folder.rmdir()
