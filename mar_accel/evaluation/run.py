@@ -152,10 +152,7 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     timer = BatchTimer()
     extra: list[pl.Callback] = [timer, collector]
     if settings.save_images:
-        extra += [
-            ImageWriter(run.output_dir, requests.num_images, run.config.dataset.num_classes),
-            TokenWriter(run.output_dir, keep),
-        ]
+        extra += [_image_writer(run), TokenWriter(run.output_dir, keep)]
     profiler = Profiler() if settings.profile else None
     if profiler is not None:
         extra.append(profiler)
@@ -169,12 +166,19 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     return evaluation, collector.collected
 
 
+def _image_writer(run: _Run) -> ImageWriter:
+    return ImageWriter(run.output_dir, run.requests.num_images, run.config.dataset.num_classes)
+
+
 def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
     """Where an earlier run has left every image, there is nothing to sample, and so no speed."""
     evaluation = Evaluation({})
     _add_machine(evaluation, build_trainer(run.config, [], run.output_dir))
     evaluation.warnings.append("every image was there from an earlier run: no speed was measured.")
     collector.finish()
+    if run.settings.save_images and is_first_process():
+        # It may have been cut off between the last image and the grid.
+        _image_writer(run).write_grid()
     return evaluation, collector.collected
 
 
