@@ -78,42 +78,51 @@ def _waited_for(result: RunResult) -> RunResult:
     return replace(result, status=FAILED, reason=reason)
 
 
-def swept_overrides(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
-    """Of each run, the overrides that not all runs have."""
-    shared = set.intersection(*(set(result.overrides) for result in results)) if len(results) > 1 else set()
-    return [tuple(item for item in result.overrides if item not in shared) for result in results]
+def swept_values(results: Sequence[RunResult]) -> dict[str, list[str]]:
+    """By key that not all runs have with the same value: the value of each run, empty where it has none."""
+    values = [dict(_key_and_value(override) for override in result.overrides) for result in results]
+    keys = dict.fromkeys(key for run in values for key in run)
+    columns = {key: [run.get(key, "") for run in values] for key in keys}
+    return {key: column for key, column in columns.items() if len(set(column)) > 1}
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
 
 
 def write_summary(results: Sequence[RunResult], file: Path) -> None:
-    """Write every run with its overrides and numbers, the numbers' names as heading."""
+    """Write every run with its swept values and numbers, their names as heading."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    swept = swept_values(results)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     with temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["run", "overrides", "status", "reason", "folder", *names])
-        for result, swept in zip(results, swept_overrides(results), strict=True):
+        writer.writerow(["run", *swept, "status", "reason", "folder", *names])
+        for row, result in enumerate(results):
             folder = Path(result.folder).name if result.folder else ""
+            values = [column[row] for column in swept.values()]
             numbers = [result.metrics.get(name) for name in names]
-            writer.writerow(
-                [result.number, " ".join(swept), result.status, result.reason or "", folder, *numbers]
-            )
+            writer.writerow([result.number, *values, result.status, result.reason or "", folder, *numbers])
     os.replace(temporary, file)
 
 
 def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
     shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
-    table = Table("run", "overrides", "status", *(_SHOWN[name] for name in shown), "folder")
-    for result, swept in zip(results, swept_overrides(results), strict=True):
-        numbers = [_number(result.metrics.get(name)) for name in shown]
+    swept = swept_values(results)
+    table = Table("run", *swept, "status", *(_SHOWN[name] for name in shown), "folder")
+    for row, result in enumerate(results):
+        numbers = [_number(name, result.metrics.get(name)) for name in shown]
         folder = Path(result.folder).name if result.folder else "–"
-        table.add_row(str(result.number), "\n".join(swept), result.status, *numbers, folder)
+        values = [column[row] for column in swept.values()]
+        table.add_row(str(result.number), *values, result.status, *numbers, folder)
     console = Console()
     # A terminal that is narrower wraps the lines, which can be read; cells cut short cannot.
     console.width = max(console.width, 120)
     console.print(table)
-    for result in results:
-        if result.status == FAILED:
-            console.print(f"run {result.number} failed: {result.reason}", markup=False, soft_wrap=True)
+    for reason in dict.fromkeys(result.reason for result in results if result.status == FAILED):
+        runs = [str(result.number) for result in results if result.reason == reason]
+        console.print(f"run {', '.join(runs)} failed: {reason}", markup=False, soft_wrap=True)
     counts = [
         f"{sum(result.status == status for result in results)} {status}"
         for status in (DONE, SKIPPED, ELSEWHERE, FAILED)
@@ -122,8 +131,10 @@ def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
     console.print(f"{', '.join(counts)}: {sweep_dir}", markup=False, soft_wrap=True)
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if name == "recognised" else f"{value:.4g}"
 
 
 def _remove(folder: Path) -> None:
