@@ -44,12 +44,12 @@ def run_job(
     """
     job = HydraConfig.get().job
     sweep_dir = Path(HydraConfig.get().sweep.dir).absolute()
-    result = RunResult(job.num, tuple(HydraConfig.get().overrides.task), FAILED)
+    result = RunResult(job.num, tuple(HydraConfig.get().overrides.task), FAILED, finished_file)
     try:
         config = finish_config(config)
         folder = name_run(config, sweep_dir)
         result = replace(result, folder=str(folder))
-        result = _make_run(function, config, folder, finished_file, result)
+        result = _make_run(function, config, folder, result)
     except Exception as error:
         reason = sentence(error)
         result = replace(result, reason=reason or f"{type(error).__name__}: {error}")
@@ -80,18 +80,14 @@ def name_run(config: DictConfig, sweep_dir: Path) -> Path:
     return folder
 
 
-def is_free(folder: Path) -> bool:
-    """Whether no process is at a run; waits until that is so."""
+def wait_until_free(folder: Path) -> None:
+    """Wait until no process is at a run."""
     with _lock(folder):
-        return True
+        return
 
 
 def _make_run(
-    function: Callable[[DictConfig], None],
-    config: DictConfig,
-    folder: Path,
-    finished_file: str,
-    result: RunResult,
+    function: Callable[[DictConfig], None], config: DictConfig, folder: Path, result: RunResult
 ) -> RunResult:
     lock = _lock(folder)
     try:
@@ -99,12 +95,11 @@ def _make_run(
     except Timeout:
         return replace(result, status=ELSEWHERE)
     try:
-        finished = (folder / finished_file).is_file()
+        finished = result.record is not None
         if not finished:
             function(config)
             _report(folder).unlink(missing_ok=True)
-        metrics = recorded_metrics(folder / finished_file)
-        return replace(result, status=SKIPPED if finished else DONE, metrics=metrics)
+        return replace(result, status=SKIPPED if finished else DONE, metrics=recorded_metrics(result))
     finally:
         lock.release()
 
@@ -114,9 +109,10 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(prepare_output_dir(folder.parent / LOCKS, "hydra.sweep.dir") / f"{folder.name}.lock")
 
 
-def recorded_metrics(file: Path) -> dict[str, Any]:
+def recorded_metrics(result: RunResult) -> dict[str, Any]:
     """The numbers on top of a finished run's record."""
-    record = json.loads(file.read_text())
+    assert result.record is not None
+    record = json.loads(result.record.read_text())
     return {key: value for key, value in record.items() if isinstance(value, (int, float))}
 
 

@@ -21,6 +21,7 @@ class RunResult:
         overrides: what the command line says of this run.
         status: "done"; "skipped": was finished before; "failed"; "elsewhere": another sweep was at it.
         folder: the run folder; None where the run has no name, as its config is not valid.
+        finished_file: name of the file that only a finished run has in its folder.
         reason: one sentence, where it failed.
         metrics: numbers that the run recorded.
     """
@@ -28,9 +29,16 @@ class RunResult:
     number: int
     overrides: tuple[str, ...]
     status: str
+    finished_file: str
     folder: str | None = None
     reason: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def record(self) -> Path | None:
+        """The file with the run's numbers, where it is finished."""
+        file = Path(self.folder or "", self.finished_file)
+        return file if self.folder is not None and file.is_file() else None
 
     def write(self, folder: Path) -> None:
         """Write into the folder of a sweep's results."""

@@ -16,11 +16,10 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from rich.table import Table
 
-from mar_accel.sweeping.job import SWEEP_VARIABLE, is_free, recorded_metrics, results_dir
+from mar_accel.sweeping.job import SWEEP_VARIABLE, recorded_metrics, results_dir, wait_until_free
 from mar_accel.sweeping.result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
 
 SUMMARY_FILE = "sweep.csv"
-_FINISHED_FILES = ("metrics.json", "run.json")
 # Numbers that the table on the screen has; the file has all.
 _SHOWN = {
     "fid": "FID",
@@ -69,11 +68,9 @@ def _waited_for(result: RunResult) -> RunResult:
     """Of a run that another sweep was at, how it ended there."""
     if result.status != ELSEWHERE or result.folder is None:
         return result
-    folder = Path(result.folder)
-    is_free(folder)
-    for name in _FINISHED_FILES:
-        if (folder / name).is_file():
-            return replace(result, metrics=recorded_metrics(folder / name))
+    wait_until_free(Path(result.folder))
+    if result.record is not None:
+        return replace(result, metrics=recorded_metrics(result))
     reason = "another sweep was at this run and did not finish it; give the command again."
     return replace(result, status=FAILED, reason=reason)
 
