@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.caching.adaptive import AdaptiveRefresh
-from mar_accel.metrics.features import file_fingerprint
-from mar_accel.weights.folder import CONFIG_FILE
+from mar_accel.fingerprints import fingerprints
 
 # What images and numbers depend on; where they are written and how they are shown does not count.
 HASHED_KEYS = ("model", "sampler", "cache", "dataset", "features", "reference", "seed", "evaluate.images")
@@ -23,6 +21,7 @@ MEASURED_KEYS = (
     "evaluate.timing_rounds",
     "evaluate.lpips",
     "evaluate.profile",
+    "evaluate.save_images",
 )
 # A model's defaults count where they are used: in the sampler and in the cache.
 MODEL_DEFAULTS = ("model.guidance_scale", "model.max_timestep", "model.head_refresh_below")
@@ -31,7 +30,10 @@ _PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname_
 
 
 def decides_per_batch(config: Any) -> bool:
-    """Whether an image depends on the batch it is in: where a batch decides together when to refresh."""
+    """Whether an image depends on the batch it is in: where a batch decides together when to refresh.
+
+    Which images are in a batch depends on its size and on the number of devices.
+    """
     return OmegaConf.select(config, "cache.refresh._target_") == _PER_BATCH_REFRESH
 
 
@@ -50,9 +52,9 @@ def config_hash(config: DictConfig, any_number: bool = False, measured: bool = F
         group, key = name.split(".")
         (content[group] or {}).pop(key, None)
     content["precision"] = config.trainer.precision
-    content["weights"] = _weights_fingerprint(config.model.weights)
+    content["files"] = fingerprints(config, baseline=measured)
     if decides_per_batch(config):
-        content["batch_size"] = config.trainer.batch_size
+        content |= {"batch_size": config.trainer.batch_size, "devices": config.trainer.devices}
     text = json.dumps(_as_numbers(content), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -64,18 +66,3 @@ def _as_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _weights_fingerprint(weights: str) -> list[list[object]]:
-    """Content of embedded weights, name, size and time of other files: new weights are a new config.
-
-    What a folder says of its model is in the config.
-    """
-    embedded = Path(__file__).resolve().parent / "assets" / str(weights)
-    root, is_embedded = (embedded, True) if embedded.is_dir() else (Path(str(weights)), False)
-    files = sorted(root.glob("*")) if root.is_dir() else [root] if root.is_file() else []
-    return [
-        [file.name, file_fingerprint(file) if is_embedded else [file.stat().st_size, file.stat().st_mtime_ns]]
-        for file in files
-        if file.is_file() and file.suffix != ".md" and file.name != CONFIG_FILE
-    ]

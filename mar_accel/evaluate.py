@@ -7,19 +7,21 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 from rich.console import Console
 
 from mar_accel.cli import command
 from mar_accel.config_hash import config_hash
-from mar_accel.evaluation.files import write_evaluation
-from mar_accel.evaluation.logging import log_evaluation
+from mar_accel.evaluation.files import write_evaluation, write_metrics
+from mar_accel.evaluation.logging import log_evaluation, open_evaluation_logger
 from mar_accel.evaluation.result import METRICS_FILE, Evaluation, result_table
 from mar_accel.evaluation.resume import keeps_images
 from mar_accel.evaluation.run import evaluate_sampling
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.evaluation.stored import evaluate_images
-from mar_accel.run_folder import CONFIG_FILE, write_run_record
+from mar_accel.processes import is_first_process
+from mar_accel.run_folder import write_config, write_run_record
 from mar_accel.run_record import run_record
 
 
@@ -40,6 +42,8 @@ def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None)
     output_dir = Path(config.output_dir).absolute()
     evaluation: Evaluation | None
     images_kept = keeps_images(settings, output_dir)
+    # What is wrong with it is said before anything is sampled.
+    logger = open_evaluation_logger(config) if is_first_process() else None
     if settings.images is not None:
         evaluation = evaluate_images(config, settings, output_dir)
     else:
@@ -47,17 +51,20 @@ def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None)
             callbacks = [instantiate(callback) for callback in (config.callbacks or {}).values()]
         evaluation = evaluate_sampling(config, settings, output_dir, callbacks)
     if evaluation is not None:
-        _write(config, evaluation, output_dir, images_kept)
+        _write(config, evaluation, output_dir, images_kept, logger)
     return evaluation
 
 
-def _write(config: DictConfig, evaluation: Evaluation, output_dir: Path, images_kept: bool) -> None:
+def _write(
+    config: DictConfig, evaluation: Evaluation, output_dir: Path, images_kept: bool, logger: Logger | None
+) -> None:
     name = config_hash(config)
     speed = {"seconds_per_image": evaluation.metrics.get("latency_s_per_image")}
     write_run_record(run_record(config, config_hash=name, **speed), output_dir, images_kept)
-    OmegaConf.save(config, output_dir / CONFIG_FILE, resolve=True)
-    pictures = write_evaluation(evaluation, output_dir, config_hash=name)
-    log_evaluation(config, evaluation, pictures)
+    write_config(config, output_dir)
+    pictures = write_evaluation(evaluation, output_dir)
+    log_evaluation(logger, config, evaluation, pictures)
+    write_metrics(evaluation, output_dir, config_hash=name)
 
 
 def show(evaluation: Evaluation, title: str, output_dir: Path) -> None:

@@ -132,8 +132,9 @@ def _finished(file: Path, config: DictConfig, first: RowResult | None) -> bool:
     if metrics["config_hash"] != config_hash(config):
         return False
     if first is None:
-        # The rows that follow are compared with its tokens, too.
-        return num_tokens(file.parent) >= min(config.evaluate.fidelity_images, config.dataset.num_images)
+        # It is compared with none, and the rows that follow are compared with its tokens, too.
+        enough = num_tokens(file.parent) >= min(config.evaluate.fidelity_images, config.dataset.num_images)
+        return enough and metrics.get("baseline") is None
     numbers = (config.evaluate.fidelity_images, config.dataset.num_images, first.metrics["num_images"])
     if not min(numbers):
         return True

@@ -26,7 +26,7 @@ from mar_accel.run_folder import (
     IMAGES,
     RECORD_FILE,
     claim_run_folder,
-    image_indices,
+    kept_images,
     write_run_record,
 )
 from mar_accel.run_logging import log_config, log_results, open_logger
@@ -111,7 +111,7 @@ def generate(config: DictConfig) -> GenerationResult:
     trainer = build_trainer(config, [*callbacks, stopwatch, writer], output_dir)
     check_num_processes(trainer, requests.num_images)
     claim_run_folder(output_dir, config)
-    there = set(image_indices(output_dir)) if resume else set()
+    there = kept_images(output_dir, config, trainer.world_size) if resume else set()
     missing = requests.without(there, trainer.world_size)
     logger = open_logger(config)
     trainer.logger = logger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,9 @@ def further_processes(config_file: Path) -> Iterator[None]:
     os.environ[CONFIG_VARIABLE] = str(config_file)
     try:
         yield
+    except Exception:
+        _end_children()
+        raise
     finally:
         if not launched_by_others:
             if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -56,3 +60,21 @@ def further_processes(config_file: Path) -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def _end_children() -> None:
+    """End the processes of a run that has failed here, without the one that this function runs in.
+
+    Lightning watches them, and kills this process as well once one of them has failed: the next run of a
+    sweep, or row of a table, would die of it.
+    """
+    for thread in threading.enumerate():
+        children = getattr(thread, "_child_processes", None)
+        if thread.name != "child-process-observer" or not children:
+            continue
+        ending = list(children)
+        # Without children there is nothing to watch, and the thread ends.
+        children.clear()
+        for child in ending:
+            child.kill()
+            child.wait()

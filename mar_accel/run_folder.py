@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,31 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mar_accel.config_hash import MODEL_DEFAULTS, decides_per_batch
 from mar_accel.errors import ConfigError
+from mar_accel.fingerprints import model_fingerprint
 from mar_accel.run_record import git_revision, prepare_output_dir, write_json
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
 # Revisions of the code that may have made images of an unfinished run, oldest first.
 _REVISIONS_FILE = ".revisions.json"
+# What the weights held that an unfinished run's images are of.
+_WEIGHTS_FILE = ".weights.json"
 # What decides the image of a sample index. The number of images never does; how many at a time does only
 # where a whole batch decides together when the cache is refreshed.
 _IDENTITY = ("seed", "model", "sampler", "cache", "dataset", "trainer.precision")
-_IDENTITY_PER_BATCH = (*_IDENTITY, "trainer.batch_size")
+_IDENTITY_PER_BATCH = (*_IDENTITY, "trainer.batch_size", "trainer.devices")
 _NOT_IDENTITY = ("dataset.num_images", "dataset.training_data", *MODEL_DEFAULTS)
 
 
-def claim_run_folder(output_dir: Path, config: DictConfig) -> Path:
+def claim_run_folder(output_dir: Path, config: DictConfig, records: Sequence[str] = (RECORD_FILE,)) -> Path:
     """Make the run folder, or take over that of an earlier, perhaps interrupted, run of the same config.
 
-    Afterwards it holds ``config.yaml``, no ``run.json`` (which only a finished run has), and perhaps images
+    Afterwards it holds ``config.yaml``, none of the records that only a finished run has, and perhaps images
     that this run would make too. Only the first process changes anything.
 
     Args:
         output_dir: absolute path of the folder.
         config: the composed config of the run.
+        records: names of the records, in the order in which they are removed.
 
     Raises:
         ConfigError: the folder cannot be written, or has images that this config would not make.
@@ -45,11 +50,18 @@ def claim_run_folder(output_dir: Path, config: DictConfig) -> Path:
     for leftover in (output_dir / IMAGES).glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     write_json(_unique([*_revisions(output_dir), git_revision()]), output_dir / _REVISIONS_FILE)
-    (output_dir / RECORD_FILE).unlink(missing_ok=True)
+    write_json(model_fingerprint(config), output_dir / _WEIGHTS_FILE)
+    for name in records:
+        (output_dir / name).unlink(missing_ok=True)
+    write_config(config, output_dir)
+    return output_dir
+
+
+def write_config(config: DictConfig, output_dir: Path) -> None:
+    """Write ``config.yaml`` through a temporary name, so that a kill leaves no half file."""
     temporary = output_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"
     OmegaConf.save(config, temporary, resolve=True)
     os.replace(temporary, output_dir / CONFIG_FILE)
-    return output_dir
 
 
 def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool = False) -> None:
@@ -63,13 +75,26 @@ def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool
     earlier = [revision for revision in _revisions(output_dir) if revision != record["git_revision"]]
     if images_kept and earlier:
         record = {**record, "earlier_revisions": earlier}
-    write_json(record, output_dir / RECORD_FILE)
-    (output_dir / _REVISIONS_FILE).unlink(missing_ok=True)
+    weights = _read_json(output_dir / _WEIGHTS_FILE, {})
+    write_json({**record, "weights": weights}, output_dir / RECORD_FILE)
+    for name in (_REVISIONS_FILE, _WEIGHTS_FILE):
+        (output_dir / name).unlink(missing_ok=True)
 
 
 def image_indices(output_dir: Path) -> list[int]:
     """Sample indices of the images that are there."""
     return [int(file.stem) for file in (output_dir / IMAGES).glob("*.png") if file.stem.isdigit()]
+
+
+def kept_images(output_dir: Path, config: DictConfig, num_processes: int) -> set[int]:
+    """Sample indices of the images in a claimed folder that need not be sampled again.
+
+    None of them where batches decide together and several processes share them: what is left would be dealt
+    out to other batches than before.
+    """
+    there = set(image_indices(output_dir))
+    dealt_out_anew = num_processes > 1 and len(there) < config.dataset.num_images
+    return set() if decides_per_batch(config) and dealt_out_anew else there
 
 
 def _revisions(output_dir: Path) -> list[str | None]:
@@ -113,6 +138,13 @@ def _check_images(output_dir: Path, config: DictConfig) -> None:
                 f"output_dir={output_dir} has images of another config ({key} is {there.get(key)} there and "
                 f"{here.get(key)} here); {advice}."
             )
+    weights = model_fingerprint(config)
+    recorded = _read_json(output_dir / RECORD_FILE, {}).get("weights", weights)
+    if _read_json(output_dir / _WEIGHTS_FILE, recorded) != weights:
+        raise ConfigError(
+            f"output_dir={output_dir} has images of other weights: what model.weights={config.model.weights} "
+            f"names has changed since; {advice}."
+        )
     if max(indices) >= config.dataset.num_images:
         raise ConfigError(
             f"output_dir={output_dir} has images up to index {max(indices)}, more than "

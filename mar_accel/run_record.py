@@ -104,7 +104,7 @@ def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
         output_dir.mkdir(parents=True, exist_ok=True)
         probe = output_dir / f".writable.{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder that you may write to."

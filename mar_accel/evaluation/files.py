@@ -24,11 +24,18 @@ SHOWN_SIZE = 64
 SAMPLES, COMPARISON, DISTRIBUTION = "samples.png", "comparison.png", "fidelity.png"
 
 
-def write_evaluation(evaluation: Evaluation, output_dir: Path, **extra: Any) -> dict[str, tuple[Path, str]]:
-    """Write everything that the evaluation holds; metrics.json comes last, as the sign of a finished run.
+def write_metrics(evaluation: Evaluation, output_dir: Path, **extra: Any) -> None:
+    """Write metrics.json, the sign of a finished run: after everything else.
 
     Args:
-        extra: further top-level keys of metrics.json.
+        extra: further keys at its top.
+    """
+    write_json(evaluation.record(**extra), output_dir / METRICS_FILE)
+    remove_batches(output_dir)
+
+
+def write_evaluation(evaluation: Evaluation, output_dir: Path) -> dict[str, tuple[Path, str]]:
+    """Write everything that the evaluation holds but its metrics.
 
     Returns:
         (file, caption) of the pictures by name.
@@ -47,8 +54,6 @@ def write_evaluation(evaluation: Evaluation, output_dir: Path, **extra: Any) -> 
         write_csv(evaluation.steps, output_dir / "ar_steps.csv")
     if evaluation.comparison is not None:
         pictures |= _write_comparison(evaluation.comparison, output_dir)
-    write_json(evaluation.record(**extra), output_dir / METRICS_FILE)
-    remove_batches(output_dir)
     return pictures
 
 

@@ -19,16 +19,25 @@ RUN_COLUMNS = ("config_hash", "name", "model", "seed")
 LOGGED_SAMPLES = 32
 
 
-def log_evaluation(config: DictConfig, evaluation: Evaluation, pictures: dict[str, tuple[Path, str]]) -> None:
-    """Log one evaluation as one run, whose id is the hash of its config: logging it again resumes the run.
+def open_evaluation_logger(config: DictConfig) -> Logger | None:
+    """The logger of an evaluation; its run has the hash of the config as id: logging it again resumes it."""
+    return open_logger(config, config_hash(config))
+
+
+def log_evaluation(
+    logger: Logger | None,
+    config: DictConfig,
+    evaluation: Evaluation,
+    pictures: dict[str, tuple[Path, str]],
+) -> None:
+    """Log one evaluation as one run.
 
     Args:
         pictures: (file, caption) by name, as :func:`mar_accel.evaluation.files.write_evaluation` gives them.
     """
-    name = config_hash(config)
-    logger = open_logger(config, name)
     if logger is None:
         return
+    name = config_hash(config)
     log_config(logger, config)
     log_ar_steps(logger, evaluation.steps)
     numbers = {key: value for key, value in evaluation.metrics.items() if value is not None}

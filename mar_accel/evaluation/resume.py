@@ -17,6 +17,7 @@ from mar_accel.images import image_name
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet
+from mar_accel.processes import is_first_process
 from mar_accel.run_folder import IMAGES, image_indices
 
 
@@ -43,6 +44,7 @@ def nothing_earlier(requests: GenerationRequests) -> Earlier:
 def read_earlier(
     requests: GenerationRequests,
     output_dir: Path,
+    there: set[int],
     extractor: FeatureExtractor,
     first: int,
     num_processes: int,
@@ -50,15 +52,17 @@ def read_earlier(
     """What of the requests need not be sampled again.
 
     Args:
+        there: sample indices of the images that may be kept.
         first: of so many samples at the beginning, tokens are needed besides the image.
         num_processes: how many processes will sample what is missing.
     """
     tokens = read_tokens(output_dir)
-    there = {index for index in image_indices(output_dir) if index >= first or index in tokens}
+    there = {index for index in there if index >= first or index in tokens}
     missing = requests.without(there, num_processes)
     again = {missing.requests[item][0] for item in range(missing.num_images)}
     finished = requests.only([index for index in range(requests.num_images) if index not in again])
-    features = _features(finished, output_dir, extractor)
+    # The first process puts everything together; the others need not look at what is there.
+    features = _features(finished, output_dir, extractor) if is_first_process() else []
     return Earlier(missing, features, _kept(finished, output_dir, tokens, first))
 
 

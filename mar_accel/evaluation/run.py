@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from mar_accel.callbacks.progress import ImageProgress
 from mar_accel.callbacks.writer import ImageWriter
-from mar_accel.config_hash import config_hash
+from mar_accel.config_hash import config_hash, decides_per_batch
 from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
@@ -28,6 +28,7 @@ from mar_accel.evaluation.comparison import (
 )
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.judge import Judge
+from mar_accel.evaluation.measured import FLOPS, drop_flops, read_measured
 from mar_accel.evaluation.profile import Profiler
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import nothing_earlier, read_earlier
@@ -46,7 +47,7 @@ from mar_accel.metrics.quality import measure_quality
 from mar_accel.metrics.speed import gemm_peak, latency_summary, speedup
 from mar_accel.prediction import build_trainer
 from mar_accel.processes import further_processes, is_first_process
-from mar_accel.run_folder import CONFIG_FILE, claim_run_folder
+from mar_accel.run_folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
@@ -59,6 +60,7 @@ class _Run:
         num_compared: how many samples are compared with the unaccelerated ones.
         unaccelerated: config of the samples that they are compared with, where these are to be sampled.
         baseline: their folder, where they lie on disk.
+        measured: what an earlier evaluation in the run folder measured while it sampled.
     """
 
     config: DictConfig
@@ -70,6 +72,7 @@ class _Run:
     num_compared: int
     unaccelerated: DictConfig | None
     baseline: ImageSet | None
+    measured: Evaluation
 
 
 def evaluate_sampling(
@@ -101,9 +104,10 @@ def evaluate_sampling(
     evaluation.samples = (collected.images[:SHOWN_IMAGES], collected.labels[:SHOWN_IMAGES])
     evaluation.tokens = collected.tokens
     add_lpips(evaluation, settings)
-    with busy("counting FLOPs"):
-        count_metrics(evaluation, run.module, settings.profile)
-    flops, latency = evaluation.metrics["tflops_per_image"], evaluation.metrics.get("latency_s_per_image")
+    if FLOPS not in evaluation.metrics:
+        with busy("counting FLOPs"):
+            count_metrics(evaluation, run.module, settings.profile)
+    flops, latency = evaluation.metrics[FLOPS], evaluation.metrics.get("latency_s_per_image")
     if flops is not None and latency is not None:
         evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
     return evaluation
@@ -130,11 +134,10 @@ def _prepare(config: DictConfig, settings: EvaluationSettings, output_dir: Path)
         num_compared=min(settings.fidelity_images, requests.num_images),
         unaccelerated=unaccelerated,
         baseline=open_baseline(config, settings),
+        measured=read_measured(output_dir),
     )
     check_num_processes(build_trainer(config, [], output_dir), requests.num_images)
-    claim_run_folder(output_dir, config)
-    if is_first_process():
-        (output_dir / METRICS_FILE).unlink(missing_ok=True)
+    claim_run_folder(output_dir, config, (METRICS_FILE, RECORD_FILE))
     return run
 
 
@@ -144,8 +147,11 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
     earlier = nothing_earlier(requests)
     if settings.resume:
-        processes = build_trainer(run.config, [], run.output_dir).world_size
-        earlier = read_earlier(requests, run.output_dir, run.judge.extractor, keep, processes)
+        planned = build_trainer(run.config, [], run.output_dir)
+        processes = planned.world_size
+        run.judge.extractor.to(planned.strategy.root_device)
+        there = kept_images(run.output_dir, run.config, processes)
+        earlier = read_earlier(requests, run.output_dir, there, run.judge.extractor, keep, processes)
     collector = Collector(run.judge.extractor, keep, earlier.features, earlier.kept)
     if not earlier.missing.num_images:
         return _nothing_to_sample(run, collector)
@@ -172,9 +178,18 @@ def _image_writer(run: _Run) -> ImageWriter:
 
 def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
     """Where an earlier run has left every image, there is nothing to sample, and so no speed."""
-    evaluation = Evaluation({})
+    evaluation = run.measured
     _add_machine(evaluation, build_trainer(run.config, [], run.output_dir))
-    evaluation.warnings.append("every image was there from an earlier run: no speed was measured.")
+    known = evaluation.metrics.get("latency_s_per_image") is not None
+    evaluation.warnings.append(
+        "every image was there from an earlier run: "
+        + ("speed and memory are that run's." if known else "no speed was measured.")
+    )
+    if not decides_per_batch(run.config):
+        drop_flops(evaluation)
+    elif evaluation.metrics.get(FLOPS) is None:
+        evaluation.metrics[FLOPS] = None
+        evaluation.warnings.append("no FLOPs: adaptive refresh has none before it has sampled a batch.")
     collector.finish()
     if run.settings.save_images and is_first_process():
         # It may have been cut off between the last image and the grid.

@@ -15,7 +15,7 @@ from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet, measure_quality
-from mar_accel.run_folder import IMAGES
+from mar_accel.run_folder import IMAGES, image_indices
 from mar_accel.run_record import prepare_output_dir
 
 READ_BATCH_SIZE = 256
@@ -54,6 +54,11 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir
 def _check_output_dir(images: str, output_dir: Path) -> None:
     """Refuse to write into the folder of the images: their run's record and config would be lost."""
     folder = output_dir.resolve()
+    if Path(images).resolve() not in (folder, folder / IMAGES) and image_indices(output_dir):
+        raise ConfigError(
+            f"output_dir={output_dir} is the folder of a run with images of its own, whose record would be "
+            "overwritten; choose another output_dir."
+        )
     if Path(images).resolve() in (folder, folder / IMAGES):
         raise ConfigError(
             f"output_dir={output_dir} is the folder of evaluate.images={images}, whose own record would be "

@@ -286,7 +286,7 @@ def test_a_run_that_was_cut_off_goes_on(
     # All images are made anew.
     _evaluate(tmp_path, tiny, *settings)
     assert "earlier_revisions" not in json.loads((tmp_path / "run.json").read_text())
-    assert not list(tmp_path.glob(".*.json"))
+    assert not list(tmp_path.glob(".revisions*"))
 
 
 def test_where_every_image_is_there_nothing_is_sampled(
@@ -303,6 +303,44 @@ def test_where_every_image_is_there_nothing_is_sampled(
     assert torch.equal(load_file(tmp_path / "tokens.safetensors")["tokens"], tokens)
     assert again["latency_s_per_image"] is None and again["peak_flops"] > 0
     assert any("no speed was measured" in warning for warning in again["warnings"])
+    # What an evaluation has measured is not lost where a later one only looks at its images.
+    (tmp_path / "metrics.json").write_text(json.dumps(whole))
+    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "evaluate.fidelity_images=9")
+    for key in ("latency_s_per_image", "throughput_img_s", "peak_memory_bytes", "tflops_per_image"):
+        assert again[key] == whole[key] is not None
+
+
+def test_flops_of_adaptive_refresh_are_not_those_of_a_schedule_that_nobody_ran(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adaptive = ("cache=token", "cache/refresh=adaptive", "cache.refresh.threshold=1e-9")
+    settings = (*adaptive, "evaluate.baseline=none", "evaluate.profile=false", "cache.refresh.warmup_steps=1")
+    whole = _evaluate(tmp_path, tiny, *settings)
+    assert whole["tflops_per_image"] > 0
+    monkeypatch.setattr("lightning.pytorch.Trainer.predict", lambda *_, **__: pytest.fail("sampled"))
+    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true")
+    assert again["tflops_per_image"] == whole["tflops_per_image"]
+    (tmp_path / "metrics.json").unlink()
+    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true")
+    assert again["tflops_per_image"] is None and any("no FLOPs" in text for text in again["warnings"])
+
+
+def test_a_logger_that_is_not_there_is_refused_before_anything_is_sampled(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match="nothing_here"):
+        _evaluate(tmp_path / "run", tiny, "logger._target_=nothing_here.Logger")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_of_images_spares_the_record_of_another_run(
+    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
+) -> None:
+    record = (run[0] / "run.json").read_bytes()
+    np.savez(tmp_path / "images.npz", arr_0=np.zeros((4, 32, 32, 1), np.uint8))
+    with pytest.raises(ConfigError, match="images of its own"):
+        _evaluate(run[0], tiny, f"evaluate.images={tmp_path / 'images.npz'}")
+    assert (run[0] / "run.json").read_bytes() == record
 
 
 def test_images_of_another_config_are_not_taken_for_this_one(

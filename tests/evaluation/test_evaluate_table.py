@@ -161,6 +161,9 @@ def test_a_row_is_finished_only_with_the_comparison_and_number_asked_for(
         save_file({"tokens": torch.zeros(number, 2, 1)}, tmp_path / "tokens.safetensors")
         assert is_finished(None, file=tmp_path / "metrics.json") == enough
     assert is_finished(None, file=plain.folder / "metrics.json")
+    # A row that was compared with another is not the first.
+    (tmp_path / "metrics.json").write_text(json.dumps(plain.metrics | {"baseline": "another"}))
+    assert not is_finished(None, file=tmp_path / "metrics.json")
 
 
 def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from filelock import FileLock
 
 from mar_accel.config_hash import config_hash
 from mar_accel.configuration import compose_config
+from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
 from mar_accel.generate import build_requests
+from mar_accel.run_folder import claim_run_folder
 
 FEW = ["dataset.num_images=4", "trainer.batch_size=2"]
 EVALUATION = [
@@ -75,7 +77,38 @@ def test_names_depend_on_what_is_computed_alone(tiny_model: list[str]) -> None:
         assert name(other) != name(), other
     assert name("evaluate.lpips=true", measured=False) == name(measured=False)
     adaptive = ["cache=lazymar", "cache/refresh=adaptive"]
-    assert name(*adaptive, "trainer.batch_size=3") != name(*adaptive), "a batch refreshes together"
+    for batches in ("trainer.batch_size=3", "trainer.devices=2"):
+        assert name(*adaptive, batches) != name(*adaptive), "a batch refreshes together"
+
+
+def test_names_depend_on_the_content_of_weights(
+    tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "digits" / "vae").mkdir(parents=True)
+    files = (tmp_path / "w.safetensors", tmp_path / "digits" / "vae" / "w.safetensors")
+    for weights, file in zip(("~/w.safetensors", "./digits"), files, strict=True):
+        names = []
+        for content in (b"one", b"two", b"one"):
+            file.write_bytes(content)
+            config = compose_config("generate", [*tiny_model, f"model.weights='{weights}'"])
+            names.append(config_hash(config))
+        assert names[0] == names[2] != names[1], weights
+
+
+def test_images_of_weights_that_have_changed_are_not_gone_on_with(
+    tiny_model: list[str], tmp_path: Path
+) -> None:
+    weights, folder = tmp_path / "w.safetensors", tmp_path / "run"
+    weights.write_bytes(b"one")
+    config = compose_config("generate", [*tiny_model, f"model.weights='{weights}'"])
+    (claim_run_folder(folder, config) / "images").mkdir()
+    (folder / "images" / "000000.png").touch()
+    claim_run_folder(folder, config)
+    weights.write_bytes(b"two")
+    with pytest.raises(ConfigError, match="images of other weights"):
+        claim_run_folder(folder, config)
 
 
 def test_a_run_out_of_memory_does_not_stop_the_others(
@@ -271,6 +304,26 @@ def test_two_sweeps_at_once_share_the_runs(start: Start, tiny_model: list[str], 
     done = [_count(stdout, "done") for _, stdout, _ in outcomes]
     assert sum(done) == 12, "every run was made once"
     shutil.rmtree(tmp_path / "sweep")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_on_two_devices_does_not_stop_the_others(
+    start: Start, tiny_model: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import torch\n"
+        "from mar_accel.caching.policy import NoCache\n"
+        "class Greedy(NoCache):\n"
+        "    def start(self, *_):\n"
+        "        raise torch.OutOfMemoryError('no more')\n"
+    )
+    sweep = ["-m", *tiny_model, "trainer=ddp_cpu", "dataset.num_images=24", "trainer.batch_size=1"]
+    # The others take longer than Lightning needs to see that processes of the failed run are gone.
+    sweep += ["cache._target_=failing.Greedy,mar_accel.caching.policy.NoCache", "seed=0,1"]
+    status, stdout, stderr = _finish(start(tmp_path, "generate", *sweep, "hydra.sweep.dir=sweep"))
+    assert status == 2, stderr
+    assert "run 0, 1 failed: OutOfMemoryError: no more" in stdout and "2 done, 2 failed" in stdout
+    assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 2
 
 
 def _count(stdout: str, status: str) -> int:
