@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,6 @@ def _plot(rows: Sequence[dict[str, Any]], coefficients: dict[str, float], path: 
             if chosen:
                 values = [row[key] for row in chosen], [row["fid_change"] for row in chosen]
                 axis.scatter(*values, marker=marker, label=label)
-        for row in rows:
-            axis.annotate(row["name"], (row[key], row["fid_change"]), fontsize=7)
         axis.axhline(0, color="grey", linewidth=0.5)
         axis.legend(fontsize=7)
         rank = coefficients.get(f"spearman_{key}")
@@ -99,4 +98,30 @@ def _plot(rows: Sequence[dict[str, Any]], coefficients: dict[str, float], path: 
             ylabel="FID − FID of the first row",
             title="" if rank is None else f"rank correlation {rank:.2f}",
         )
+        _label(axis, rows, key)
     figure.savefig(path, dpi=120)
+
+
+def _label(axis: Any, rows: Sequence[dict[str, Any]], key: str) -> None:
+    """Names beside the points, those far from the others first; one that finds no free place is left out."""
+    axis.figure.draw_without_rendering()
+    middle = sum(axis.get_xlim()) / 2
+    usual = statistics.median(row["fid_change"] for row in rows)
+    placed: list[Any] = []
+    for row in sorted(rows, key=lambda row: -abs(row["fid_change"] - usual)):
+        inwards = -1 if row[key] > middle else 1
+        for side, height in ((inwards, 0), (inwards, 8), (inwards, -8), (-inwards, 0)):
+            label = axis.annotate(
+                row["name"],
+                (row[key], row["fid_change"]),
+                xytext=(5 * side, height),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="center",
+                fontsize=7,
+            )
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in placed):
+                placed.append(box)
+                break
+            label.remove()
