@@ -14,7 +14,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mar_accel.sweeping.job import SWEEP_VARIABLE, recorded_metrics, results_dir, wait_until_free
 from mar_accel.sweeping.result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
@@ -107,7 +107,8 @@ def write_summary(results: Sequence[RunResult], file: Path) -> None:
 def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
     shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
     swept = swept_values(results)
-    table = Table("run", *swept, "status", *(_SHOWN[name] for name in shown), "folder")
+    headings = ("run", *swept, "status", *(_SHOWN[name] for name in shown), "folder")
+    table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for row, result in enumerate(results):
         numbers = [_number(name, result.metrics.get(name)) for name in shown]
         folder = Path(result.folder).name if result.folder else "–"
