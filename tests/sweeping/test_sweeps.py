@@ -143,6 +143,12 @@ def test_one_folder_for_many_runs_is_refused(run_here: Any, tiny_model: list[str
     assert outcome.status == 2 and "hydra.sweep.dir" in outcome.stderr and not (tmp_path / "one").exists()
 
 
+def test_jobs_of_other_commands_have_a_folder_each(run_here: Any, tmp_path: Path) -> None:
+    sweep = ["-m", "sampler=mar,gtr", "plan.flops=false", f"hydra.sweep.dir={tmp_path}"]
+    assert run_here("plan", *sweep).status == 0
+    assert [bool(list((tmp_path / job).iterdir())) for job in ("0", "1")] == [True, True]
+
+
 def test_runs_share_the_unaccelerated_samples(
     run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
