@@ -103,7 +103,6 @@ def generate(config: DictConfig) -> GenerationResult:
     check_device(config.trainer.accelerator)
     requests = build_requests(config)
     module = build_module(config)
-    resume = config.generate.resume
     output_dir = Path(config.output_dir).absolute()
     stopwatch = Stopwatch()
     callbacks = [build_part(callback) for callback in (config.callbacks or {}).values()]
@@ -111,7 +110,7 @@ def generate(config: DictConfig) -> GenerationResult:
     trainer = build_trainer(config, [*callbacks, stopwatch, writer], output_dir)
     check_num_processes(trainer, requests.num_images)
     claim_run_folder(output_dir, config)
-    there = kept_images(output_dir, config, trainer.world_size) if resume else set()
+    there = kept_images(output_dir, config, trainer.world_size) if config.generate.resume else set()
     missing = requests.without(there, trainer.world_size)
     logger = open_logger(config)
     trainer.logger = logger

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from mar_accel.whole_files import written_whole
 
 # Smaller images are enlarged in grids, by whole factors, so that a person can see them.
 READABLE_SIZE = 64
@@ -28,12 +29,8 @@ def to_pil(image: Tensor) -> Image.Image:
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write through a temporary name, so that a kill leaves no half file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as temporary:
         image.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def make_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mar_accel.config_hash import MODEL_DEFAULTS, decides_per_batch
 from mar_accel.errors import ConfigError
 from mar_accel.fingerprints import model_fingerprint
 from mar_accel.run_record import git_revision, prepare_output_dir, write_json
+from mar_accel.whole_files import written_whole
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
 # Revisions of the code that may have made images of an unfinished run, oldest first.
@@ -59,9 +59,8 @@ def claim_run_folder(output_dir: Path, config: DictConfig, records: Sequence[str
 
 def write_config(config: DictConfig, output_dir: Path) -> None:
     """Write ``config.yaml`` through a temporary name, so that a kill leaves no half file."""
-    temporary = output_dir / f".{CONFIG_FILE}.{os.getpid()}.tmp"
-    OmegaConf.save(config, temporary, resolve=True)
-    os.replace(temporary, output_dir / CONFIG_FILE)
+    with written_whole(output_dir / CONFIG_FILE) as temporary:
+        OmegaConf.save(config, temporary, resolve=True)
 
 
 def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool = False) -> None:

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.errors import ConfigError
+from mar_accel.whole_files import written_whole
 
 RECORDED_PACKAGES = (
     *("mar_accel", "torch", "lightning", "hydra-core", "omegaconf", "diffusers", "torchmetrics"),
@@ -93,9 +94,8 @@ def run_record(config: DictConfig, **results: Any) -> dict[str, Any]:
 
 def write_json(record: Any, path: Path) -> None:
     """Write through a temporary name, so that a kill leaves no half file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from mar_accel.evaluation.result import METRICS_FILE, Evaluation
 
 FLOPS = "tflops_per_image"
-_FLOPS_PARTS = (FLOPS, "tflops_encoder", "tflops_decoder", "tflops_head")
 _MEASURED = (
     "latency_s_per_image",
     "latency_s_per_image_min",
@@ -16,21 +15,17 @@ _MEASURED = (
     "throughput_img_s",
     "batch_size",
     "peak_memory_bytes",
-    *_FLOPS_PARTS,
 )
+# Counted anew, but where they depend on what was sampled.
+_FLOPS_PARTS = (FLOPS, "tflops_encoder", "tflops_decoder", "tflops_head")
 
 
-def read_measured(output_dir: Path) -> Evaluation:
-    """Speed, memory and FLOPs of a finished evaluation in a folder; empty where there is none."""
+def read_measured(output_dir: Path, flops: bool) -> Evaluation:
+    """Speed and memory of a finished evaluation in a folder, and its FLOPs; empty where there is none."""
     try:
         metrics = json.loads((output_dir / METRICS_FILE).read_text())
     except (OSError, ValueError):
         return Evaluation({})
-    numbers = {key: metrics[key] for key in _MEASURED if metrics.get(key) is not None}
+    keys = (*_MEASURED, *_FLOPS_PARTS) if flops else _MEASURED
+    numbers = {key: metrics[key] for key in keys if metrics.get(key) is not None}
     return Evaluation(numbers, time_shares=metrics.get("time_shares") or {})
-
-
-def drop_flops(evaluation: Evaluation) -> None:
-    """Leave the FLOPs out: they do not depend on what was sampled and are counted anew."""
-    for key in _FLOPS_PARTS:
-        evaluation.metrics.pop(key, None)

@@ -28,7 +28,7 @@ from mar_accel.evaluation.comparison import (
 )
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.judge import Judge
-from mar_accel.evaluation.measured import FLOPS, drop_flops, read_measured
+from mar_accel.evaluation.measured import FLOPS, read_measured
 from mar_accel.evaluation.profile import Profiler
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import nothing_earlier, read_earlier
@@ -134,7 +134,7 @@ def _prepare(config: DictConfig, settings: EvaluationSettings, output_dir: Path)
         num_compared=min(settings.fidelity_images, requests.num_images),
         unaccelerated=unaccelerated,
         baseline=open_baseline(config, settings),
-        measured=read_measured(output_dir),
+        measured=read_measured(output_dir, flops=decides_per_batch(config)),
     )
     check_num_processes(build_trainer(config, [], output_dir), requests.num_images)
     claim_run_folder(output_dir, config, (METRICS_FILE, RECORD_FILE))
@@ -185,9 +185,7 @@ def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Col
         "every image was there from an earlier run: "
         + ("speed and memory are that run's." if known else "no speed was measured.")
     )
-    if not decides_per_batch(run.config):
-        drop_flops(evaluation)
-    elif evaluation.metrics.get(FLOPS) is None:
+    if decides_per_batch(run.config) and FLOPS not in evaluation.metrics:
         evaluation.metrics[FLOPS] = None
         evaluation.warnings.append("no FLOPs: adaptive refresh has none before it has sampled a batch.")
     collector.finish()

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mar_accel.data.image_sets import TOKENS_NAME
 from mar_accel.inference import Prediction
+from mar_accel.whole_files import written_whole
 
 # Only an unfinished run has this folder; a finished one has all tokens in one file.
 _FOLDER = ".tokens"
 
 
-class TokenWriter(BasePredictionWriter):
+class TokenWriter(pl.Callback):
     """Saves the tokens of every batch that holds some of the first images.
 
     Args:
@@ -31,34 +29,25 @@ class TokenWriter(BasePredictionWriter):
     """
 
     def __init__(self, output_dir: Path, keep: int):
-        super().__init__(write_interval="batch")
         self.output_dir = output_dir
         self.keep = keep
 
-    def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Prediction,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
     ) -> None:
-        first = [row for row, index in enumerate(prediction.indices.tolist()) if index < self.keep]
+        first = [row for row, index in enumerate(outputs.indices.tolist()) if index < self.keep]
         if not first:
             return
         folder = self.output_dir / _FOLDER
         folder.mkdir(exist_ok=True)
-        indices, tokens = prediction.indices[first].cpu(), prediction.tokens[first].float().cpu()
+        indices, tokens = outputs.indices[first].cpu(), outputs.tokens[first].float().cpu()
         save_tensors({"indices": indices, "tokens": tokens}, folder / f"{int(indices[0]):06d}.safetensors")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write through a temporary name, so that a kill leaves no half file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 
 def write_tokens(tokens: Tensor, output_dir: Path) -> None:

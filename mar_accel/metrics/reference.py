@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
 from mar_accel.metrics.progress import progress
+from mar_accel.whole_files import written_whole
 
 # KID, precision and recall use this many of the reference's images, as ADM's evaluator does.
 MAX_KEPT_FEATURES = 10_000
@@ -180,13 +182,10 @@ def _write_cache(file: Path, reference: Reference) -> None:
     }
     if reference.labels is not None:
         tensors["labels"] = reference.labels.contiguous()
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        with written_whole(file) as temporary:
+            save_file(tensors, temporary)
 
 
 def no_reference() -> None:

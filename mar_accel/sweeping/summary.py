@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from mar_accel.sweeping.job import SWEEP_VARIABLE, recorded_metrics, results_dir, wait_until_free
 from mar_accel.sweeping.result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
+from mar_accel.whole_files import written_whole
 
 SUMMARY_FILE = "sweep.csv"
 # Numbers that the table on the screen has; the file has all.
@@ -92,8 +93,7 @@ def write_summary(results: Sequence[RunResult], file: Path) -> None:
     """Write every run with its swept values and numbers, their names as heading."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     swept = swept_values(results)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as stream:
+    with written_whole(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["run", *swept, "status", "reason", "folder", *names])
         for row, result in enumerate(results):
@@ -101,7 +101,6 @@ def write_summary(results: Sequence[RunResult], file: Path) -> None:
             values = [column[row] for column in swept.values()]
             numbers = [result.metrics.get(name) for name in names]
             writer.writerow([result.number, *values, result.status, result.reason or "", folder, *numbers])
-    os.replace(temporary, file)
 
 
 def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
