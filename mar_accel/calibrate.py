@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import Tensor
 
 from mar_accel.analysis.figures import write_rows
-from mar_accel.building import build_cache
 from mar_accel.caching.calibration import (
     LARGEST_TOLERANCE,
     MovementRecorder,
@@ -23,18 +22,19 @@ from mar_accel.caching.calibration import (
     schedule_of,
 )
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.caching.policy import CachePolicy, NoCache
 from mar_accel.caching.token import TokenCache
-from mar_accel.callbacks.progress import ImageProgress
-from mar_accel.cli import command
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, build_requests, check_device
-from mar_accel.inference import InferenceModule
-from mar_accel.metrics.flops import count_flops
-from mar_accel.metrics.progress import busy
-from mar_accel.prediction import build_trainer, on_one_device
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.inference.build import build_cache
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.trainer import build_trainer, on_one_device
+from mar_accel.profiling.flops import count_flops
+from mar_accel.runs.entry import command
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.utils.progress import busy
 
 
 @dataclass(frozen=True)

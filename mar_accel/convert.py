@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from mar_accel.building import build_architecture, build_autoencoder
-from mar_accel.cli import command
 from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_architecture, build_autoencoder
 from mar_accel.models.autoencoders import Autoencoder
-from mar_accel.run_record import prepare_output_dir
+from mar_accel.runs.entry import command
+from mar_accel.runs.record import prepare_output_dir
 from mar_accel.weights.folder import VAE_FOLDER, save_model_folder
 from mar_accel.weights.loading import load_mar
 

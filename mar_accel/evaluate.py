@@ -11,18 +11,18 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mar_accel.cli import command
-from mar_accel.config_hash import config_hash
 from mar_accel.evaluation.files import write_evaluation, write_metrics
-from mar_accel.evaluation.logging import log_evaluation, open_evaluation_logger
+from mar_accel.evaluation.report import log_evaluation, open_evaluation_logger
 from mar_accel.evaluation.result import METRICS_FILE, Evaluation, result_table
 from mar_accel.evaluation.resume import keeps_images
 from mar_accel.evaluation.run import evaluate_sampling
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.evaluation.stored import evaluate_images
-from mar_accel.processes import is_first_process
-from mar_accel.run_folder import write_config, write_run_record
-from mar_accel.run_record import run_record
+from mar_accel.inference.processes import is_first_process
+from mar_accel.runs.entry import command
+from mar_accel.runs.folder import write_config, write_run_record
+from mar_accel.runs.identity import config_hash
+from mar_accel.runs.record import run_record
 
 
 def evaluate(config: DictConfig, callbacks: Sequence[pl.Callback] | None = None) -> Evaluation | None:

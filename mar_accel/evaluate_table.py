@@ -18,16 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
-from mar_accel.cli import command
-from mar_accel.config_hash import config_hash
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
+from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.files import num_tokens
-from mar_accel.evaluation.logging import log_table
+from mar_accel.evaluation.report import log_table
 from mar_accel.evaluation.result import METRICS_FILE
-from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
 from mar_accel.evaluation.table import (
     RowResult,
     add_timings,
@@ -36,8 +34,10 @@ from mar_accel.evaluation.table import (
     write_table,
 )
 from mar_accel.evaluation.timing import TIME_ROWS, time_plan, time_rows
-from mar_accel.run_folder import RECORD_FILE
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.entry import command
+from mar_accel.runs.folder import RECORD_FILE
+from mar_accel.runs.identity import config_hash
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 
 # Keys that belong to the table as a whole.
 TABLE_KEYS = ("table.", "output_dir", "hydra.")

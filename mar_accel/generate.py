@@ -11,17 +11,16 @@ import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from mar_accel.building import build_cache, build_model, build_part, build_sampler
-from mar_accel.callbacks.stopwatch import Stopwatch
-from mar_accel.callbacks.writer import ImageWriter
-from mar_accel.cli import command
-from mar_accel.config_hash import config_hash
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
-from mar_accel.inference import InferenceModule
-from mar_accel.prediction import build_trainer
-from mar_accel.processes import further_processes
-from mar_accel.run_folder import (
+from mar_accel.inference.build import build_cache, build_model, build_part, build_sampler
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.stopwatch import Stopwatch
+from mar_accel.inference.trainer import build_trainer
+from mar_accel.inference.writer import ImageWriter
+from mar_accel.runs.entry import command
+from mar_accel.runs.folder import (
     CONFIG_FILE,
     IMAGES,
     RECORD_FILE,
@@ -29,8 +28,9 @@ from mar_accel.run_folder import (
     kept_images,
     write_run_record,
 )
-from mar_accel.run_logging import log_config, log_results, open_logger
-from mar_accel.run_record import run_record
+from mar_accel.runs.identity import config_hash
+from mar_accel.runs.loggers import log_config, log_results, open_logger
+from mar_accel.runs.record import run_record
 
 
 @dataclass(frozen=True)

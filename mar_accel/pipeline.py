@@ -13,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from mar_accel.building import build_cache, build_model, build_sampler
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
+from mar_accel.config.messages import sentence_for
 from mar_accel.errors import ConfigError, WeightsError
-from mar_accel.images import to_pil
+from mar_accel.inference.build import build_cache, build_model, build_sampler
 from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, StepCallback, decode
-from mar_accel.user_errors import sentence_for
+from mar_accel.utils.images import to_pil
 from mar_accel.weights.folder import PIXEL, read_description, save_model_folder
 from mar_accel.weights.loading import MODEL_HUB_FILES, MODEL_KEY, load_kl_autoencoder, load_mar
 from mar_accel.weights.sources import locate

@@ -10,16 +10,16 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
-from mar_accel.building import build_architecture, build_cache, build_sampler
-from mar_accel.cli import command
 from mar_accel.errors import ConfigError
-from mar_accel.images import save_png
-from mar_accel.metrics.flops import count_flops
-from mar_accel.metrics.progress import busy
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.inference.build import build_architecture, build_cache, build_sampler
+from mar_accel.profiling.flops import count_flops
+from mar_accel.runs.entry import command
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.plan_view import grid_picture, grid_text, plan_rows, plan_table
+from mar_accel.utils.images import save_png
+from mar_accel.utils.progress import busy
 
 TABLE_FILE, PICTURE_FILE, RECORD_FILE = "plan.csv", "order.png", "run.json"
 

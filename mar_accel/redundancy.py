@@ -12,13 +12,13 @@ from mar_accel.analysis.head_reuse import HeadReuse, ProbingSolver
 from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.token import TokenCache
-from mar_accel.callbacks.progress import ImageProgress
-from mar_accel.cli import command
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, build_requests, check_device
-from mar_accel.inference import InferenceModule
-from mar_accel.prediction import build_trainer, on_one_device
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.trainer import build_trainer, on_one_device
+from mar_accel.runs.entry import command
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 
 
 def measure_redundancy(config: DictConfig) -> RedundancyStatistics:

@@ -18,19 +18,19 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.building import build_architecture
-from mar_accel.callbacks.last_checkpoint import LastCheckpoint
-from mar_accel.cli import command
-from mar_accel.config_types import check_arguments
+from mar_accel.config.check import check_arguments
 from mar_accel.errors import ConfigError
 from mar_accel.generate import check_device
+from mar_accel.inference.build import build_architecture
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.trainer import trainer_or_config_error
 from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.prediction import trainer_or_config_error
-from mar_accel.processes import further_processes
-from mar_accel.run_logging import log_config, open_logger
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
-from mar_accel.training import TrainingConfig, TrainingModule
-from mar_accel.training_export import export_averaged, write_model_card
+from mar_accel.runs.entry import command
+from mar_accel.runs.loggers import log_config, open_logger
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.training.export import export_averaged, write_model_card
+from mar_accel.training.last_checkpoint import LastCheckpoint
+from mar_accel.training.module import TrainingConfig, TrainingModule
 
 CONFIG_FILE, LAST = "config.yaml", "last.ckpt"
 LOG_EVERY_N_STEPS = 50

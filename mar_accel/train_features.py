@@ -12,11 +12,11 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mar_accel.cli import command
 from mar_accel.data.digits import load_scans, random_affine, render, to_scans
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.digit_features import DigitNetwork
-from mar_accel.run_record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.entry import command
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 
 
 @dataclass(frozen=True)

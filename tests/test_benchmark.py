@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from mar_accel.benchmark import benchmark
-from mar_accel.benchmarking.result import compare, timing_table
-from mar_accel.benchmarking.variants import NoAutoencoder, build_variants, compose_variants, select_rows
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.sampling import Measured
-from mar_accel.metrics.flops import FlopCount
 from mar_accel.models.autoencoders import PixelAutoencoder
+from mar_accel.profiling.flops import FlopCount
+from mar_accel.profiling.result import compare, timing_table
+from mar_accel.profiling.variants import NoAutoencoder, build_variants, compose_variants, select_rows
 
 TINY = [
     "model.weights=random",

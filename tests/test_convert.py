@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.convert import convert
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mar_accel.building import build_architecture
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_architecture
 from mar_accel.models.mar import MAR
 from mar_accel.weights.folder import save_model_folder
 

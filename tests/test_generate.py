@@ -14,11 +14,11 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, generate
-from mar_accel.images import image_name, to_pil
+from mar_accel.utils.images import image_name, to_pil
 
 NUM_IMAGES = 16
 # One level of an 8-bit image: what rounding may change where a batch's sums are taken in another order.

@@ -159,7 +159,7 @@ def test_importing_it_does_not_import_lightning() -> None:
 
 @pytest.mark.slow
 def test_same_images_as_generate(tmp_path: Path) -> None:
-    from mar_accel.configuration import compose_config
+    from mar_accel.config.compose import compose_config
     from mar_accel.generate import generate
 
     settings = ["sampler.num_iter=4", "sampler.num_diffusion_steps=10", "seed=5", "sampler=halton"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.plan import show_plan
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.train import train
-from mar_accel.training import TrainingConfig, TrainingModule, draw_mask_ratio
+from mar_accel.training.module import TrainingConfig, TrainingModule, draw_mask_ratio
 
 # The overrides of a sampler mean nothing to a training.
 SETTINGS = ["training.batch_size=4", "training.checkpoint_every=2", "training.warmup_steps=2", "logger=none"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.train_features import train_features

@@ -15,15 +15,15 @@ from collections.abc import Callable
 
 import torch
 
-from mar_accel.building import build_sampler
-from mar_accel.caching.policy import NoCache
-from mar_accel.configuration import compose_config
-from mar_accel.metrics.flops import count_flops
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_sampler
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling import denoiser
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_schedule import diffusion_schedule
+from mar_accel.sampling.policy import NoCache
 from mar_accel.sampling.solvers import DDPM
 
 

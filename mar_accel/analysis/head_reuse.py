@@ -45,7 +45,7 @@ def stretches(cache: HeadCache, num_steps: int) -> list[range]:
 class Chain:
     """What a chain is run from.
 
-    Attributes: as the arguments of :meth:`mar_accel.caching.policy.CachePolicy.denoiser`.
+    Attributes: as the arguments of :meth:`mar_accel.sampling.policy.CachePolicy.denoiser`.
     """
 
     net: AdaLNMLP

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mar_accel.analysis.head_reuse import Chain, HeadReuse
-from mar_accel.caching.policy import CachePolicy, DecodeState
 from mar_accel.caching.token import TokenCache
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.transformer import gather_tokens
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import CachePolicy, DecodeState
 
 CATEGORIES = ("predicted now", "just decoded", "decoded earlier", "not yet decoded")
 

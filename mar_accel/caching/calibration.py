@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mar_accel.caching.policy import CachePolicy, DecodeState
 from mar_accel.caching.token import TokenCache
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import CachePolicy, DecodeState
 
 # Halvings of the range of tolerances, on a logarithmic scale.
 BISECTIONS = 12

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mar_accel.caching.condition import ConditionCache
 from mar_accel.caching.head import HeadCache, HeadCacheDenoiser
-from mar_accel.caching.policy import CachePolicy, DecodeState
 from mar_accel.caching.refresh import Refresh
 from mar_accel.caching.token import TokenCache
 from mar_accel.errors import ConfigError
@@ -18,6 +17,7 @@ from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.policy import CachePolicy, DecodeState
 from mar_accel.sampling.solvers import Solver
 
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mar_accel.caching.blocks import attend_and_mlp, blocks_of, project
-from mar_accel.caching.policy import DecodeState
 from mar_accel.caching.ratios import PUBLISHED_RATIOS, PUBLISHED_STEPS, Ratios
 from mar_accel.caching.rows import flat_rows, take_rows, write_rows
 from mar_accel.errors import ConfigError
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.policy import DecodeState
 
 SIMILARITIES = ("cosine", "euclidean")
 FEATURES = ("value", "key")

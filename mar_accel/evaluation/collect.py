@@ -11,10 +11,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from mar_accel.inference import Prediction
+from mar_accel.inference.module import Prediction
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.quality import FeatureSet
-from mar_accel.metrics.speed import PeakMemory
+from mar_accel.profiling.speed import PeakMemory
 
 
 def synchronise(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from mar_accel.evaluation.files import write_csv
 from mar_accel.evaluation.table import RowResult
-from mar_accel.run_folder import CONFIG_FILE
+from mar_accel.runs.folder import CONFIG_FILE
 
 PREDICTORS = {"psnr": "PSNR to the first row (dB)", "latent_mse": "latent MSE to the first row"}
 SMALLEST = 3

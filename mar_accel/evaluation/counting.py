@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mar_accel.caching.policy import NoCache
 from mar_accel.evaluation.result import Evaluation
-from mar_accel.inference import InferenceModule
-from mar_accel.metrics.flops import FlopCount, count_flops
+from mar_accel.inference.module import InferenceModule
+from mar_accel.profiling.flops import FlopCount, count_flops
+from mar_accel.sampling.policy import NoCache
 
 
 def count_metrics(evaluation: Evaluation, module: InferenceModule, per_step: bool) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 from mar_accel.data.image_sets import TOKENS_NAME
 from mar_accel.evaluation.result import METRICS_FILE, Comparison, Evaluation
 from mar_accel.evaluation.token_files import remove_batches, write_tokens
-from mar_accel.images import save_png
 from mar_accel.metrics.fidelity import difference_images
-from mar_accel.run_record import write_json
+from mar_accel.runs.record import write_json
+from mar_accel.utils.images import save_png
 
 # Smaller images are enlarged to about this, by whole factors.
 SHOWN_SIZE = 64

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from mar_accel.building import build_part
+from mar_accel.inference.build import build_part
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.reference import Reference, ReferenceSource
 

@@ -11,9 +11,6 @@ import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig
 
-from mar_accel.callbacks.progress import ImageProgress
-from mar_accel.callbacks.writer import ImageWriter
-from mar_accel.config_hash import config_hash, decides_per_batch
 from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
@@ -29,7 +26,6 @@ from mar_accel.evaluation.comparison import (
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.measured import FLOPS, read_measured
-from mar_accel.evaluation.profile import Profiler
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import nothing_earlier, read_earlier
 from mar_accel.evaluation.sampling import (
@@ -41,13 +37,17 @@ from mar_accel.evaluation.sampling import (
 from mar_accel.evaluation.settings import GENERATE, EvaluationSettings
 from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.generate import build_module, build_requests, check_device, check_num_processes
-from mar_accel.inference import InferenceModule
-from mar_accel.metrics.progress import busy
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.processes import further_processes, is_first_process
+from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.trainer import build_trainer
+from mar_accel.inference.writer import ImageWriter
 from mar_accel.metrics.quality import measure_quality
-from mar_accel.metrics.speed import gemm_peak, latency_summary, speedup
-from mar_accel.prediction import build_trainer
-from mar_accel.processes import further_processes, is_first_process
-from mar_accel.run_folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
+from mar_accel.profiling.profile import Profiler
+from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
+from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
+from mar_accel.runs.identity import config_hash, decides_per_batch
+from mar_accel.utils.progress import busy
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 

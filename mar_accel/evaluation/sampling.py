@@ -11,13 +11,13 @@ from typing import Any
 import lightning.pytorch as pl
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.building import build_cache, build_sampler
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.collect import BatchTimer
 from mar_accel.generate import build_requests
-from mar_accel.inference import InferenceModule
-from mar_accel.prediction import build_trainer
+from mar_accel.inference.build import build_cache, build_sampler
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.trainer import build_trainer
 
 # What the unaccelerated config takes over from the config it is compared with: they say what is sampled, not
 # how fast.

@@ -13,10 +13,10 @@ from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.settings import EvaluationSettings
-from mar_accel.metrics.progress import progress
 from mar_accel.metrics.quality import FeatureSet, measure_quality
-from mar_accel.run_folder import IMAGES, image_indices
-from mar_accel.run_record import prepare_output_dir
+from mar_accel.runs.folder import IMAGES, image_indices
+from mar_accel.runs.record import prepare_output_dir
+from mar_accel.utils.progress import progress
 
 READ_BATCH_SIZE = 256
 

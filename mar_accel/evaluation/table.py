@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mar_accel import markdown
 from mar_accel.data.image_sets import open_images
 from mar_accel.evaluation.files import labelled_strips, write_csv
 from mar_accel.evaluation.result import METRIC_KEYS, metric_text
-from mar_accel.images import save_png
-from mar_accel.metrics.speed import latency_summary, speedup
+from mar_accel.profiling.speed import latency_summary, speedup
+from mar_accel.utils import markdown
+from mar_accel.utils.images import save_png
 
 
 @dataclass

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.evaluation.sampling import images_per_round, measure_interleaved, with_sampling
 from mar_accel.generate import build_module
-from mar_accel.prediction import build_trainer
-from mar_accel.processes import further_processes
-from mar_accel.run_record import git_revision, write_json
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.trainer import build_trainer
+from mar_accel.runs.record import git_revision, write_json
 
 # What a config for this says under "command", for the processes of further devices.
 TIME_ROWS = "time_rows"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.image.kid import poly_mmd
 
 from mar_accel.errors import DataError
-from mar_accel.metrics.progress import progress
+from mar_accel.utils.progress import progress
 
 
 def kernel_distance(

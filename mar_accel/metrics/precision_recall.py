@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import DataError
-from mar_accel.metrics.progress import progress
+from mar_accel.utils.progress import progress
 
 # Rows of a block of distances: bounds the memory to BLOCK · N numbers.
 BLOCK = 1024

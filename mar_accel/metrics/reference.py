@@ -18,8 +18,8 @@ from mar_accel.data.image_sets import load_npz, open_images
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
-from mar_accel.metrics.progress import progress
-from mar_accel.whole_files import written_whole
+from mar_accel.utils.progress import progress
+from mar_accel.utils.whole_files import written_whole
 
 # KID, precision and recall use this many of the reference's images, as ADM's evaluator does.
 MAX_KEPT_FEATURES = 10_000

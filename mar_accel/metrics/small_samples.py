@@ -19,8 +19,8 @@ from mar_accel.metrics.frechet import (
     gaussian_statistics,
     matrix_square_root,
 )
-from mar_accel.metrics.progress import progress
 from mar_accel.metrics.reference import Reference
+from mar_accel.utils.progress import progress
 
 JACKKNIFE_GROUPS = 10
 # The FID of a single draw of digits scatters by a sixth of its mean.

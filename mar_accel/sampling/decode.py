@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mar_accel.caching.policy import CachePolicy, DecodeState
 from mar_accel.models.mar import MAR
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
 from mar_accel.sampling.denoiser import embed_timesteps
 from mar_accel.sampling.diffusion_schedule import DiffusionSchedule, diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.policy import CachePolicy, DecodeState
 from mar_accel.sampling.selection import TokenSelection
 from mar_accel.sampling.solvers import Solver
 

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from mar_accel.configuration import conf_dir
+from mar_accel.config.compose import conf_dir
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.kl16 import AUTOENCODER_KEY
 from mar_accel.models.mar import MAR, MARConfig

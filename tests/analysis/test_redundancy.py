@@ -10,7 +10,7 @@ import torch
 
 from mar_accel.analysis.head_reuse import stretches
 from mar_accel.caching.head import HeadCache
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.redundancy import measure_redundancy
 from mar_accel.sampling.diffusion_schedule import respaced_timesteps

@@ -10,11 +10,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from mar_accel.building import build_cache, build_sampler
-from mar_accel.caching.policy import CachePolicy
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, StepCallback, decode
+from mar_accel.sampling.policy import CachePolicy
 
 # Under EAGER_REFRESH steps 4, 5, 7, 8, 10 and 11 are lazy; of the nine timesteps 8, 7 and 0 are refreshed.
 SHORT = [

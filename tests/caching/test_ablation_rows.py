@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.building import build_architecture, build_cache, build_sampler
-from mar_accel.configuration import compose_config
-from mar_accel.evaluation.rows import load_rows
+from mar_accel.config.compose import compose_config
+from mar_accel.config.rows import load_rows
+from mar_accel.inference.build import build_architecture, build_cache, build_sampler
 
 ROWS = Path(__file__).parents[2] / "experiments" / "lazymar_ablation" / "rows.yaml"
 

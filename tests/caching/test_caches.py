@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mar_accel.building import build_cache, build_sampler
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.caching.policy import DecodeState
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import DecodeState
 
 from .conftest import EAGER_REFRESH, SHORT, small_model
 

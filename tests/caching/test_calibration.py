@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mar_accel.building import build_architecture, build_cache, build_sampler
 from mar_accel.caching.calibration import Schedule, least_tolerance, schedule_of
 from mar_accel.calibrate import calibrate
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
-from mar_accel.metrics.flops import count_flops
+from mar_accel.inference.build import build_architecture, build_cache, build_sampler
+from mar_accel.profiling.flops import count_flops
 
 # Four steps of one image with four tokens: nothing at first, then one, two, and three tokens move by 0.4.
 DISTANCES = torch.tensor([[0, 0, 0, 0], [0.4, 0, 0, 0], [0.4, 0.4, 0, 0], [0.4, 0.4, 0.4, 0]]).unsqueeze(1)

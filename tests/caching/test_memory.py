@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mar_accel.building import build_cache, build_sampler
 from mar_accel.caching.head import HeadCacheDenoiser
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.memory import cache_memory
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import StepCallback
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mar_accel.building import build_cache, build_sampler
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.caching.policy import NoCache
-from mar_accel.configuration import compose_config
-from mar_accel.metrics.flops import count_flops
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MARConfig
+from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling.plan import Plan
+from mar_accel.sampling.policy import NoCache
 
 SIZES = {
     "base": (MARConfig(), 15.49, 5.54),

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mar_accel.building import build_cache, build_sampler
 from mar_accel.caching.adaptive import AdaptiveRefresh
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.ratios import PUBLISHED_RATIOS, Ratios
 from mar_accel.caching.refresh import FixedRefresh, Refresh
-from mar_accel.configuration import compose_config
-from mar_accel.metrics.flops import FlopCount, count_flops
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.sampling.plan import Plan
 
 from .conftest import SHORT

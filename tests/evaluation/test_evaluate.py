@@ -18,8 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mar_accel.config_hash import config_hash
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.comparison import open_baseline
@@ -27,7 +26,8 @@ from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.evaluation.sampling import baseline_config
 from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
-from mar_accel.run_folder import claim_run_folder
+from mar_accel.runs.folder import claim_run_folder
+from mar_accel.runs.identity import config_hash
 from mar_accel.weights.sources import embedded_folder
 
 SETTINGS = [

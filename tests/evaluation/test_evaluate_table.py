@@ -18,13 +18,13 @@ from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save_file
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
+from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
 from mar_accel.errors import ConfigError
 from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
 from mar_accel.evaluation import timing
 from mar_accel.evaluation.correlation import write_correlation
-from mar_accel.evaluation.logging import log_table
-from mar_accel.evaluation.rows import Row, choose_rows, load_rows, merge_overrides
+from mar_accel.evaluation.report import log_table
 from mar_accel.evaluation.table import (
     RowResult,
     add_timings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch.utils.data import DataLoader
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.data.requests import GenerationRequests
 
 

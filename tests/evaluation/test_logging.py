@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mar_accel.config_hash import config_hash
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.evaluate import evaluate
+from mar_accel.runs.identity import config_hash
 
 SETTINGS = [
     "dataset.num_images=20",

@@ -22,7 +22,6 @@ from torch import Tensor
 from mar_accel.caching.condition import ConditionCache
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.caching.policy import CachePolicy, DecodeState, NoCache
 from mar_accel.caching.refresh import FixedRefresh
 from mar_accel.caching.token import TokenCache
 from mar_accel.models.autoencoders import KLAutoencoder
@@ -42,6 +41,7 @@ from mar_accel.sampling.guidance import ConstantGuidance, LinearGuidance
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
 from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import NoSelection, frequency_scores
 from mar_accel.sampling.solvers import DDPM

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.building import build_sampler
-from mar_accel.configuration import compose_config
-from mar_accel.evaluation.rows import load_rows
+from mar_accel.config.compose import compose_config
+from mar_accel.config.rows import load_rows
+from mar_accel.inference.build import build_sampler
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = [*FOLDER.glob("gtr_*/rows*.yaml"), *FOLDER.glob("max_timestep/rows.yaml")]

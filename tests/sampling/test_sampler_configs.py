@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.building import build_sampler
-from mar_accel.configuration import compose_config, with_part_choices
+from mar_accel.config.compose import compose_config, with_part_choices
 from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_sampler
 from mar_accel.sampling.diffusion_steps import AnnealedDiffusionSteps
 from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
 from mar_accel.sampling.plan import Plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mar_accel.configuration import compose_config
+from mar_accel.config.compose import compose_config
 from mar_accel.errors import WeightsError
 from mar_accel.models.kl16 import kl16_autoencoder
 from mar_accel.models.mar import MAR, MARConfig

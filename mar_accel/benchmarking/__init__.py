@@ -1,1 +1,0 @@
-"""What the command benchmark is made of."""

@@ -1,1 +1,0 @@
-"""Lightning callbacks: what happens while images are sampled."""

@@ -1,0 +1,1 @@
+"""Configs: composed, checked, and what is said about a wrong one."""

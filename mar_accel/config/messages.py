@@ -1,0 +1,109 @@
+"""One sentence for an error that the user can act on, whoever raised it: this package, Hydra or OmegaConf."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mar_accel.errors import MarAccelError
+
+_KEY = re.compile(r"(?:Could not (?:override|append|delete)|Key) '([^']+)'")
+
+
+def sentence_for(error: BaseException, config_name: str, composing: bool = False) -> str | None:
+    """What to tell the user about an error; None where it is a fault of the program.
+
+    Args:
+        config_name: the command's primary config, whose keys are suggested for mistyped ones.
+        composing: the error came up while Hydra read the command line, so that it can only be about that.
+    """
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, MarAccelError):
+            return str(cause)
+    for cause in chain:
+        if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
+            return _unknown_member(cause)
+        if isinstance(cause, InstantiationException):
+            return _instantiation(cause)
+        if isinstance(cause, ConfigCompositionException) and _KEY.search(str(cause)):
+            return _unknown_key(str(cause), config_name)
+    for cause in chain:
+        if isinstance(cause, OmegaConfBaseException):
+            where = f"{cause.full_key}: " if cause.full_key else ""
+            return f"{where}{_first_line(cause)}; see the config with --cfg job."
+    if composing or isinstance(error, HydraException):
+        return f"the command line cannot be read: {_first_line(error)}."
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+def _unknown_member(error: MissingConfigException) -> str:
+    group, _, member = str(error.missing_cfg_file).rpartition("/")
+    if not group:
+        return f"there is no config {member}."
+    known = ", ".join(option for option in error.options or () if not option.startswith("_"))
+    return f"{group}={member} is unknown; choose one of {known}."
+
+
+def _unknown_key(message: str, config_name: str) -> str:
+    match = _KEY.search(message)
+    assert match is not None
+    key = match.group(1)
+    # "dataset" is no suggestion for dataset.foo: only keys of the same depth are.
+    known = [name for name in _known_keys(config_name) if name.count(".") == key.count(".")]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    advice = f"did you mean {near[0]}" if near else "see all keys with --cfg job"
+    return f"{key} is not a key of the config; {advice}" + ("?" if near else ".")
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """All keys of a command's default config, with those of its inner nodes."""
+    from mar_accel.config.compose import compose_config
+
+    GlobalHydra.instance().clear()
+    try:
+        return list(_flat_keys(compose_config(config_name)))
+    except Exception:
+        # A suggestion is not worth a second error.
+        return []
+
+
+def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, config):
+        yield prefix + key
+        if OmegaConf.is_interpolation(config, key) or OmegaConf.is_missing(config, key):
+            continue
+        if isinstance(config[key], DictConfig):
+            yield from _flat_keys(config[key], f"{prefix}{key}.")
+
+
+def _instantiation(error: InstantiationException) -> str | None:
+    """A class that does not exist is the user's affair; an error inside one is not."""
+    message = str(error)
+    if "Error locating target" not in message:
+        return None
+    key = re.search(r"full_key: (\S+)", message)
+    where = f"{key.group(1)}._target_" if key else "_target_"
+    return f"{where}: {_first_line(error).split(', set env')[0]}; give the import path of a class."

@@ -1,0 +1,123 @@
+"""What a benchmark measured, as records and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from mar_accel.evaluation.sampling import Measured
+from mar_accel.profiling.flops import FlopCount
+from mar_accel.profiling.speed import latency_summary, speedup
+
+HEADINGS = (
+    "variant",
+    "AR steps",
+    "s/image",
+    "min–max",
+    "ratio",
+    "min–max",
+    "TFLOPs",
+    "GFLOP/s",
+    "of peak",
+    "MiB",
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One variant's numbers.
+
+    Attributes:
+        name: of the variant.
+        num_ar_steps: AR steps of its plan.
+        seconds_per_image: one number per round.
+        speedup, speedup_min, speedup_max: median, smallest and largest of the rounds' ratios, first
+            variant's time over this one's.
+        flops: counted, per image, without the autoencoder.
+        peak_memory_bytes: the most that a batch needed: of the GPU, or of the process where there is none.
+        peak_flops: FLOP/s of a large matrix product in the same process.
+    """
+
+    name: str
+    num_ar_steps: int
+    seconds_per_image: tuple[float, ...]
+    speedup: float
+    speedup_min: float
+    speedup_max: float
+    flops: FlopCount
+    peak_memory_bytes: int
+    peak_flops: float
+
+    @property
+    def achieved_flops(self) -> float:
+        """FLOP/s at the median time."""
+        return self.flops.total / latency_summary(self.seconds_per_image)["latency_s_per_image"]
+
+    @property
+    def share_of_peak(self) -> float:
+        """Achieved FLOP/s over those of the matrix product, 0..1."""
+        return self.achieved_flops / self.peak_flops
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            **asdict(self),
+            **latency_summary(self.seconds_per_image),
+            "tflops_per_image": self.flops.total / 1e12,
+            "achieved_flops": self.achieved_flops,
+            "share_of_peak": self.share_of_peak,
+        }
+
+
+def compare(
+    names: Sequence[str],
+    num_ar_steps: Sequence[int],
+    measured: Sequence[Measured],
+    flops: Sequence[FlopCount],
+    peak_flops: float,
+) -> list[Timing]:
+    """Timings of variants, compared with the first round by round."""
+    first = measured[0].latencies
+    return [
+        Timing(
+            name,
+            steps,
+            tuple(numbers.latencies),
+            *speedup(first, numbers.latencies),
+            count,
+            numbers.peak_memory,
+            peak_flops,
+        )
+        for name, steps, numbers, count in zip(names, num_ar_steps, measured, flops, strict=True)
+    ]
+
+
+def timing_table(title: str, timings: Sequence[Timing]) -> Table:
+    """The table that the command prints."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(HEADINGS[0])
+    for heading in HEADINGS[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for timing in timings:
+        table.add_row(*timing_cells(timing))
+    return table
+
+
+def timing_cells(timing: Timing) -> tuple[str, ...]:
+    """One text per heading."""
+    numbers = timing.seconds_per_image
+    return (
+        timing.name,
+        str(timing.num_ar_steps),
+        f"{latency_summary(numbers)['latency_s_per_image']:.4g}",
+        f"{min(numbers):.4g}–{max(numbers):.4g}",
+        f"{timing.speedup:.2f}×",
+        f"{timing.speedup_min:.2f}–{timing.speedup_max:.2f}",
+        f"{timing.flops.total / 1e12:.4g}",
+        f"{timing.achieved_flops / 1e9:.4g}",
+        f"{timing.share_of_peak:.0%}",
+        f"{timing.peak_memory_bytes / 2**20:.0f}",
+    )

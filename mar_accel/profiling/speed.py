@@ -1,0 +1,99 @@
+"""Speed: latency and its spread, memory, and the machine's own limit."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mar_accel.utils.host_memory import give_back_freed_memory
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def latency_summary(latencies: Sequence[float]) -> dict[str, float]:
+    """Median seconds per image, its spread and the throughput of one process.
+
+    Args:
+        latencies: seconds per image of several batches; at least one.
+
+    Returns:
+        latency_s_per_image (median), latency_s_per_image_min and _max, throughput_img_s (1 / median).
+    """
+    median = statistics.median(latencies)
+    return {
+        "latency_s_per_image": median,
+        "latency_s_per_image_min": min(latencies),
+        "latency_s_per_image_max": max(latencies),
+        "throughput_img_s": 1 / median,
+    }
+
+
+def speedup(baseline: Sequence[float], accelerated: Sequence[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest of the rounds' ratios baseline / accelerated."""
+    ratios = [slow / fast for slow, fast in zip(baseline, accelerated, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+class PeakMemory:
+    """Peak memory between ``start`` and ``read``: of the GPU, or of the process where there is none."""
+
+    def __init__(self, device: torch.device | str):
+        self.device = torch.device(device)
+
+    def start(self) -> PeakMemory:
+        """Begin anew; where the system cannot, ``read`` gives the peak since the process began.
+
+        On a CPU the memory that earlier tensors have freed is given back first: it would count as used.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return self
+        give_back_freed_memory()
+        with contextlib.suppress(OSError):
+            _CLEAR_REFS.write_text("5")  # Linux: resets the peak of the resident set
+        return self
+
+    def read(self) -> int:
+        """Bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if _STATUS.is_file():
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+# Rows and columns of the product that shows what a device can do: enough to keep it busy, done in an instant.
+GEMM_SIZES = {"cuda": 8192}
+GEMM_SIZE = 1024
+
+
+def gemm_peak(
+    device: torch.device | str, dtype: torch.dtype, size: int | None = None, repeats: int = 5
+) -> float:
+    """FLOP/s of a large matrix product, the best of some repeats: what the machine can do.
+
+    Args:
+        size: rows and columns; 2·size³ FLOPs a product. None: 8192 on a GPU, else 1024.
+    """
+    device = torch.device(device)
+    size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,112 @@
+"""run.json: everything that is needed to know what a result came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from mar_accel.errors import ConfigError
+from mar_accel.utils.whole_files import written_whole
+
+RECORDED_PACKAGES = (
+    *("mar_accel", "torch", "lightning", "hydra-core", "omegaconf", "diffusers", "torchmetrics"),
+    *("numpy", "pillow", "safetensors", "huggingface_hub", "wandb"),
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result may depend on."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout that the package runs from, with "-dirty" if changed; None outside one."""
+    package = Path(__file__).resolve().parents[1]
+    # An installed package may lie inside somebody else's checkout, which does not track it.
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    return _git(package, "describe", "--always", "--dirty", "--abbrev=40")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command in a folder; None where it fails or there is no git."""
+    command = ["git", *arguments]
+    try:
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on."""
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor_name(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
+        "cuda": torch.version.cuda if gpus else None,
+    }
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def run_record(config: DictConfig, **results: Any) -> dict[str, Any]:
+    """The record of a run: resolved config, versions, revision, hardware, seed and its results."""
+    return {
+        "command": config.command,
+        "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seed": config.seed,
+        **results,
+        "config": OmegaConf.to_container(config, resolve=True),
+        "versions": package_versions(),
+        "git_revision": git_revision(),
+        "hardware": hardware(),
+    }
+
+
+def write_json(record: Any, path: Path) -> None:
+    """Write through a temporary name, so that a kill leaves no half file."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
+    """Create the run folder, or say in one sentence why that cannot be."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        probe = output_dir / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from error
+    return output_dir

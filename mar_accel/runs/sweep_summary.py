@@ -1,0 +1,140 @@
+"""The end of a sweep: what was done, skipped and failed, with the numbers of each run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import traceback
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+from rich.table import Column, Table
+
+from mar_accel.runs.sweep_job import SWEEP_VARIABLE, recorded_metrics, results_dir, wait_until_free
+from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
+from mar_accel.utils.whole_files import written_whole
+
+SUMMARY_FILE = "sweep.csv"
+# Numbers that the table on the screen has; the file has all.
+_SHOWN = {
+    "fid": "FID",
+    "recognised": "recognised",
+    "psnr": "PSNR, dB",
+    "tflops_per_image": "TFLOPs",
+    "speedup": "speedup",
+    "seconds_per_image": "s/image",
+}
+_SOME_FAILED, _FAULT = 2, 1
+
+
+class SweepSummary(Callback):
+    """Prints the table of a sweep and writes it as ``sweep.csv``; exits with status 2 where runs failed."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Give the sweep a name, which every launcher hands on to its jobs."""
+        name = uuid.uuid4().hex[:12]
+        with open_dict(config):
+            config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_VARIABLE}={name}")
+        os.environ[SWEEP_VARIABLE] = name
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            self._end(config)
+        except Exception:
+            # Hydra would only warn, and the command would seem to have ended well.
+            traceback.print_exc()
+            raise SystemExit(_FAULT) from None
+
+    def _end(self, config: DictConfig) -> None:
+        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        folder = results_dir(sweep_dir)
+        os.environ.pop(SWEEP_VARIABLE, None)
+        results = [_waited_for(result) for result in read_results(folder)]
+        if not results:
+            return
+        _remove(folder)
+        write_summary(results, sweep_dir / SUMMARY_FILE)
+        _show(results, sweep_dir)
+        if any(result.status == FAILED for result in results):
+            raise SystemExit(_SOME_FAILED)
+
+
+def _waited_for(result: RunResult) -> RunResult:
+    """Of a run that another sweep was at, how it ended there."""
+    if result.status != ELSEWHERE or result.folder is None:
+        return result
+    wait_until_free(Path(result.folder))
+    if result.record is not None:
+        return replace(result, metrics=recorded_metrics(result))
+    reason = "another sweep was at this run and did not finish it; give the command again."
+    return replace(result, status=FAILED, reason=reason)
+
+
+def swept_values(results: Sequence[RunResult]) -> dict[str, list[str]]:
+    """By key that not all runs have with the same value: the value of each run, empty where it has none."""
+    values = [dict(_key_and_value(override) for override in result.overrides) for result in results]
+    keys = dict.fromkeys(key for run in values for key in run)
+    columns = {key: [run.get(key, "") for run in values] for key in keys}
+    return {key: column for key, column in columns.items() if len(set(column)) > 1}
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+"), value
+
+
+def write_summary(results: Sequence[RunResult], file: Path) -> None:
+    """Write every run with its swept values and numbers, their names as heading."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    swept = swept_values(results)
+    with written_whole(file) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["run", *swept, "status", "reason", "folder", *names])
+        for row, result in enumerate(results):
+            folder = Path(result.folder).name if result.folder else ""
+            values = [column[row] for column in swept.values()]
+            numbers = [result.metrics.get(name) for name in names]
+            writer.writerow([result.number, *values, result.status, result.reason or "", folder, *numbers])
+
+
+def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
+    shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
+    swept = swept_values(results)
+    headings = ("run", *swept, "status", *(_SHOWN[name] for name in shown), "folder")
+    table = Table(*(Column(heading, overflow="fold") for heading in headings))
+    for row, result in enumerate(results):
+        numbers = [_number(name, result.metrics.get(name)) for name in shown]
+        folder = Path(result.folder).name if result.folder else "–"
+        values = [column[row] for column in swept.values()]
+        table.add_row(str(result.number), *values, result.status, *numbers, folder)
+    console = Console()
+    # A terminal that is narrower wraps the lines, which can be read; cells cut short cannot.
+    console.width = max(console.width, 120)
+    console.print(table)
+    for reason in dict.fromkeys(result.reason for result in results if result.status == FAILED):
+        runs = [str(result.number) for result in results if result.reason == reason]
+        console.print(f"run {', '.join(runs)} failed: {reason}", markup=False, soft_wrap=True)
+    counts = [
+        f"{sum(result.status == status for result in results)} {status}"
+        for status in (DONE, SKIPPED, ELSEWHERE, FAILED)
+        if any(result.status == status for result in results)
+    ]
+    console.print(f"{', '.join(counts)}: {sweep_dir}", markup=False, soft_wrap=True)
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if name == "recognised" else f"{value:.4g}"
+
+
+def _remove(folder: Path) -> None:
+    for file in folder.glob("*.json"):
+        file.unlink(missing_ok=True)
+    folder.rmdir()

@@ -1,1 +1,0 @@
-"""Sweeps (``-m``): runs named by what they compute, made once, and a table at the end."""

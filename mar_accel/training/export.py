@@ -1,0 +1,94 @@
+"""From a training's checkpoint to a model folder with its card."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from mar_accel.errors import WeightsError
+from mar_accel.inference.build import build_autoencoder
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.weights.folder import save_model_folder
+
+_PREFIX = "model."
+
+
+def export_averaged(checkpoint: Path, architecture: MARConfig, model: DictConfig, folder: Path) -> Path:
+    """Write the averaged weights of a training's checkpoint as a model folder.
+
+    Args:
+        checkpoint: as :class:`lightning.pytorch.callbacks.EMAWeightAveraging` leaves it: ``state_dict`` holds
+            the averaged weights, ``current_model_state`` those that are trained.
+        architecture: of the trained model.
+        model: its member of the group ``model``, for name, sampling defaults and autoencoder.
+        folder: where to; files of the same names are replaced.
+
+    Raises:
+        WeightsError: the checkpoint is of another architecture.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    network = MAR(architecture)
+    try:
+        network.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise WeightsError(
+            f"{checkpoint} was trained with another architecture ({reason}); give its model.architecture."
+        ) from error
+    autoencoder = build_autoencoder(model)
+    return save_model_folder(
+        folder,
+        network.eval(),
+        autoencoder,
+        name=model.name,
+        guidance_scale=model.guidance_scale,
+        max_timestep=model.max_timestep,
+        head_refresh_below=model.get("head_refresh_below", 0.0),
+    )
+
+
+def write_model_card(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``README.md``: how the weights came about, and how they are sampled.
+
+    Args:
+        folder: the model folder.
+        record: run.json of the training.
+    """
+    config, versions = record["config"], record["versions"]
+    training = config["training"]
+    overrides = record["overrides"] or []
+    command = shlex.join(["python", "-m", "mar_accel.train", *_without_paths(overrides)])
+    facts = {
+        "Steps": record["steps"],
+        "Images per step": training["batch_size"] * _num_devices(config["trainer"]["devices"]),
+        "Seed": record["seed"],
+        "Averaging (EMA)": training["ema_decay"],
+        "Learning rate": f"{training['learning_rate']:g}",
+        "Steps of warm-up": training["warmup_steps"],
+        "Steps of decay": round(training["decay_fraction"] * training["max_steps"]),
+        "Labels dropped": f"{training['label_drop']:.0%}",
+        "Revision": record["git_revision"] or "unknown",
+        "Versions": ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "lightning")),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    name = config["model"]["name"]
+    (folder / "README.md").write_text(
+        f"# {name}\n\nA masked autoregressive model, trained on `{config['dataset']['name']}` by\n\n"
+        f"```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n"
+        f"Sample it: `python -m mar_accel.generate model={name} model.weights=FOLDER`\n"
+    )
+
+
+def _without_paths(overrides: list[str]) -> list[str]:
+    """Where a run was written is nobody else's affair."""
+    return [
+        override for override in overrides if not override.startswith(("output_dir=", "training.resume="))
+    ]
+
+
+def _num_devices(devices: Any) -> int:
+    return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1

@@ -1,0 +1,126 @@
+"""FLOPs: against a count by hand, against torch's counter of a real run, against the published numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_sampler
+from mar_accel.models.diffusion_head import AdaLNMLP
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.profiling.flops import count_flops
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.denoiser import Denoiser
+from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.sampling.sampler import Sampler
+
+TINY = MARConfig(
+    grid=(4, 4),
+    patch_size=1,
+    latent_channels=3,
+    num_classes=5,
+    buffer_size=2,
+    embed_dim=8,
+    num_heads=2,
+    encoder_depth=2,
+    decoder_depth=3,
+    head_depth=2,
+    head_width=12,
+)
+HUGE = MARConfig(
+    embed_dim=1280, num_heads=16, encoder_depth=20, decoder_depth=20, head_depth=12, head_width=1536
+)
+
+
+def _sampler(*overrides: str) -> Sampler:
+    return build_sampler(compose_config("generate", ["model=digits", *overrides]))
+
+
+def _short(*overrides: str) -> Sampler:
+    return _sampler("sampler=mar", "sampler.num_iter=3", "sampler.num_diffusion_steps=5", *overrides)
+
+
+def _products_of_block(queries: int, tokens: int, width: int) -> int:
+    """FLOPs of a transformer block: keys and values of all tokens, the rest of the queries alone."""
+    qkv = 2 * width * width * (queries + 2 * tokens)
+    attention = 2 * 2 * queries * tokens * width
+    return qkv + attention + 2 * queries * width * width * (1 + 4 + 4)
+
+
+def test_equals_a_count_by_hand() -> None:
+    d, w, c, buffer, length = 8, 12, 3, 2, 16
+    encoder = decoder = head = 0
+    sampler = _short("sampler.guidance_scale=2")
+    for step in sampler.plan(TINY.grid).steps:
+        known, n = step.start, step.num_tokens
+        encoder += 2 * known * c * d  # tokens are embedded once for both branches
+        encoder += 2 * 2 * _products_of_block(buffer + known, buffer + known, d)
+        decoder += 2 * 2 * (buffer + known) * d * d
+        decoder += 2 * 2 * _products_of_block(buffer + length, buffer + length, d)
+        decoder += 2 * _products_of_block(n, buffer + length, d)
+        residual_block = 2 * w * w * (3 + 1 + 1)
+        evaluation = 2 * c * w + 2 * residual_block + 2 * w * w * 2 + 2 * w * 2 * c
+        head += 2 * n * (2 * d * w + 5 * evaluation)
+    head += 2 * 5 * (256 * w + w * w)  # the five timesteps' embeddings
+    count = count_flops(TINY, sampler, NoCache())
+    assert (count.encoder, count.decoder, count.head) == (encoder, decoder, head)
+    assert count.total == encoder + decoder + head == sum(count.per_step)
+
+
+class EverySecondTimestep(CachePolicy):
+    """Answers at odd timesteps with the prediction before, at odd AR steps not at all from the head."""
+
+    def denoiser(
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
+    ) -> Denoiser:
+        evaluate = super().denoiser(net, z, time_embeddings, step, guided)
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def denoise(x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+            if step.index % 2:
+                return x, x
+            if index % 2 and kept:
+                return kept[-1]
+            kept.append(evaluate(x, index))
+            return kept[-1]
+
+        return denoise
+
+
+@pytest.mark.parametrize(
+    ("sampler", "cache"),
+    [
+        (("sampler.guidance_scale=2",), NoCache()),
+        (("sampler.guidance_scale=1",), NoCache()),
+        (("sampler.guidance_scale=2",), EverySecondTimestep()),
+    ],
+)
+def test_equals_torchs_counter_of_a_real_run(sampler: tuple[str, ...], cache: CachePolicy) -> None:
+    parts = _short(*sampler)
+    plan, model = parts.plan(TINY.grid), MAR(TINY).eval()
+    engine = Engine(model, plan, parts.solver, cache, parts.selection)
+    # The counter knows the matrix products of attention, but not the CPU's fused kernel.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        decode(engine, torch.zeros(1, TINY.embed_dim), parts.draw(plan, 0, [0], TINY.token_dim))
+    assert count_flops(TINY, parts, cache).total == counter.get_total_flops()
+
+
+def test_a_step_costs_what_its_cache_computes() -> None:
+    sampler = _short("sampler.guidance_scale=2")
+    plain, cached = (count_flops(TINY, sampler, cache) for cache in (NoCache(), EverySecondTimestep()))
+    assert (cached.encoder, cached.decoder) == (plain.encoder, plain.decoder)
+    assert all(0 < a < b for a, b in zip(cached.per_step, plain.per_step, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "tflops"), [("mar", 64.52), ("gtr", 26.7), ("gtr_18", 16.1)])
+def test_published_flops_of_the_huge_model(name: str, tflops: float) -> None:
+    """GtR's table (arXiv:2510.17171); 26.7 and 16.1 are what its printed rates and one more split come to."""
+    sampler = build_sampler(compose_config("generate", ["model=mar_huge", f"sampler={name}"]))
+    count = count_flops(HUGE, sampler, NoCache())
+    assert count.total / 1e12 == pytest.approx(tflops, rel=0.05)

@@ -1,0 +1,39 @@
+"""Latency, speedup, memory and the matrix product's speed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mar_accel.profiling.speed import PeakMemory, gemm_peak, latency_summary, speedup
+
+
+def test_latency_is_a_median_with_its_range() -> None:
+    assert latency_summary([0.5, 4.0, 0.25]) == {
+        "latency_s_per_image": 0.5,
+        "latency_s_per_image_min": 0.25,
+        "latency_s_per_image_max": 4.0,
+        "throughput_img_s": 2.0,
+    }
+
+
+def test_speedup_pairs_the_rounds() -> None:
+    """A machine that grows twice as slow from one round to the next leaves every ratio as it is."""
+    assert speedup([4.0, 8.0], [2.0, 4.0]) == (2, 2, 2)
+
+
+def test_peak_memory_sees_what_was_freed_again() -> None:
+    memory = PeakMemory("cpu").start()
+    before = memory.read()
+    block = torch.ones(75_000_000)  # 300 MB, touched
+    del block
+    assert memory.read() - before > 200e6
+
+
+def test_gemm_peak_is_between_a_pocket_calculator_and_a_cluster() -> None:
+    assert 1e8 < gemm_peak("cpu", torch.float32, size=256, repeats=3) < 1e15
+
+
+def test_speedup_of_different_numbers_of_rounds_is_an_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        speedup([1.0, 2.0], [1.0])

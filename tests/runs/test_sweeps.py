@@ -1,0 +1,338 @@
+"""Sweeps: runs are named by what they compute, made once, gone on with, and do not stop each other."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from mar_accel.config.compose import compose_config
+from mar_accel.errors import ConfigError
+from mar_accel.evaluation import baseline_store
+from mar_accel.generate import build_requests
+from mar_accel.runs.folder import claim_run_folder
+from mar_accel.runs.identity import config_hash
+
+FEW = ["dataset.num_images=4", "trainer.batch_size=2"]
+EVALUATION = [
+    *("reference.augmentations=0", "evaluate.fidelity_images=4", "evaluate.timing_rounds=0"),
+    *("evaluate.profile=false", "evaluate.baseline_sampler.num_iter=5"),
+    "evaluate.baseline_sampler.num_diffusion_steps=3",
+]
+
+
+def _runs(sweep: Path, file: str = "run.json") -> list[dict[str, Any]]:
+    """Records of the finished runs."""
+    return [json.loads(path.read_text()) for path in sorted(sweep.glob(f"*/{file}"))]
+
+
+def _summary(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_same_command_again_makes_nothing_again(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    sweep = ["-m", *tiny_model, *FEW, f"hydra.sweep.dir={tmp_path}"]
+    first = run_here("generate", *sweep, "seed=0,1")
+    assert first.status == 0 and "2 done" in first.stdout
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/*") if file.is_file()}
+    second = run_here("generate", *sweep, "seed=0,1,2", "trainer.batch_size=4")
+    assert second.status == 0 and "1 done, 2 skipped" in second.stdout
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert [run["status"] for run in _summary(tmp_path)] == ["skipped", "skipped", "done"]
+    assert [run["seed"] for run in _summary(tmp_path)] == ["0", "1", "2"]
+    assert {run["config_hash"] for run in _runs(tmp_path)} == {
+        config_hash(compose_config("generate", [*tiny_model, *FEW, f"seed={seed}"])) for seed in range(3)
+    }
+    assert not list((tmp_path / ".results").iterdir())
+
+
+def test_names_depend_on_what_is_computed_alone(tiny_model: list[str]) -> None:
+    def name(*overrides: str, measured: bool = True) -> str:
+        return config_hash(compose_config("evaluate", [*tiny_model, *overrides]), measured=measured)
+
+    for same in (
+        "output_dir=x",
+        "logger=csv",
+        "trainer.devices=2",
+        "trainer.batch_size=3",
+        "callbacks=default",
+    ):
+        assert name(same) == name(), same
+    for other in ("seed=1", "cache=lazymar", "evaluate.lpips=true", "dataset.num_images=7"):
+        assert name(other) != name(), other
+    assert name("evaluate.lpips=true", measured=False) == name(measured=False)
+    adaptive = ["cache=lazymar", "cache/refresh=adaptive"]
+    for batches in ("trainer.batch_size=3", "trainer.devices=2"):
+        assert name(*adaptive, batches) != name(*adaptive), "a batch refreshes together"
+
+
+def test_names_depend_on_the_content_of_weights(
+    tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "digits" / "vae").mkdir(parents=True)
+    files = (tmp_path / "w.safetensors", tmp_path / "digits" / "vae" / "w.safetensors")
+    for weights, file in zip(("~/w.safetensors", "./digits"), files, strict=True):
+        names = []
+        for content in (b"one", b"two", b"one"):
+            file.write_bytes(content)
+            config = compose_config("generate", [*tiny_model, f"model.weights='{weights}'"])
+            names.append(config_hash(config))
+        assert names[0] == names[2] != names[1], weights
+
+
+def test_images_of_weights_that_have_changed_are_not_gone_on_with(
+    tiny_model: list[str], tmp_path: Path
+) -> None:
+    weights, folder = tmp_path / "w.safetensors", tmp_path / "run"
+    weights.write_bytes(b"one")
+    config = compose_config("generate", [*tiny_model, f"model.weights='{weights}'"])
+    (claim_run_folder(folder, config) / "images").mkdir()
+    (folder / "images" / "000000.png").touch()
+    claim_run_folder(folder, config)
+    weights.write_bytes(b"two")
+    with pytest.raises(ConfigError, match="images of other weights"):
+        claim_run_folder(folder, config)
+
+
+def test_a_run_out_of_memory_does_not_stop_the_others(
+    run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mar_accel.generate as command
+
+    generate = command.generate
+
+    def greedy(config: Any) -> Any:
+        if config.seed == 1:
+            raise torch.OutOfMemoryError("no more")
+        return generate(config)
+
+    monkeypatch.setattr(command, "generate", greedy)
+    sweep = ["-m", *tiny_model, *FEW, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
+    outcome = run_here("generate", *sweep)
+    assert outcome.status == 2 and "run 1 failed: OutOfMemoryError: no more" in outcome.stdout
+    assert [run["status"] for run in _summary(tmp_path)] == ["done", "failed", "done"]
+    (report,) = tmp_path.glob("*.error.txt")
+    assert "Traceback" in report.read_text()
+    # Failed runs are tried again.
+    monkeypatch.setattr(command, "generate", generate)
+    outcome = run_here("generate", *sweep)
+    assert outcome.status == 0 and "1 done, 2 skipped" in outcome.stdout
+    assert not list(tmp_path.glob("*.error.txt")), "what was wrong is no longer"
+
+
+def test_one_folder_for_many_runs_is_refused(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", *tiny_model, *FEW, "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    outcome = run_here("generate", *arguments, f"output_dir={tmp_path / 'one'}")
+    assert outcome.status == 2 and "hydra.sweep.dir" in outcome.stderr and not (tmp_path / "one").exists()
+
+
+def test_jobs_of_other_commands_have_a_folder_each(run_here: Any, tmp_path: Path) -> None:
+    sweep = ["-m", "sampler=mar,gtr", "plan.flops=false", f"hydra.sweep.dir={tmp_path}"]
+    assert run_here("plan", *sweep).status == 0
+    assert [bool(list((tmp_path / job).iterdir())) for job in ("0", "1")] == [True, True]
+
+
+def test_runs_share_the_unaccelerated_samples(
+    run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled = []
+    save = baseline_store.save_tensors
+    monkeypatch.setattr(
+        baseline_store, "save_tensors", lambda tensors, file: (sampled.append(file), save(tensors, file))
+    )
+    arguments = [*tiny_model, *FEW, *EVALUATION, f"reference.cache_dir={tmp_path / 'statistics'}"]
+    sweep = ["-m", *arguments, "sampler=mar,gtr", "cache=none,head", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert run_here("evaluate", *sweep).status == 0
+    runs = _runs(tmp_path / "sweep", "metrics.json")
+    assert len(runs) == 4 and len({run["baseline"] for run in runs}) == 1 and len(sampled) == 1
+    # The same as without sharing.
+    arguments = [*arguments, "sampler=gtr", "cache=head", f"output_dir={tmp_path / 'alone'}"]
+    assert run_here("evaluate", *arguments).status == 0
+    alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())
+    assert any(run["psnr"] == alone["psnr"] and run["latent_mse"] == alone["latent_mse"] for run in runs)
+
+
+def test_a_run_that_another_sweep_is_at_is_left_to_it(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    sweep = ["-m", *tiny_model, *FEW, "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    assert run_here("generate", *sweep).status == 0
+    folder = next(tmp_path.glob("*/run.json")).parent
+    record = (folder / "run.json").read_text()
+    for finishes, status in ((False, 2), (True, 0)):
+        (folder / "run.json").unlink()
+        held = threading.Event()
+
+        def be_at_it(finishes: bool = finishes, held: threading.Event = held) -> None:
+            with FileLock(tmp_path / ".locks" / f"{folder.name}.lock"):
+                held.set()
+                time.sleep(3)
+                if finishes:
+                    (folder / "run.json").write_text(record)
+
+        other = threading.Thread(target=be_at_it)
+        other.start()
+        held.wait()
+        outcome = run_here("generate", *sweep)
+        other.join()
+        assert outcome.status == status, outcome.stdout
+        assert ("1 skipped, 1 elsewhere" if finishes else "did not finish it") in outcome.stdout
+        (folder / "run.json").write_text(record)
+
+
+def test_generate_goes_on_with_whole_batches(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    arguments = [*tiny_model, "dataset.num_images=7", "trainer.batch_size=2", f"output_dir={tmp_path}"]
+    assert run_here("generate", *arguments).status == 0
+    files = sorted((tmp_path / "images").glob("*.png"))
+    content = [file.read_bytes() for file in files]
+    (tmp_path / "run.json").unlink()
+    files[3].unlink()
+    before = [file.stat().st_mtime_ns if file.exists() else None for file in files]
+    outcome = run_here("generate", *arguments, "generate.resume=true")
+    assert outcome.status == 0 and "2 images in" in outcome.stdout and "5 were there" in outcome.stdout
+    made = [file.stat().st_mtime_ns != time for file, time in zip(files, before, strict=True)]
+    assert made == [index in (2, 3) for index in range(7)]
+    assert [file.read_bytes() for file in files] == content
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["num_images"], record["num_sampled"]) == (7, 2)
+    # Where nothing is missing there is no speed either.
+    (tmp_path / "run.json").unlink()
+    assert run_here("generate", *arguments, "generate.resume=true").status == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["num_sampled"] == 0 and "images_per_second" not in record
+
+
+def test_what_is_left_of_a_run_is_whole_batches_and_enough_for_all_processes(tiny_model: list[str]) -> None:
+    requests = build_requests(
+        compose_config("generate", [*tiny_model, "dataset.num_images=11", "trainer.batch_size=4"])
+    )
+
+    def left(finished: list[int], processes: int = 1) -> list[int]:
+        return list(requests.without(finished, processes).requests.indices)
+
+    assert left([]) == list(range(11))
+    assert left(list(range(11))) == left(list(range(11)), 3) == []
+    assert left([0, 1, 2, 3, 5, 9]) == [4, 5, 6, 7, 8, 9, 10]
+    assert left([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]) == [8, 9, 10]
+    assert len(left([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 5)) >= 5
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def _sweep_of_twelve(tiny_model: list[str], folder: Path) -> list[str]:
+    return [
+        *("-m", *tiny_model, *EVALUATION, "dataset.num_images=40", "trainer.batch_size=4"),
+        *("evaluate.fidelity_images=8", f"reference.cache_dir={folder.parent / 'statistics'}"),
+        *("sampler=mar,gtr", "cache=none,lazymar", "seed=0,1,2", f"hydra.sweep.dir={folder}"),
+    ]
+
+
+def _finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        stdout, stderr = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    return process.returncode, stdout, stderr
+
+
+def _results(sweep: Path) -> dict[str, Any]:
+    """Everything that does not depend on time: files by name, and numbers."""
+    timed = ("latency", "throughput", "peak", "achieved", "speedup", "batch_size")
+    results: dict[str, Any] = {}
+    for folder in sorted(file.parent for file in sweep.glob("*/metrics.json")):
+        names = [*(folder / "images").glob("*.png"), folder / "grid.png", folder / "samples.png"]
+        names += [folder / "tokens.safetensors", folder / "fidelity.csv", folder / "comparison.png"]
+        results |= {f"{folder.name}/{file.name}": file.read_bytes() for file in names}
+        metrics = json.loads((folder / "metrics.json").read_text())
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
+        results[folder.name] = {key: value for key, value in numbers.items() if not key.startswith(timed)}
+    return results
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_ends_as_an_undisturbed_one(
+    start: Start, tiny_model: list[str], tmp_path: Path
+) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    status, _, stderr = _finish(start(tmp_path, "evaluate", *_sweep_of_twelve(tiny_model, undisturbed)))
+    assert status == 0, stderr
+    chance, finished, kills = random.Random(0), dict[Path, int](), 0
+    while True:
+        process = start(tmp_path, "evaluate", *_sweep_of_twelve(tiny_model, killed))
+        # At least one more run is finished each time, so that the test ends.
+        goal = len(list(killed.glob("*/images/*.png"))) + chance.randrange(45, 150)
+        while process.poll() is None and len(list(killed.glob("*/images/*.png"))) < goal:
+            time.sleep(0.02)
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.communicate()
+        kills += 1
+        for file in killed.glob("*/metrics.json"):
+            assert finished.setdefault(file, file.stat().st_mtime_ns) == file.stat().st_mtime_ns
+    status, stdout, stderr = _finish(process)
+    assert status == 0, stderr
+    assert kills >= 2 and "skipped" in stdout
+    assert all(file.stat().st_mtime_ns == made for file, made in finished.items()), "made twice"
+    ours, theirs = _results(killed), _results(undisturbed)
+    assert len(list(killed.glob("*/metrics.json"))) == 12
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert not list(killed.glob("*/.tokens"))
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_share_the_runs(start: Start, tiny_model: list[str], tmp_path: Path) -> None:
+    sweep = _sweep_of_twelve(tiny_model, tmp_path / "sweep")
+    processes = [start(tmp_path, "evaluate", *sweep) for _ in range(2)]
+    outcomes = [_finish(process) for process in processes]
+    assert [status for status, _, _ in outcomes] == [0, 0], outcomes
+    assert len(list((tmp_path / "sweep").glob("*/metrics.json"))) == 12
+    done = [_count(stdout, "done") for _, stdout, _ in outcomes]
+    assert sum(done) == 12, "every run was made once"
+    shutil.rmtree(tmp_path / "sweep")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_on_two_devices_does_not_stop_the_others(
+    start: Start, tiny_model: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import torch\n"
+        "from mar_accel.sampling.policy import NoCache\n"
+        "class Greedy(NoCache):\n"
+        "    def start(self, *_):\n"
+        "        raise torch.OutOfMemoryError('no more')\n"
+    )
+    sweep = ["-m", *tiny_model, "trainer=ddp_cpu", "dataset.num_images=24", "trainer.batch_size=1"]
+    # The others take longer than Lightning needs to see that processes of the failed run are gone.
+    sweep += ["cache._target_=failing.Greedy,mar_accel.sampling.policy.NoCache", "seed=0,1"]
+    status, stdout, stderr = _finish(start(tmp_path, "generate", *sweep, "hydra.sweep.dir=sweep"))
+    assert status == 2, stderr
+    assert "run 0, 1 failed: OutOfMemoryError: no more" in stdout and "2 done, 2 failed" in stdout
+    assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 2
+
+
+def _count(stdout: str, status: str) -> int:
+    """The number before a status in the last line of a sweep."""
+    words = stdout.strip().splitlines()[-1].replace(",", "").replace(":", "").split()
+    return int(words[words.index(status) - 1]) if status in words else 0
