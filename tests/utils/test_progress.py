@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mar_accel.metrics import progress as module
+from mar_accel.utils import progress as module
 from mar_accel.utils.progress import progress
 
 
