@@ -1,137 +1,290 @@
-"""Types of config values, checked against the annotations of what they are handed to."""
+"""Checks of config values against types: settings, and the arguments of classes named by ``_target_``.
+
+pydantic compares values and types; what it finds becomes one sentence with the key.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import inspect
-import pydoc
+import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar, Union
 
-from omegaconf import DictConfig, OmegaConf
+from mar_accel.errors import ConfigError, MarAccelError
 
-from mar_accel.errors import ConfigError
+T = TypeVar("T")
+_PACKAGE = "mar_accel."
 
-# Keys that commands read themselves.
-COMMON_KEYS: dict[str, Any] = {
-    "seed": int,
-    "output_dir": str,
-    "dataset.num_images": int,
-    "dataset.images_per_class": int,
-    "dataset.labels": int | Sequence[int] | None,
-    "trainer.batch_size": int,
-    "trainer.accelerator": str,
-    "trainer.devices": int | str | Sequence[int],
+# What pydantic says was wrong, as what the value must be. Figures come from the error's context.
+_MUST_BE = {
+    "int": "an integer",
+    "float": "a number",
+    "finite_number": "finite",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "sequence": "a list",
+    "dict": "a group of settings",
+    "mapping": "a group of settings",
+    "dataclass": "a group of settings",
+    "none": "null",
+    "greater_than_equal": "≥ {ge}",
+    "greater_than": "> {gt}",
+    "less_than_equal": "≤ {le}",
+    "less_than": "< {lt}",
+    "literal_error": "{expected}",
 }
-# Groups whose members are objects of this package.
-OBJECT_GROUPS = ("sampler", "cache")
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-_MANY = {int: "whole numbers", float: "numbers", bool: "trues and falses", str: "texts"}
 
 
-def check_config(config: DictConfig) -> None:
-    """Refuse values of the wrong type, and arguments that a class does not know.
-
-    Raises:
-        ConfigError: names the key, what it is and what it should be.
-    """
-    for key, hint in COMMON_KEYS.items():
-        if OmegaConf.select(config, key.rpartition(".")[0] or key) is not None:
-            check_value(key, OmegaConf.select(config, key), hint)
-    for group in OBJECT_GROUPS:
-        if group in config:
-            check_object(group, OmegaConf.to_container(config[group], resolve=True))
-    if OmegaConf.select(config, "model.architecture") is not None:
-        from mar_accel.models.mar import MARConfig
-
-        architecture = OmegaConf.to_container(config.model.architecture, resolve=True)
-        check_arguments("model.architecture", architecture, MARConfig)
-
-
-def check_object(key: str, node: Any) -> None:
-    """Check the arguments of a node with a ``_target_`` of this package, and of those below it."""
-    if not isinstance(node, dict) or not str(node.get("_target_", "")).startswith("mar_accel."):
-        return
-    target = pydoc.locate(node["_target_"])
-    if target is None:
-        raise ConfigError(
-            f"{key}._target_={node['_target_']} does not exist; give the import path of a class."
-        )
-    check_arguments(key, {name: value for name, value in node.items() if name != "_target_"}, target)
-
-
-def check_arguments(key: str, arguments: Any, target: Any) -> None:
-    """Check named arguments against the signature of a class or function.
+def check_settings(cls: type[T], values: Mapping[str, Any], key: str = "") -> T:
+    """An object of a settings class from plain values.
 
     Args:
-        key: config key of the arguments, for the messages.
-        arguments: values by name; names that start with an underscore are Hydra's own.
-        target: what they are handed to.
+        cls: a class made with :func:`mar_accel.config.settings.checked`.
+        values: plain values by name, as JSON knows them.
+        key: config key of the values; "" for a whole config.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has the wrong type or range.
     """
-    if not isinstance(arguments, dict):
-        raise ConfigError(f"{key}={arguments} is not a group of settings; give {key}.NAME=VALUE.")
-    parameters = inspect.signature(target).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    # Plain values first: what parts take over from them is then blamed on the key that the user gave.
-    for name, value in sorted(arguments.items(), key=lambda item: isinstance(item[1], dict)):
-        if str(name).startswith("_"):
-            continue
-        if name not in parameters and not takes_any:
-            raise ConfigError(
-                f"{key}.{name} is not a setting of {target.__name__}; it knows {', '.join(parameters)}."
-            )
-        if name in hints:
-            check_value(f"{key}.{name}", value, hints[name])
-        check_object(f"{key}.{name}", value)
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(cls).validate_json(_as_json(values, key))
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors(include_url=False), values, key, cls)) from None
 
 
-def check_value(key: str, value: Any, hint: Any) -> None:
-    """Refuse a value that is not what an annotation says."""
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=True)
-    if value == "???":
-        raise ConfigError(f"{key} has no value of its own; give {_in_words(hint)}.")
-    if not _fits(value, hint):
-        shown = "null" if value is None else str(value)
-        raise ConfigError(f"{key}={shown} has the wrong type; give {_in_words(hint)}.")
+@lru_cache
+def _adapter(cls: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (Union, types.UnionType)
+def _as_json(values: Mapping[str, Any], key: str) -> str:
+    try:
+        return json.dumps(values)
+    except TypeError as error:
+        raise ConfigError(f"{key or 'the config'} holds a value that JSON does not know: {error}.") from None
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if _is_union(hint):
-        return any(_fits(value, option) for option in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
-    if hint in (bool, str, type(None)):
-        return isinstance(value, hint)
-    if origin in (list, tuple, Sequence):
-        kinds = [kind for kind in arguments if kind is not Ellipsis]
-        return isinstance(value, (list, tuple)) and all(
-            any(_fits(v, k) for k in kinds or [Any]) for v in value
+# -- arguments of classes ----------------------------------------------------------------------------------
+
+
+def locate(key: str, target: Any) -> Any:
+    """The class or function of an import path.
+
+    Raises:
+        ConfigError: nothing has this path, or importing it fails; the cause is told.
+    """
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError(f"{key}._target_ must be an import path such as my_module.MyClass, got {target!r}.")
+    parts = target.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:length])
+        try:
+            found: Any = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+                continue
+            raise _import_failed(key, target, error) from error
+        except MarAccelError:
+            raise
+        except Exception as error:
+            raise _import_failed(key, target, error) from error
+        for part in parts[length:]:
+            found = getattr(found, part, None)
+        if found is not None:
+            return found
+        raise ConfigError(
+            f"{key}._target_={target} does not exist: {name} has no {'.'.join(parts[length:])}."
         )
-    if inspect.isclass(hint) and hint.__module__.startswith("mar_accel."):
-        # An object, described by its _target_.
-        return isinstance(value, (Mapping, hint))
-    return True
+    raise ConfigError(
+        f"{key}._target_={target} does not exist: there is no module {parts[0]}; give a class's import path."
+    )
 
 
-def _in_words(hint: Any) -> str:
+def _import_failed(key: str, target: str, error: Exception) -> ConfigError:
+    where = ""
+    if error.__traceback__ is not None:
+        last = inspect.getinnerframes(error.__traceback__)[-1]
+        if "importlib" not in last.filename:
+            where = f" ({last.filename}, line {last.lineno})"
+    return ConfigError(
+        f"{key}._target_={target} cannot be imported: {type(error).__name__}: {error}{where}; correct its "
+        "module."
+    )
+
+
+def check_node(key: str, node: Any, given: Sequence[str] = ()) -> None:
+    """Check a node with a ``_target_``, and those below it, against the signatures of their classes.
+
+    Args:
+        given: arguments that a command adds itself.
+
+    Raises:
+        ConfigError: names the key and what is wrong.
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        return
+    target = locate(key, node["_target_"])
+    arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
+    # The node first: what its parts take over from it is then blamed on the key that was given.
+    check_arguments(key, arguments, target, given)
+    for name, value in arguments.items():
+        check_node(f"{key}.{name}", value)
+
+
+def check_arguments(key: str, arguments: Mapping[str, Any], target: Any, given: Sequence[str] = ()) -> None:
+    """Check named arguments against the signature of a class or function.
+
+    Classes whose annotations cannot be read check for themselves.
+    """
+    from pydantic import ValidationError
+
+    for name, value in arguments.items():
+        if value == "???":
+            raise ConfigError(f"{key}.{name} has no default; give it a value.")
+    model = _signature_model(target, tuple(given))
+    if model is None:
+        return
+    try:
+        model.model_validate_json(_as_json(arguments, key))
+    except ValidationError as error:
+        raise ConfigError(_sentence(error.errors(include_url=False), arguments, key, target)) from None
+
+
+@lru_cache
+def _signature_model(target: Any, given: tuple[str, ...]) -> Any:
+    """A pydantic model of a signature; None where it cannot be read."""
+    from pydantic import ConfigDict, create_model
+
+    try:
+        parameters = inspect.signature(target).parameters
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (TypeError, ValueError, NameError):
+        return None
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    fields: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or name in given:
+            continue
+        hint = _plain_hint(hints.get(name, Any))
+        fields[name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
+    extra: Any = "allow" if takes_any else "forbid"
+    config = ConfigDict(strict=True, extra=extra, allow_inf_nan=False, protected_namespaces=())
+    try:
+        return create_model("Arguments", __config__=config, **fields)
+    except Exception:  # an annotation or a name that pydantic does not take
+        return None
+
+
+def _plain_hint(hint: Any) -> Any:
+    """The annotation with every class of objects replaced by what describes one in a config."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if _is_union(hint):
-        # "a whole number" need not be said where any number will do; null comes last.
-        options = [option for option in arguments if not (option is int and float in arguments)]
-        return " or ".join(_in_words(option) for option in sorted(options, key=lambda o: o is type(None)))
-    if origin is typing.Literal:
-        return " or ".join(str(argument) for argument in arguments)
-    if origin in (list, tuple, Sequence):
-        return f"a list of {_MANY.get(arguments[0], 'values')}" if arguments else "a list"
-    return _WORDS.get(hint, f"a member of its group or a _target_ ({getattr(hint, '__name__', hint)})")
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_plain_hint(argument) for argument in arguments)]  # noqa: UP007
+    if origin is typing.Annotated:
+        return hint
+    if origin in (list, tuple, Sequence, Iterable):
+        inner = [_plain_hint(argument) for argument in arguments if argument is not Ellipsis]
+        return list[tuple(inner)] if inner else list  # type: ignore[misc]
+    if origin in (dict, Mapping):
+        return dict[str, Any]
+    if hint in (int, float, bool, str, type(None), Any, list, tuple, dict) or origin is typing.Literal:
+        return hint
+    if inspect.isclass(hint) and hint.__module__.startswith(_PACKAGE):
+        return dict[str, Any]
+    return Any
+
+
+# -- sentences ---------------------------------------------------------------------------------------------
+
+
+def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
+    """One sentence for the first key that is wrong."""
+    paths = [_path(error["loc"], values) for error in errors]
+    first = paths[0]
+    own = [error for error, path in zip(errors, paths, strict=True) if path == first]
+    where = ".".join([*([key] if key else []), *(str(part) for part in first)])
+    # Of a union, a member that fits but for an item of a list says more than members of another type.
+    items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
+    if items:
+        own, where = items[:1], f"{where}[{items[0]['loc'][-1]}]"
+    error = own[0]
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return unknown_key(where, _known(target, first))
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where} is not set; give it a value."
+    options = list(dict.fromkeys(_must_be(error) for error in own))
+    ranges = [option for option in options if option[0] in "≥>≤<" or option == "finite"]
+    got = "null" if error["input"] is None else _shown(error["input"])
+    return f"{where} must be {' or '.join(ranges or options)}, got {got}."
+
+
+def _path(loc: Sequence[Any], values: Any) -> tuple[Any, ...]:
+    """The part of an error's place that is keys of the config; pydantic adds names of union members."""
+    path: list[Any] = []
+    for part in loc:
+        if (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, list) and isinstance(part, int) and part < len(values)
+        ):
+            values = values[part]
+        elif path != list(loc[:-1]) or not isinstance(values, Mapping):
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def _must_be(error: Any) -> str:
+    kind = error["type"]
+    for suffix in ("_type", "_parsing", "_from_float", "_required", "_exact_type"):
+        kind = kind.removesuffix(suffix)
+    text = _MUST_BE.get(kind, error["msg"])
+    return text.format(**error.get("ctx", {})).replace("'", "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def known_arguments(target: Any) -> set[str] | None:
+    """Names of the arguments that a class or function takes; None: any."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return set(parameters)
+
+
+def _known(target: Any, path: Sequence[Any]) -> list[str]:
+    """Names that a class knows at the place of an unknown one."""
+    for part in path[:-1]:
+        hints = typing.get_type_hints(target) if inspect.isclass(target) else {}
+        target = hints.get(str(part), target)
+    try:
+        return [name for name in inspect.signature(target).parameters if name not in ("args", "kwargs")]
+    except (TypeError, ValueError):
+        return []
+
+
+def unknown_key(where: str, known: Sequence[str]) -> str:
+    """The sentence for a key that does not exist, with the nearest one that does."""
+    above, dot, name = where.rpartition(".")
+    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.7)
+    if near:
+        return f"{where} is not a key of the config; did you mean {above}{dot}{near[0]}?"
+    there = f"{above} takes {', '.join(known)}" if above and known else "see all keys with --cfg job"
+    return f"{where} is not a key of the config; {there}."

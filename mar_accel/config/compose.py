@@ -1,19 +1,32 @@
-"""Where the config groups are, how a config is composed outside a command, and its resolvers."""
+"""Where the config groups are, how a config is composed, and the door: from a config to settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.config.check import check_config
+from mar_accel.config.check import check_node, check_settings
+from mar_accel.config.settings import TRAINING_ONLY, Node, Settings
 from mar_accel.errors import ConfigError
+
+# Groups whose members are made of parts that have groups of their own, such as sampler/order.
+GROUPS_WITH_PARTS = ("sampler", "cache")
+# Groups whose members are objects, described by a node with a _target_.
+OBJECT_GROUPS = ("sampler", "cache", "features", "reference", "logger")
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_NOT_NAMES = ("null", "true", "false", "auto")
 
 
 def conf_dir() -> Path:
@@ -23,16 +36,14 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
-# Groups whose members are made of parts that have groups of their own, such as sampler/order.
-GROUPS_WITH_PARTS = ("sampler", "cache")
-
-
 def _run_dir(command: str) -> str:
-    """Default run folder: by date and time, or the job's folder of a multirun."""
+    """Default run folder: hydra.run.dir where it was given, the job's folder in a multirun, else the time."""
     if HydraConfig.initialized():
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
             return str(Path(hydra_config.sweep.dir) / str(hydra_config.sweep.subdir))
+        if hydra_config.run.dir != ".":
+            return str(hydra_config.run.dir)
     return str(Path("outputs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
 
@@ -42,73 +53,181 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver("run_dir", _run_dir, use_cache=True)
 
 
-def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a command's config as its command line would.
+# -- composing outside a command line ----------------------------------------------------------------------
+
+
+def compose_settings(config_name: str, overrides: Sequence[str] = ()) -> Settings:
+    """The settings that a command's command line would give.
 
     Args:
         config_name: name of a primary config, such as "generate".
         overrides: Hydra overrides, such as ``["model=digits", "sampler.guidance_scale=2"]``.
-    """
-    register_resolvers()
-    overrides = with_part_choices(overrides)
-    if GlobalHydra.instance().is_initialized():
-        # Inside a running command: its own search path, which a user may have extended.
-        return finish_config(compose(config_name=config_name, overrides=overrides))
-    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-        return finish_config(compose(config_name=config_name, overrides=overrides))
-
-
-def with_part_choices(overrides: Sequence[str]) -> list[str]:
-    """Overrides in which a part can be named and changed at once.
-
-    ``sampler.order=gtr sampler.order.num_stages=4`` becomes ``sampler/order=gtr sampler.order.num_stages=4``:
-    Hydra must have exchanged the part before it sets a key that only the new part has.
-    """
-    result = []
-    for override in overrides:
-        key, equals, names = override.partition("=")
-        group, dot, part = key.partition(".")
-        folder = conf_dir() / group / part
-        if (
-            equals
-            and dot
-            and group in GROUPS_WITH_PARTS
-            and any(other.lstrip("+").startswith(f"{key}.") for other in overrides)
-            and all((folder / f"{name}.yaml").is_file() for name in names.split(","))
-        ):
-            override = f"{group}/{part}={names}"
-        result.append(override)
-    return result
-
-
-def finish_config(config: DictConfig) -> DictConfig:
-    """What Hydra's composition leaves to do: parts given by name, and types. Changes and returns ``config``.
 
     Raises:
-        ConfigError: a part is unknown or a value has the wrong type.
+        ConfigError: an override is wrong.
     """
-    for group in GROUPS_WITH_PARTS:
-        if isinstance(config.get(group), DictConfig):
-            resolve_named_parts(config, group)
-    check_config(config)
-    return config
+    with _our_hydra():
+        return read_settings(_composed(config_name, overrides))
 
 
-def resolve_named_parts(config: DictConfig, group: str) -> None:
-    """Replace names by the parts they name: ``sampler.order=halton`` is ``conf/sampler/order/halton.yaml``.
+def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Node, Node]:
+    """The nodes ``sampler`` and ``cache`` that overrides give for a model, which is not composed again.
 
     Args:
-        config: a composed config; changed in place.
-        group: the group whose parts are looked at, such as "sampler".
+        model: as a member of the group ``model``; what the nodes refer to is read from it.
+        overrides: such as ``["sampler=gtr", "cache=lazymar", "sampler.num_iter=16"]``.
+    """
+    sampling = _sampling_config(tuple(overrides)).copy()
+    sampling.model = {**model}
+    nodes: list[Any] = [OmegaConf.to_container(sampling[group], resolve=True) for group in GROUPS_WITH_PARTS]
+    for group, node in zip(GROUPS_WITH_PARTS, nodes, strict=True):
+        check_node(group, node)
+    return nodes[0], nodes[1]
+
+
+@lru_cache(maxsize=128)
+def _sampling_config(overrides: tuple[str, ...]) -> DictConfig:
+    """Composing takes tenths of a second, and a pipeline is called with the same members again and again."""
+    with _our_hydra():
+        config = _composed("generate", overrides)
+        _put_parts_in(config)
+    sampling = OmegaConf.create({group: config[group] for group in (*GROUPS_WITH_PARTS, "model")})
+    OmegaConf.set_struct(sampling, False)
+    return sampling
+
+
+def _composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    from mar_accel.config.messages import sentence_for
+
+    try:
+        return compose(config_name=config_name, overrides=group_choices(overrides))
+    except Exception as error:
+        raise ConfigError(str(sentence_for(error, config_name, composing=True))) from error
+
+
+@contextmanager
+def _our_hydra() -> Iterator[None]:
+    """Within, Hydra composes our configs, whatever application this process is."""
+    register_resolvers()
+    if _is_ours():
+        # Inside a running command: its own search path, which a user may have extended.
+        yield
+        return
+    singleton = GlobalHydra.instance()
+    others, singleton.hydra = singleton.hydra, None
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        singleton.hydra = others
+
+
+def _is_ours() -> bool:
+    """Whether the Hydra that is initialised here finds our configs."""
+    singleton = GlobalHydra.instance()
+    if not singleton.is_initialized():
+        return False
+    return any(source.path == str(conf_dir()) for source in singleton.config_loader().get_sources())
+
+
+def group_choices(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which a part is chosen by name: ``sampler.order=gtr`` becomes ``sampler/order=gtr``.
+
+    So a part can be named and changed at once, and comes from every folder that Hydra searches.
+    """
+    return [_group_choice(override) for override in overrides]
+
+
+def _group_choice(override: str) -> str:
+    key, equals, names = override.partition("=")
+    group, dot, part = key.partition(".")
+    is_part = equals and dot and group in GROUPS_WITH_PARTS and (conf_dir() / group / part).is_dir()
+    words = [name.strip() for name in names.split(",")]
+    if is_part and all(_NAME.fullmatch(word) and word not in _NOT_NAMES for word in words):
+        return f"{group}/{part}={names}"
+    return override
+
+
+# -- the door ----------------------------------------------------------------------------------------------
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """A composed config as typed settings: the one place where a config is opened.
 
     Raises:
-        ConfigError: no part of that name exists.
+        ConfigError: a key is unknown, or a value has the wrong type or range.
     """
-    for key, value in list(config[group].items()):
-        folder = conf_dir() / group / str(key)
-        if not isinstance(value, str) or not folder.is_dir():
-            continue
-        known = sorted(path.stem for path in folder.glob("*.yaml"))
-        if value not in known:
-            raise ConfigError(f"{group}.{key}={value} is unknown; choose one of {', '.join(known)}.")
-        config[group][key] = OmegaConf.load(folder / f"{value}.yaml")
+    _put_parts_in(config)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    _refuse_training_keys(values)
+    settings = check_settings(Settings, values)
+    for group in OBJECT_GROUPS:
+        check_node(group, getattr(settings, group))
+    check_node("dataset.training_data", settings.dataset.training_data, given=("batch_size",))
+    check_node("model.autoencoder", settings.model.autoencoder)
+    return settings
+
+
+def _refuse_training_keys(values: Mapping[str, Any]) -> None:
+    for key in values.get("trainer") or {}:
+        if key in TRAINING_ONLY:
+            raise ConfigError(
+                f"trainer.{key} means something in training only; remove it (the node training has its keys)."
+            )
+
+
+def _put_parts_in(config: DictConfig) -> None:
+    """What Hydra leaves to do: parts that a config names, and keys that a class does not take."""
+    for group in GROUPS_WITH_PARTS:
+        if not isinstance(config.get(group), DictConfig):
+            raise ConfigError(
+                f"{group} must be a group of settings, got {config.get(group)}; choose a member."
+            )
+        for part, value in list(config[group].items()):
+            members = _members(f"{group}/{part}")
+            if isinstance(value, str) and members:
+                if value not in members:
+                    known = ", ".join(sorted(members))
+                    raise ConfigError(f"{group}.{part}={value} is unknown; choose one of {known}.")
+                config[group][part] = members[value]
+            elif isinstance(value, DictConfig) and members:
+                _drop_keys_of_other_classes(f"{group}.{part}", value, members)
+
+
+def _members(group: str) -> dict[str, DictConfig]:
+    """The members of a group by name, from every folder that Hydra searches."""
+    if not GlobalHydra.instance().is_initialized():
+        return {}
+    loader: Any = GlobalHydra.instance().config_loader()
+    names = loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+    loaded = {name: loader.repository.load_config(f"{group}/{name}") for name in names}
+    return {name: result.config for name, result in loaded.items() if result is not None}
+
+
+def _drop_keys_of_other_classes(key: str, part: DictConfig, members: Mapping[str, DictConfig]) -> None:
+    """Leave out what a part has inherited from a member of another class and its own does not take.
+
+    ``sampler.order._target_=my.Order`` on ``sampler=gtr`` keeps gtr's ``num_stages`` otherwise, as does a
+    YAML that inherits a cache and names another class. A key that was given a value of its own stays, so
+    that a mistake in it is told.
+    """
+    from mar_accel.config.check import known_arguments, locate
+
+    target = part.get("_target_")
+    alike = [set(map(str, member)) for member in members.values() if member.get("_target_") == target]
+    if any(set(map(str, part)) <= keys for keys in alike):
+        return
+    inherited: dict[str, list[Any]] = {}
+    for member in members.values():
+        if member.get("_target_") not in (None, target):
+            for name in member:
+                inherited.setdefault(str(name), []).append(OmegaConf.to_container(member)[name])  # type: ignore[index,call-overload]
+    surplus = [name for name in map(str, part) if name in inherited and not name.startswith("_")]
+    if target is None or not surplus:
+        return
+    takes = known_arguments(locate(key, target))
+    raw: Any = OmegaConf.to_container(part)
+    for name in surplus:
+        if takes is not None and name not in takes and raw[name] in inherited[name]:
+            OmegaConf.set_struct(part, False)
+            del part[name]

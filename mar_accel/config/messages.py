@@ -10,7 +10,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
-    InstantiationException,
     MissingConfigException,
 )
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mar_accel.errors import MarAccelError
 
 _KEY = re.compile(r"(?:Could not (?:override|append|delete)|Key) '([^']+)'")
+_THERE = re.compile(r"An item is already at '([^']+)'")
 
 
 def sentence_for(error: BaseException, config_name: str, composing: bool = False) -> str | None:
@@ -35,8 +35,8 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
     for cause in chain:
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _unknown_member(cause)
-        if isinstance(cause, InstantiationException):
-            return _instantiation(cause)
+        if isinstance(cause, ConfigCompositionException) and (there := _THERE.search(str(cause))):
+            return f"{there[1]} is in the config already; give it without the +."
         if isinstance(cause, ConfigCompositionException) and _KEY.search(str(cause)):
             return _unknown_key(str(cause), config_name)
     for cause in chain:
@@ -62,7 +62,7 @@ def _first_line(error: BaseException) -> str:
 def _unknown_member(error: MissingConfigException) -> str:
     group, _, member = str(error.missing_cfg_file).rpartition("/")
     if not group:
-        return f"there is no config {member}."
+        return f"there is no config {member}; choose a member of a group."
     known = ", ".join(option for option in error.options or () if not option.startswith("_"))
     return f"{group}={member} is unknown; choose one of {known}."
 
@@ -72,22 +72,29 @@ def _unknown_key(message: str, config_name: str) -> str:
     assert match is not None
     key = match.group(1)
     # "dataset" is no suggestion for dataset.foo: only keys of the same depth are.
-    known = [name for name in _known_keys(config_name) if name.count(".") == key.count(".")]
+    known = [name for name in _known_keys(config_name) if name.count(".") == key.count(".") and name != key]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    advice = f"did you mean {near[0]}" if near else "see all keys with --cfg job"
-    return f"{key} is not a key of the config; {advice}" + ("?" if near else ".")
+    advice = f"did you mean {near[0]}?" if near else "see all keys with --cfg job."
+    return f"{key} is not a key of the config; {advice}"
 
 
 def _known_keys(config_name: str) -> list[str]:
     """All keys of a command's default config, with those of its inner nodes."""
-    from mar_accel.config.compose import compose_config
+    from hydra import compose, initialize_config_dir
 
-    GlobalHydra.instance().clear()
+    from mar_accel.config.compose import conf_dir, register_resolvers
+
+    register_resolvers()
+    singleton = GlobalHydra.instance()
+    before, singleton.hydra = singleton.hydra, None
     try:
-        return list(_flat_keys(compose_config(config_name)))
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            return list(_flat_keys(compose(config_name)))
     except Exception:
         # A suggestion is not worth a second error.
         return []
+    finally:
+        singleton.hydra = before
 
 
 def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -97,13 +104,3 @@ def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
             continue
         if isinstance(config[key], DictConfig):
             yield from _flat_keys(config[key], f"{prefix}{key}.")
-
-
-def _instantiation(error: InstantiationException) -> str | None:
-    """A class that does not exist is the user's affair; an error inside one is not."""
-    message = str(error)
-    if "Error locating target" not in message:
-        return None
-    key = re.search(r"full_key: (\S+)", message)
-    where = f"{key.group(1)}._target_" if key else "_target_"
-    return f"{where}: {_first_line(error).split(', set env')[0]}; give the import path of a class."

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mar_accel.config.settings import DatasetSettings
 from mar_accel.errors import ConfigError
 
 
@@ -30,45 +31,33 @@ class LabelledIndices(Dataset[tuple[int, int]]):
 
 
 class GenerationRequests(pl.LightningDataModule):
-    """Requests for ``num_images`` samples.
+    """Requests for the images of a dataset; under several devices every process gets its share.
 
-    Sample i has the label ``labels[(i // images_per_class) % len(labels)]``; under several devices every
-    process gets its share.
+    Sample i has the label ``labels[(i // images_per_class) % len(labels)]``.
 
     Args:
-        num_images: number of samples, at least 1; their indices are 0 … num_images − 1.
-        num_classes: classes the model knows.
-        labels: labels in 0 … num_classes − 1; None: all classes in turn.
+        dataset: how many images, and of which labels.
         batch_size: samples per batch and device, at least 1.
-        images_per_class: consecutive samples of a label before the next one's turn, at least 1.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        num_classes: int,
-        labels: Sequence[int] | None,
-        batch_size: int,
-        images_per_class: int = 1,
-    ):
+    def __init__(self, dataset: DatasetSettings, batch_size: int):
         super().__init__()
-        if images_per_class < 1:
-            raise ConfigError(f"dataset.images_per_class={images_per_class} is too small; give at least 1.")
-        if num_images < 1:
-            raise ConfigError(f"dataset.num_images={num_images} is too small; give at least 1.")
-        if batch_size < 1:
-            raise ConfigError(f"trainer.batch_size={batch_size} is too small; give at least 1.")
-        labels = list(range(num_classes)) if labels is None else list(labels)
-        if not labels:
-            raise ConfigError("dataset.labels is empty; give at least one label, or null for all classes.")
-        for label in labels:
-            if not isinstance(label, int) or not 0 <= label < num_classes:
-                raise ConfigError(
-                    f"dataset.labels: {label} is not a class of the model; "
-                    f"give labels in 0 to {num_classes - 1}."
-                )
         self.batch_size = batch_size
-        self.requests = LabelledIndices(range(num_images), labels, images_per_class)
+        self.requests = LabelledIndices(
+            range(dataset.num_images), dataset.label_list, dataset.images_per_class
+        )
+
+    def limited(self, limit: int | float | None, num_processes: int) -> GenerationRequests:
+        """The first requests, as many as ``trainer.limit_predict_batches`` leaves on so many processes."""
+        if limit is None:
+            return self
+        per_round = self.batch_size * num_processes
+        rounds = limit if isinstance(limit, int) else int(limit * -(-self.num_images // per_round))
+        if rounds < 1:
+            raise ConfigError(
+                f"trainer.limit_predict_batches={limit} leaves no batch of {self.num_images} images; raise it."
+            )
+        return self.only(self.requests.indices[: rounds * per_round])
 
     def only(self, indices: Sequence[int]) -> GenerationRequests:
         """The requests for some of the sample indices, with the labels that they have here."""
@@ -77,10 +66,10 @@ class GenerationRequests(pl.LightningDataModule):
         return part
 
     def without(self, finished: Collection[int], num_processes: int = 1) -> GenerationRequests:
-        """The requests but for whole batches of finished ones; none, or at least one per process.
+        """The requests without whole batches of finished ones; none, or at least one per process.
 
-        Batches stay as they are: an image that is sampled beside others than before may differ in its last
-        bit, as matrix products of another size add up in another order.
+        Batches stay as they are: matrix products of another size add up in another order, so an image
+        may differ in its last bit where its neighbours differ.
 
         Args:
             finished: sample indices.

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from mar_accel.evaluation.result import Evaluation
-from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.session import Session
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.sampling.policy import NoCache
 
 
-def count_metrics(evaluation: Evaluation, module: InferenceModule, per_step: bool) -> None:
+def count_metrics(evaluation: Evaluation, session: Session, per_step: bool) -> None:
     """Add TFLOPs per image; with ``per_step`` also to the records of the AR steps, beside the share saved.
 
     A step's ``cache_hits`` is the share of its FLOPs that the cache answered for instead of the model:
     0 at a refresh, near 1 where almost everything was kept.
     """
-    config, sampler = module.model.config, module.sampler
-    counted = count_flops(config, sampler, module.cache)
+    config, sampler = session.model.config, session.sampler
+    counted = count_flops(config, sampler, session.cache)
     evaluation.metrics |= {
         "tflops_per_image": counted.total / 1e12,
         "tflops_encoder": counted.encoder / 1e12,
@@ -23,7 +23,7 @@ def count_metrics(evaluation: Evaluation, module: InferenceModule, per_step: boo
         "tflops_head": counted.head / 1e12,
     }
     if per_step and len(evaluation.steps) == len(counted.per_step):
-        plain = counted if type(module.cache) is NoCache else count_flops(config, sampler, NoCache())
+        plain = counted if type(session.cache) is NoCache else count_flops(config, sampler, NoCache())
         _add_steps(evaluation, counted, plain)
 
 

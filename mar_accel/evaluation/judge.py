@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
-
-from mar_accel.inference.build import build_part
+from mar_accel.config.settings import Settings
+from mar_accel.inference.build import build_node
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.reference import Reference, ReferenceSource
 
@@ -19,10 +18,16 @@ class Judge:
     reference: Reference | None
 
     @staticmethod
-    def of(config: DictConfig) -> Judge:
-        """Features and reference of a config; refuses what does not exist before anything is sampled."""
-        source: ReferenceSource | None = build_part(config.reference)
+    def of(settings: Settings) -> Judge | None:
+        """Features and reference of a config; None for ``features=none``.
+
+        Raises:
+            MarAccelError: one of them does not exist; asked before anything is sampled.
+        """
+        source: ReferenceSource | None = build_node("reference", settings.reference, ReferenceSource)
+        extractor: FeatureExtractor | None = build_node("features", settings.features, FeatureExtractor)
+        if extractor is None:
+            return None
         if source is not None:
             source.check()
-        extractor = build_part(config.features)
         return Judge(extractor, source.load(extractor) if source is not None else None)

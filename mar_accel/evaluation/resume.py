@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mar_accel.config.settings import EvaluateSettings
 from mar_accel.data.image_sets import read_image
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.evaluation.collect import Kept
-from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.evaluation.token_files import read_tokens
-from mar_accel.inference.processes import is_first_process
+from mar_accel.utils.ranks import is_first_process
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.quality import FeatureSet
 from mar_accel.runs.folder import IMAGES, image_indices
@@ -45,7 +45,7 @@ def read_earlier(
     requests: GenerationRequests,
     output_dir: Path,
     there: set[int],
-    extractor: FeatureExtractor,
+    extractor: FeatureExtractor | None,
     first: int,
     num_processes: int,
 ) -> Earlier:
@@ -62,12 +62,14 @@ def read_earlier(
     again = {missing.requests[item][0] for item in range(missing.num_images)}
     finished = requests.only([index for index in range(requests.num_images) if index not in again])
     # The first process puts everything together; the others need not look at what is there.
-    features = _features(finished, output_dir, extractor) if is_first_process() else []
+    features: list[FeatureSet] = []
+    if extractor is not None and is_first_process():
+        features = _features(finished, output_dir, extractor)
     return Earlier(missing, features, _kept(finished, output_dir, tokens, first))
 
 
-def keeps_images(settings: EvaluationSettings, output_dir: Path) -> bool:
-    """Whether a run would leave images that are in ``output_dir`` as they are; ask before it samples."""
+def keeps_images(settings: EvaluateSettings, output_dir: Path) -> bool:
+    """Whether a run keeps images that are in ``output_dir``; ask before it samples."""
     return settings.resume and bool(image_indices(output_dir))
 
 

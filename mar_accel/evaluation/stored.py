@@ -5,36 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
+from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder, open_baseline
+from mar_accel.evaluation.comparison import (
+    add_lpips,
+    check_lpips,
+    compare_with_folder,
+    open_baseline,
+    recorded_identity,
+)
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
-from mar_accel.evaluation.settings import EvaluationSettings
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.runs.folder import IMAGES, image_indices
+from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import prepare_output_dir
 from mar_accel.utils.progress import progress
 
 READ_BATCH_SIZE = 256
 
 
-def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir: Path) -> Evaluation:
+def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
     """Quality of a folder, an .npz or a run, and fidelity where a baseline folder was named.
 
     Args:
         output_dir: is made once everything that is to be read has been found.
 
     Raises:
-        ConfigError: ``output_dir`` is where the images are.
+        ConfigError: ``output_dir`` is where the images are, or there are no features to judge them with.
     """
-    assert settings.images is not None
-    _check_output_dir(settings.images, output_dir)
-    images, judge = open_images(settings.images), Judge.of(config)
-    baseline = open_baseline(_config_of(images, config), settings)
-    check_lpips(settings)
+    path = settings.evaluate.images
+    assert path is not None
+    _check_output_dir(path, output_dir)
+    images, judge = open_images(path), Judge.of(settings)
+    if judge is None:
+        raise ConfigError("features=none judges nothing of evaluate.images; choose features.")
+    identity = recorded_identity(images) or Identity.of(_without_weights(settings))
+    baseline = open_baseline(settings, identity, f"evaluate.images={path} with")
+    check_lpips(settings.evaluate)
     prepare_output_dir(output_dir)
     features = _features(images, judge)
     quality = measure_quality(features, judge.extractor, judge.reference)
@@ -43,11 +53,11 @@ def evaluate_images(config: DictConfig, settings: EvaluationSettings, output_dir
         quality.numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
     )
     _add_recorded_speed(evaluation, images)
-    count = min(settings.fidelity_images, images.num_images)
+    count = min(settings.evaluate.fidelity_images, images.num_images)
     if baseline is not None:
         tokens = images.tokens[:count] if images.tokens is not None else None
         compare_with_folder(evaluation, images.first(count), tokens, features.labels[:count], baseline)
-    add_lpips(evaluation, settings)
+    add_lpips(evaluation, settings.evaluate)
     return evaluation
 
 
@@ -66,12 +76,6 @@ def _check_output_dir(images: str, output_dir: Path) -> None:
         )
 
 
-def _config_of(images: ImageSet, config: DictConfig) -> DictConfig:
-    """What the images were sampled with: as their run recorded it, else as the command says."""
-    recorded = images.record.get("config")
-    return OmegaConf.create(recorded) if recorded else config
-
-
 def _features(images: ImageSet, judge: Judge) -> FeatureSet:
     parts, seen = [], 0
     total = -(-images.num_images // READ_BATCH_SIZE)
@@ -88,3 +92,8 @@ def _add_recorded_speed(evaluation: Evaluation, images: ImageSet) -> None:
     if seconds:
         evaluation.metrics |= {"latency_s_per_image": seconds, "throughput_img_s": 1 / seconds}
         evaluation.warnings.append("the latency is the one that the run which made the images recorded.")
+
+
+def _without_weights(settings: Settings) -> Settings:
+    """Images that no record describes may be of any weights."""
+    return settings.with_(model={"weights": None})

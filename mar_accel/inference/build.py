@@ -1,14 +1,16 @@
-"""Objects from a composed config."""
+"""Objects from the nodes of a config: the parts of a session, callbacks, loggers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.errors import MarAccelError, WeightsError
+from mar_accel.config.check import check_arguments
+from mar_accel.config.settings import ModelSettings
+from mar_accel.errors import ConfigError, MarAccelError, WeightsError
 from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.policy import CachePolicy
@@ -16,51 +18,69 @@ from mar_accel.sampling.sampler import Sampler
 from mar_accel.weights.loading import load_mar
 
 
-def build_part(config: DictConfig) -> Any:
-    """The object of a ``_target_``; its own errors come through as they are, without Hydra's around them."""
+def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **arguments: Any) -> Any:
+    """The object that a node with a ``_target_`` describes; None for a node without one.
+
+    Args:
+        key: config key of the node, for messages.
+        kind: class that the object must be of.
+        arguments: further arguments, which are not in the config.
+
+    Raises:
+        ConfigError: the object is of another kind, or refuses its values; errors of this package come
+            through as they are.
+    """
+    if "_target_" not in node:
+        return None
     try:
-        return instantiate(config)
+        built = instantiate(dict(node), **arguments, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, MarAccelError):
             raise cause from None
         raise
+    if kind is not None and not isinstance(built, kind):
+        raise ConfigError(
+            f"{key}._target_={node['_target_']} must be a {kind.__name__}, but makes a {type(built).__name__}."
+        )
+    return built
 
 
-def build_sampler(config: DictConfig) -> Sampler:
-    """The sampler of a config; raises ConfigError where its values are wrong."""
-    return build_part(config.sampler)
+def build_sampler(node: Mapping[str, Any]) -> Sampler:
+    """The sampler of the node ``sampler``; raises ConfigError where its values are wrong."""
+    return build_node("sampler", node, Sampler)
 
 
-def build_cache(config: DictConfig) -> CachePolicy:
-    """The cache policy of a config; raises ConfigError where its values are wrong."""
-    return build_part(config.cache)
+def build_cache(node: Mapping[str, Any]) -> CachePolicy:
+    """The cache policy of the node ``cache``; raises ConfigError where its values are wrong."""
+    return build_node("cache", node, CachePolicy)
 
 
-def build_architecture(model: DictConfig) -> MARConfig:
-    """The architecture that a member of the group ``model`` describes."""
-    return MARConfig(**OmegaConf.to_container(model.architecture, resolve=True))  # type: ignore[arg-type]
+def build_architecture(model: ModelSettings) -> MARConfig:
+    """The architecture of a model; raises ConfigError where its sizes are wrong."""
+    check_arguments("model.architecture", model.architecture, MARConfig)
+    return MARConfig(**model.architecture)
 
 
-def build_model(model: DictConfig) -> tuple[MAR, Autoencoder]:
-    """Model and autoencoder of a member of the group ``model``, with the weights that it names.
+def build_model(model: ModelSettings) -> tuple[MAR, Autoencoder]:
+    """Model and autoencoder with the weights that the settings name.
 
     Both are on the CPU, float32, in evaluation mode.
 
     Raises:
         WeightsError: weights are missing, damaged, or of another model.
     """
-    network = load_mar(build_architecture(model), model.weights, model.name, model.get("ema", True))
+    network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
     return network, build_autoencoder(model)
 
 
-def build_autoencoder(model: DictConfig) -> Autoencoder:
-    """The autoencoder of a member of the group ``model``; raises WeightsError as ``build_model``."""
-    autoencoder: Autoencoder = build_part(model.autoencoder).eval()
-    channels = model.architecture.latent_channels
+def build_autoencoder(model: ModelSettings) -> Autoencoder:
+    """The autoencoder of a model; raises WeightsError as ``build_model``."""
+    autoencoder: Autoencoder = build_node("model.autoencoder", model.autoencoder, Autoencoder).eval()
+    channels = model.architecture["latent_channels"]
     if isinstance(autoencoder, KLAutoencoder) and autoencoder.latent_channels != channels:
         raise WeightsError(
-            f"model.autoencoder.weights={model.autoencoder.weights} has {autoencoder.latent_channels} latent "
+            f"model.autoencoder.weights={model.autoencoder['weights']} has {autoencoder.latent_channels} latent "
             f"channels but model={model.name} samples {channels}; give the autoencoder it was trained with."
         )
     return autoencoder

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+
+from mar_accel.config.check import check_settings
+from mar_accel.config.settings import Settings
 
 # A file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
@@ -18,13 +20,8 @@ CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
 _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the one that writes and shows things."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def config_of_parent() -> DictConfig | None:
-    """The config to run if Lightning started this process, else None.
+def settings_of_parent() -> Settings | None:
+    """The settings to run if Lightning started this process, else None.
 
     Composing the command line again would not do: another second gives another default run folder, and in a
     multirun the command line means many runs.
@@ -32,9 +29,8 @@ def config_of_parent() -> DictConfig | None:
     path = os.environ.get(CONFIG_VARIABLE)
     if path is None or os.environ.get("LOCAL_RANK", "0") == "0":
         return None
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return config
+    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return check_settings(Settings, values)
 
 
 @contextmanager
@@ -53,6 +49,8 @@ def further_processes(config_file: Path) -> Iterator[None]:
         raise
     finally:
         if not launched_by_others:
+            import torch
+
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
             for name, value in before.items():

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, ListConfig
 
+from mar_accel.config.settings import TrainerSettings
 from mar_accel.errors import ConfigError
 
 # Warnings of Lightning that are no news: how its own code is written, loaders of a few numbers without worker
@@ -37,19 +37,18 @@ def quiet_lightning() -> None:
 
 
 def build_trainer(
-    config: DictConfig, callbacks: Sequence[pl.Callback], output_dir: Path, logger: Logger | None = None
+    settings: TrainerSettings,
+    callbacks: Sequence[pl.Callback],
+    output_dir: Path,
+    logger: Logger | None = None,
 ) -> pl.Trainer:
-    """A Trainer that predicts as the config says: no checkpoints, no bars but those of the callbacks.
+    """A Trainer that predicts: no checkpoints, no bars but those of the callbacks.
 
     Raises:
         ConfigError: Lightning knows no such device, strategy or precision, or has fewer devices.
     """
-    settings = config.trainer
     return trainer_or_config_error(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=settings.precision,
+        **settings.lightning,
         callbacks=list(callbacks),
         logger=logger or False,
         default_root_dir=output_dir,
@@ -59,15 +58,20 @@ def build_trainer(
     )
 
 
-def on_one_device(config: DictConfig) -> DictConfig:
-    """A copy of a config whose Trainer takes one device, for commands that gather in memory."""
-    changed = copy.deepcopy(config)
-    devices = changed.trainer.devices
+def on_one_device(settings: TrainerSettings) -> TrainerSettings:
+    """The same on one device, for commands that gather in memory."""
     # A list of one says which device.
-    if not (isinstance(devices, ListConfig) and len(devices) == 1):
-        changed.trainer.devices = 1
-    changed.trainer.strategy = "auto"
-    return changed
+    one = settings.devices if isinstance(settings.devices, list) and len(settings.devices) == 1 else 1
+    return replace(settings, devices=one, num_nodes=1, strategy="auto")
+
+
+def check_num_processes(trainer: pl.Trainer, num_images: int) -> None:
+    """Refuse processes that would have nothing to do: the others would wait for them."""
+    if trainer.world_size > num_images:
+        raise ConfigError(
+            f"trainer.devices gives {trainer.world_size} processes, more than "
+            f"dataset.num_images={num_images}; use at most {num_images}."
+        )
 
 
 def trainer_or_config_error(**settings: Any) -> pl.Trainer:
@@ -77,4 +81,4 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
         return pl.Trainer(**settings)
     except (MisconfigurationException, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
-        raise ConfigError(f"trainer: {reason}; give what Lightning's Trainer takes.") from error
+        raise ConfigError(f"trainer: {reason}; use what Lightning's Trainer takes.") from error

@@ -1,4 +1,4 @@
-"""What all commands share: Hydra's entry point, and errors printed as one sentence."""
+"""What all commands share: Hydra's entry point, settings at the door, and errors printed as one sentence."""
 
 from __future__ import annotations
 
@@ -16,46 +16,54 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mar_accel.config.compose import conf_dir, finish_config, register_resolvers, with_part_choices
+from mar_accel import __version__
+from mar_accel.config.compose import conf_dir, group_choices, read_settings, register_resolvers
 from mar_accel.config.messages import sentence_for
-from mar_accel.inference.processes import config_of_parent
-from mar_accel.runs.sweep_job import run_job
+from mar_accel.config.settings import COMMAND_NODES, Settings
+from mar_accel.errors import ConfigError
+from mar_accel.inference.processes import settings_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
 
 USER_ERROR = 2
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
+Command = Callable[[Settings], float | None]
 
-def command(
-    config_name: str, finished_file: str | None = None
-) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Turn a function of a config into a Hydra command.
+
+def command(config_name: str, finished_file: str | None = None) -> Callable[[Command], Callable[[], Any]]:
+    """Turn a function of settings into a Hydra command.
 
     An error that the user can act on is printed as one sentence, without a traceback, and exits with status
-    2; with HYDRA_FULL_ERROR=1 its traceback is shown instead. SIGTERM stops a command as Ctrl-C does.
+    2; with HYDRA_FULL_ERROR=1 its traceback is shown instead. SIGTERM stops a command as Ctrl-C does. What
+    the function returns is what an optimising sweeper gets.
 
     Args:
         finished_file: the file that only a finished run folder has. The runs of a multirun are then named by
-            what they compute, and those that are finished are not made again; None: they are numbered.
+            what they compute, and finished ones are not made again; None: they are numbered.
     """
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(function: Command) -> Callable[[], Any]:
         register_resolvers()
         compose_and_run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
 
         @functools.wraps(function)
-        def main() -> None:
+        def main() -> Any:
+            if sys.argv[1:] in (["--version"], ["-V"]):
+                print(f"mar_accel {__version__}")
+                return None
+            _find_own_modules()
             keep_freed_memory()
             errors = _ErrorReport(config_name)
 
             @functools.wraps(function)
-            def run(config: DictConfig) -> None:
+            def run(config: DictConfig) -> float | None:
                 errors.composing = False
                 if finished_file is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-                    run_job(function, config, finished_file, errors.sentence)
-                    return
+                    from mar_accel.runs.sweep_job import run_job
+
+                    return run_job(function, lambda: _read(config), finished_file, errors.sentence)
                 try:
-                    function(finish_config(config))
+                    return function(_read(config))
                 except Exception as error:
                     # In a multirun Hydra goes on with the other jobs, and says which one failed.
                     if HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -64,12 +72,11 @@ def command(
 
             with _hydra_raises(), _sigterm_stops():
                 try:
-                    config = config_of_parent()
-                    if config is not None:
-                        function(config)
-                    else:
-                        sys.argv[1:] = with_part_choices(sys.argv[1:])
-                        compose_and_run(run)()
+                    settings = settings_of_parent()
+                    if settings is not None:
+                        return function(settings)
+                    sys.argv[1:] = group_choices(sys.argv[1:])
+                    return compose_and_run(run)()
                 except Exception as error:
                     errors.exit_for(error)
                     raise
@@ -77,6 +84,24 @@ def command(
         return main
 
     return decorate
+
+
+def _read(config: DictConfig) -> Settings:
+    """The settings of a job; refuses keys on its command line that belong to another command."""
+    for override in HydraConfig.get().overrides.task:
+        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
+        owner = COMMAND_NODES.get(node, config.command)
+        if owner != config.command and (config.command, owner) != ("evaluate_table", "evaluate"):
+            raise ConfigError(
+                f"{node} belongs to mar_accel.{owner}; mar_accel.{config.command} does not use it, so remove it."
+            )
+    return read_settings(config)
+
+
+def _find_own_modules() -> None:
+    """Classes of the working directory are found by console scripts as by ``python -m``."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 class _ErrorReport:

@@ -1,68 +1,184 @@
-"""The hash that names what a config computes."""
+"""What a run computes, as nested identities: its samples, its images, its evaluation, its measurement.
+
+Each holds the one before. Runs of one image identity may share images; numbers of one evaluation identity
+may be shown as one; a speed belongs to one measurement identity and is never shown for another.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from mar_accel.caching.adaptive import AdaptiveRefresh
-from mar_accel.runs.fingerprints import fingerprints
+from mar_accel.config.settings import Settings
+from mar_accel.runs.contents import content_of, size_and_time, sources_of
 
-# What images and numbers depend on; where they are written and how they are shown does not count.
-HASHED_KEYS = ("model", "sampler", "cache", "dataset", "features", "reference", "seed", "evaluate.images")
-# What an evaluation measures besides. Two evaluations of the same images may differ in it.
-MEASURED_KEYS = (
-    "evaluate.fidelity_images",
-    "evaluate.baseline",
-    "evaluate.baseline_sampler",
-    "evaluate.timing_rounds",
-    "evaluate.lpips",
-    "evaluate.profile",
-    "evaluate.save_images",
+# What never counts: where things are written or cached, what is shown or logged, and how a run is resumed.
+NEVER_COUNTS = (
+    *("output_dir", "logger", "callbacks", "reference.cache_dir", "dataset.training_data"),
+    *("generate.resume", "evaluate.resume", "evaluate.baseline_dir", "evaluate.objective"),
+    *("evaluate.save_images", "trainer.profiler", "trainer.detect_anomaly"),
 )
-# A model's defaults count where they are used: in the sampler and in the cache.
-MODEL_DEFAULTS = ("model.guidance_scale", "model.max_timestep", "model.head_refresh_below")
-_NOT_HASHED = ("reference.cache_dir", "dataset.training_data", *MODEL_DEFAULTS)
+DIGITS = 12
 _PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname__}"
 
 
-def decides_per_batch(config: Any) -> bool:
+@dataclass(frozen=True)
+class Identity:
+    """What counts, by level; a value of a level is plain data, and its name is a hash.
+
+    Attributes:
+        samples: what decides classes and noise of a sample index: two runs alike here can be compared image
+            by image.
+        images: what decides the images, whatever their number.
+        evaluation: what judges them, and their number.
+        measurement: the conditions that a speed is measured under, as far as a config says them.
+    """
+
+    samples: dict[str, Any]
+    images: dict[str, Any]
+    evaluation: dict[str, Any]
+    measurement: dict[str, Any]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Identity:
+        """The identity of a config, with the content of the files and classes that it names."""
+        plain = _without(asdict(settings), NEVER_COUNTS)
+        weights = {
+            "model": content_of(settings.model.weights, embedded=True),
+            "autoencoder": content_of(settings.model.autoencoder.get("weights"), embedded=True),
+        }
+        dataset = {key: value for key, value in plain["dataset"].items() if key != "num_images"}
+        samples = {
+            "seed": settings.seed,
+            "model": {**plain["model"], **_unnamed(plain["model"], weights)},
+            "weights": weights,
+            "dataset": dataset,
+            "guidance_scale": settings.sampler.get("guidance_scale"),
+        }
+        images = {
+            **samples,
+            "sampler": settings.sampler,
+            "cache": settings.cache,
+            "precision": settings.trainer.precision,
+            "sources": sources_of(plain["model"], settings.sampler, settings.cache),
+        }
+        if decides_per_batch(settings):
+            images["batches"] = [
+                settings.trainer.batch_size,
+                settings.trainer.devices,
+                settings.trainer.num_nodes,
+            ]
+        return cls(samples, images, *_judged(settings, plain, images))
+
+    @property
+    def images_hash(self) -> str:
+        """Names the images: the same for any number of them."""
+        return digest(self.images)
+
+    @property
+    def evaluation_hash(self) -> str:
+        """Names what an evaluation finds, speed aside."""
+        return digest(self.evaluation)
+
+    @property
+    def measurement_hash(self) -> str:
+        """Names an evaluation under the conditions that the config asks for; names runs of a sweep."""
+        return digest(self.measurement)
+
+    def record(self) -> dict[str, str]:
+        """The hashes, for run.json and metrics.json."""
+        return {
+            "samples": digest(self.samples),
+            "images": self.images_hash,
+            "evaluation": self.evaluation_hash,
+            "measurement": self.measurement_hash,
+        }
+
+
+def _judged(
+    settings: Settings, plain: dict[str, Any], images: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The identities of evaluation and measurement."""
+    judges = plain["evaluate"] if settings.command in ("evaluate", "evaluate_table") else {}
+    timed = {key: judges.pop(key) for key in ("timing_rounds", "profile") if key in judges}
+    evaluation = {
+        **images,
+        "num_images": settings.dataset.num_images,
+        "limit": settings.trainer.limit_predict_batches,
+        "features": plain["features"],
+        "reference": plain["reference"],
+        "evaluate": judges,
+        "judge_files": {
+            "features": content_of(settings.features.get("weights")),
+            "reference": size_and_time(settings.reference.get("source")),
+            "images": size_and_time(judges.get("images")),
+            "baseline": size_and_time(settings.evaluate.baseline_folder) if judges else None,
+        },
+        "judge_sources": sources_of(plain["features"], plain["reference"]),
+    }
+    return evaluation, {**evaluation, "trainer": plain["trainer"], "timed": timed}
+
+
+def decides_per_batch(settings: Settings) -> bool:
     """Whether an image depends on the batch it is in: where a batch decides together when to refresh.
 
     Which images are in a batch depends on its size and on the number of devices.
     """
-    return OmegaConf.select(config, "cache.refresh._target_") == _PER_BATCH_REFRESH
+    refresh = settings.cache.get("refresh")
+    return isinstance(refresh, dict) and refresh.get("_target_") == _PER_BATCH_REFRESH
 
 
-def config_hash(config: DictConfig, any_number: bool = False, measured: bool = False) -> str:
-    """Twelve hexadecimal digits that name what a config computes: the same for the same images.
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits of a value's content; whole floats count as integers."""
+    text = json.dumps(_as_numbers(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
-    Args:
-        any_number: the same for any number of these images, too.
-        measured: another for every set of numbers that an evaluation takes of them.
-    """
-    content: dict[str, Any] = {}
-    for key in (*HASHED_KEYS, *(MEASURED_KEYS if measured else ())):
-        value = OmegaConf.select(config, key)
-        content[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    for name in (*_NOT_HASHED, *(("dataset.num_images",) if any_number else ())):
-        group, key = name.split(".")
-        (content[group] or {}).pop(key, None)
-    content["precision"] = config.trainer.precision
-    content["files"] = fingerprints(config, baseline=measured)
-    if decides_per_batch(config):
-        content |= {"batch_size": config.trainer.batch_size, "devices": config.trainer.devices}
-    text = json.dumps(_as_numbers(content), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+def differences(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
+    """Dotted keys at which two identities differ, with both values."""
+    a, b = dict(_flat(there)), dict(_flat(here))
+    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def _unnamed(model: dict[str, Any], weights: dict[str, str | None]) -> dict[str, Any]:
+    """The model without the names of files whose content is known."""
+    autoencoder = dict(model["autoencoder"])
+    if weights["autoencoder"] is not None:
+        autoencoder["weights"] = None
+    return {
+        "weights": model["weights"] if weights["model"] is None else None,
+        "autoencoder": autoencoder,
+    }
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values without some dotted keys."""
+    result = dict(values)
+    for key in keys:
+        group, dot, name = key.partition(".")
+        if not dot:
+            result.pop(group, None)
+        elif isinstance(result.get(group), dict):
+            result[group] = {other: value for other, value in result[group].items() if other != name}
+    return result
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, _as_numbers(value)
 
 
 def _as_numbers(value: Any) -> Any:
     """The same with whole floats as integers: a scale of 4.0 is one of 4."""
     if isinstance(value, dict):
         return {key: _as_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_as_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -9,64 +9,55 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_node
 
 
-def no_logger() -> None:
-    """``logger=none``."""
-    return None
-
-
-def open_logger(config: DictConfig, run_id: str | None = None) -> Logger | None:
+def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
     """The logger of a config; with ``logger=wandb`` grouped and tagged by what is sampled.
 
     Args:
         run_id: id of the W&B run; a run of the same id that exists is resumed. None: a new run.
     """
-    if config.logger.get("_target_", "").endswith(".WandbLogger"):
-        tags = [*(config.logger.tags or ()), *run_tags(config)]
-        group = config.logger.group or config.model.name
-        return _instantiate(config.logger, id=run_id, resume="allow", group=group, tags=tags)
-    return _instantiate(config.logger)
-
-
-def _instantiate(logger: DictConfig, **arguments: Any) -> Logger | None:
+    node = settings.logger
+    arguments: dict[str, Any] = {}
+    if node.get("_target_", "").endswith(".WandbLogger"):
+        tags = [*(node.get("tags") or ()), *run_tags(settings)]
+        group = node.get("group") or settings.model.name
+        arguments = {"id": run_id, "resume": "allow", "group": group, "tags": tags}
     try:
-        return instantiate(logger, **arguments)
+        return build_node("logger", node, Logger, **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
-            kind = logger["_target_"].rsplit(".", 1)[-1]
             raise ConfigError(
-                f"logger: {kind} needs a package that is not installed; "
-                "install mar-accel[tensorboard] or choose another logger."
+                f"logger._target_={node['_target_']} needs a package that is not installed "
+                f"({error.__cause__.name}); install it or choose another logger."
             ) from error
         raise
 
 
-def run_tags(config: DictConfig) -> list[str]:
+def run_tags(settings: Settings) -> list[str]:
     """Short words for what is sampled: the chosen groups; the names of the classes where those are not known.
 
     They are not known outside a command, nor for the rows of a table, which choose for themselves.
     """
     groups = ("model", "sampler", "cache", "dataset")
-    if HydraConfig.initialized() and config.command != "evaluate_table":
+    if HydraConfig.initialized() and settings.command != "evaluate_table":
         choices = HydraConfig.get().runtime.choices
         return [f"{group}={choices[group]}" for group in groups if choices.get(group)]
-    # A training has neither sampler nor cache.
-    parts = [OmegaConf.select(config, key) for key in ("sampler.order", "cache")]
-    parts = [part for part in parts if part is not None and "_target_" in part]
-    return [config.model.name, *(part["_target_"].rsplit(".", 1)[-1] for part in parts)]
+    parts = (settings.sampler.get("order"), settings.cache)
+    targets = [part["_target_"] for part in parts if isinstance(part, dict) and "_target_" in part]
+    return [settings.model.name, *(target.rsplit(".", 1)[-1] for target in targets)]
 
 
-def log_config(logger: Logger | None, config: DictConfig) -> None:
+def log_config(logger: Logger | None, settings: Settings) -> None:
     """Log the resolved config as hyperparameters."""
     if logger is not None:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        logger.log_hyperparams(settings.plain())
 
 
 def log_results(

@@ -1,4 +1,4 @@
-"""run.json: everything that is needed to know what a result came from."""
+"""run.json: everything that tells where a result comes from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
+from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.utils.whole_files import written_whole
 
@@ -68,6 +68,16 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def environment(record: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a speed depends on besides its config: of a record, or of this process."""
+    machine = hardware() if record is None else record.get("hardware", {})
+    return {
+        "revision": git_revision() if record is None else record.get("git_revision"),
+        **{key: machine.get(key) for key in ("processor", "cpu_count", "torch_threads")},
+        "gpus": [gpu["name"] for gpu in machine.get("gpus", [])],
+    }
+
+
 def _processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -77,15 +87,15 @@ def _processor_name() -> str:
     return platform.processor() or "unknown"
 
 
-def run_record(config: DictConfig, **results: Any) -> dict[str, Any]:
-    """The record of a run: resolved config, versions, revision, hardware, seed and its results."""
+def run_record(settings: Settings, **results: Any) -> dict[str, Any]:
+    """The record of a run: its config, versions, revision, hardware, seed and results."""
     return {
-        "command": config.command,
+        "command": settings.command,
         "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seed": config.seed,
+        "seed": settings.seed,
         **results,
-        "config": OmegaConf.to_container(config, resolve=True),
+        "config": settings.plain(),
         "versions": package_versions(),
         "git_revision": git_revision(),
         "hardware": hardware(),
@@ -107,6 +117,6 @@ def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder that you may write to."
+            f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder with write permission."
         ) from error
     return output_dir

@@ -4,52 +4,64 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.config.compose import finish_config
+from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.runs.identity import config_hash
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.folder import RECORD_FILE, share_images
+from mar_accel.runs.identity import Identity
+from mar_accel.runs.record import environment, prepare_output_dir
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult
 
-# The sweep that a job belongs to; its launcher hands it on to every job, wherever that runs.
+# The sweep that a job belongs to; launchers hand it to every job, wherever that runs.
 SWEEP_VARIABLE = "MAR_ACCEL_SWEEP"
 RESULTS, LOCKS, BASELINES = ".results", ".locks", "baselines"
+# Numbers that hold for the conditions they were measured under.
+SPEEDS = (
+    *("seconds", "images_per_second", "latency", "throughput", "speedup", "achieved_flops", "peak_"),
+    *("batch_size", "num_devices", "num_processes"),
+)
+# What an optimising sweeper gets of commands that have no key for it.
+OBJECTIVES = {"generate": "seconds_per_image"}
 
 
 def run_job(
-    function: Callable[[DictConfig], None],
-    config: DictConfig,
+    function: Callable[[Settings], float | None],
+    read: Callable[[], Settings],
     finished_file: str,
     sentence: Callable[[Exception], str | None],
-) -> None:
-    """Make a run of a sweep, unless it is finished or another sweep is at it; errors do not leave.
+) -> float:
+    """Make a run of a sweep, unless it is finished or another sweep is making it; errors do not leave.
 
     Args:
         function: the command.
-        config: as Hydra composed it.
+        read: gives the settings of the run.
         finished_file: the file in a run folder that only a finished run has.
         sentence: what to tell the user about an error; None where it is a fault of the program.
+
+    Returns:
+        The number that an optimising sweeper gets; NaN where the run failed or has none.
     """
     job = HydraConfig.get().job
     sweep_dir = Path(HydraConfig.get().sweep.dir).absolute()
     result = RunResult(job.num, tuple(HydraConfig.get().overrides.task), FAILED, finished_file)
+    objective = ""
     try:
-        config = finish_config(config)
-        folder = name_run(config, sweep_dir)
-        result = replace(result, folder=str(folder))
-        result = _make_run(function, config, folder, result)
+        settings = read()
+        objective = OBJECTIVES.get(settings.command) or settings.evaluate.objective
+        settings, identity = name_run(settings, sweep_dir)
+        result = replace(result, folder=settings.output_dir)
+        result = _make_run(function, settings, identity, result)
     except Exception as error:
         reason = sentence(error)
         result = replace(result, reason=reason or f"{type(error).__name__}: {error}")
@@ -58,6 +70,7 @@ def run_job(
             _keep_traceback(result)
     result.write(results_dir(sweep_dir))
     _free_memory()
+    return float(result.metrics.get(objective, math.nan))
 
 
 def results_dir(sweep_dir: Path) -> Path:
@@ -65,30 +78,41 @@ def results_dir(sweep_dir: Path) -> Path:
     return sweep_dir / RESULTS / os.environ.get(SWEEP_VARIABLE, "sweep")
 
 
-def name_run(config: DictConfig, sweep_dir: Path) -> Path:
-    """Give a run its folder below the sweep's, and what all runs of a sweep share. Changes ``config``."""
-    if not OmegaConf.is_interpolation(config, "output_dir"):
+def name_run(settings: Settings, sweep_dir: Path) -> tuple[Settings, Identity]:
+    """The settings of a run with its folder below the sweep's, and what all runs of a sweep share.
+
+    Images are named by what they are, an evaluation also by the conditions of its measurement.
+    """
+    if not is_default_run_dir(settings.output_dir, sweep_dir):
         raise ConfigError(
-            f"output_dir={config.output_dir} is one folder, and a sweep has many; "
+            f"output_dir={settings.output_dir} is one folder, and a sweep has many; "
             "give the folder that holds them as hydra.sweep.dir."
         )
-    folder = sweep_dir / f"{config.model.name}-{config_hash(config, measured=True)}"
-    config.output_dir = str(folder)
-    config[config.command].resume = True
-    if config.command == "evaluate" and config.evaluate.baseline_dir is None:
-        config.evaluate.baseline_dir = str(sweep_dir / BASELINES)
-    return folder
+    identity = Identity.of(settings)
+    measures = settings.command == "evaluate"
+    name = identity.measurement_hash if measures else identity.evaluation_hash
+    folder = sweep_dir / f"{settings.model.name}-{name}"
+    settings = settings.with_(output_dir=str(folder), generate={"resume": True}, evaluate={"resume": True})
+    if measures and settings.evaluate.baseline_dir is None:
+        settings = settings.with_(evaluate={"baseline_dir": str(sweep_dir / BASELINES)})
+    return settings, identity
+
+
+def is_default_run_dir(output_dir: str, sweep_dir: Path) -> bool:
+    """Whether a run folder is what Hydra gives a job of the sweep, and not one that the user chose."""
+    return Path(output_dir).absolute() == sweep_dir / str(HydraConfig.get().sweep.subdir)
 
 
 def wait_until_free(folder: Path) -> None:
-    """Wait until no process is at a run."""
+    """Wait until no process is making a run."""
     with _lock(folder):
         return
 
 
 def _make_run(
-    function: Callable[[DictConfig], None], config: DictConfig, folder: Path, result: RunResult
+    function: Callable[[Settings], float | None], settings: Settings, identity: Identity, result: RunResult
 ) -> RunResult:
+    folder = Path(settings.output_dir)
     lock = _lock(folder)
     try:
         lock.acquire(timeout=0)
@@ -97,9 +121,10 @@ def _make_run(
     try:
         finished = result.record is not None
         if not finished:
-            function(config)
+            share_images(folder.parent, folder, identity, settings.dataset.num_images)
+            function(settings)
             _report(folder).unlink(missing_ok=True)
-        return replace(result, status=SKIPPED if finished else DONE, metrics=recorded_metrics(result))
+        return with_numbers(replace(result, status=SKIPPED if finished else DONE), identity)
     finally:
         lock.release()
 
@@ -109,11 +134,18 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(prepare_output_dir(folder.parent / LOCKS, "hydra.sweep.dir") / f"{folder.name}.lock")
 
 
-def recorded_metrics(result: RunResult) -> dict[str, Any]:
-    """The numbers on top of a finished run's record."""
+def with_numbers(result: RunResult, identity: Identity | None) -> RunResult:
+    """The result with the numbers of the finished run, speeds only if measured under the same conditions."""
     assert result.record is not None
     record = json.loads(result.record.read_text())
-    return {key: value for key, value in record.items() if isinstance(value, (int, float))}
+    run = json.loads(result.record.with_name(RECORD_FILE).read_text())
+    metrics = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+    measured = environment(run)
+    there = record.get("identity", {}).get("measurement")
+    if identity is not None and there != identity.measurement_hash:
+        metrics = {key: value for key, value in metrics.items() if not key.startswith(SPEEDS)}
+        return replace(result, metrics=metrics, environment=measured, other_conditions=True)
+    return replace(result, metrics=metrics, environment=measured)
 
 
 def _report(folder: Path) -> Path:

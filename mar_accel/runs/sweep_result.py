@@ -19,11 +19,14 @@ class RunResult:
     Attributes:
         number: the job's number in the sweep, from 0.
         overrides: what the command line says of this run.
-        status: "done"; "skipped": was finished before; "failed"; "elsewhere": another sweep was at it.
+        status: "done"; "skipped": was finished before; "failed"; "elsewhere": another sweep was making it.
         folder: the run folder; None where the run has no name, as its config is not valid.
         finished_file: name of the file that only a finished run has in its folder.
         reason: one sentence, where it failed.
         metrics: numbers that the run recorded.
+        environment: revision, hardware and threads that its speeds were measured with.
+        other_conditions: whether its speeds are left out, as they were measured under other conditions than
+            this sweep asks for.
     """
 
     number: int
@@ -33,6 +36,8 @@ class RunResult:
     folder: str | None = None
     reason: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    other_conditions: bool = False
 
     @property
     def record(self) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import traceback
 import uuid
@@ -16,7 +17,8 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from rich.table import Column, Table
 
-from mar_accel.runs.sweep_job import SWEEP_VARIABLE, recorded_metrics, results_dir, wait_until_free
+from mar_accel.runs.record import environment
+from mar_accel.runs.sweep_job import SWEEP_VARIABLE, results_dir, wait_until_free, with_numbers
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
 from mar_accel.utils.whole_files import written_whole
 
@@ -66,13 +68,13 @@ class SweepSummary(Callback):
 
 
 def _waited_for(result: RunResult) -> RunResult:
-    """Of a run that another sweep was at, how it ended there."""
+    """How a run ended that another sweep was making."""
     if result.status != ELSEWHERE or result.folder is None:
         return result
     wait_until_free(Path(result.folder))
     if result.record is not None:
-        return replace(result, metrics=recorded_metrics(result))
-    reason = "another sweep was at this run and did not finish it; give the command again."
+        return with_numbers(result, identity=None)
+    reason = "another sweep was making this run and did not finish it; give the command again."
     return replace(result, status=FAILED, reason=reason)
 
 
@@ -120,12 +122,34 @@ def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
     for reason in dict.fromkeys(result.reason for result in results if result.status == FAILED):
         runs = [str(result.number) for result in results if result.reason == reason]
         console.print(f"run {', '.join(runs)} failed: {reason}", markup=False, soft_wrap=True)
+    for note in _notes(results):
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     counts = [
         f"{sum(result.status == status for result in results)} {status}"
         for status in (DONE, SKIPPED, ELSEWHERE, FAILED)
         if any(result.status == status for result in results)
     ]
     console.print(f"{', '.join(counts)}: {sweep_dir}", markup=False, soft_wrap=True)
+
+
+def _notes(results: Sequence[RunResult]) -> list[str]:
+    """What a reader of the table has to know: speeds and images of other code or another machine."""
+    notes, now = [], environment()
+    earlier = [result for result in results if result.environment and result.environment != now]
+    for there in dict.fromkeys(json.dumps(result.environment) for result in earlier):
+        runs = ", ".join(str(r.number) for r in earlier if json.dumps(r.environment) == there)
+        differing = [
+            f"{key} {json.loads(there).get(key)} (now {value})"
+            for key, value in now.items()
+            if json.loads(there).get(key) != value
+        ]
+        notes.append(f"run {runs} was made and timed with {', '.join(differing)}.")
+    left_out = ", ".join(str(result.number) for result in results if result.other_conditions)
+    if left_out:
+        notes.append(
+            f"run {left_out} was timed under other conditions than asked for; its speed is left out."
+        )
+    return notes
 
 
 def _number(name: str, value: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from rich import get_console
 from rich.progress import Progress
 
-from mar_accel.inference.processes import is_first_process
+from mar_accel.utils.ranks import is_first_process
 
 T = TypeVar("T")
 

@@ -1,0 +1,36 @@
+"""The unaccelerated sampling that an evaluation is compared with: ``sampler=mar cache=none``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from mar_accel.config.compose import compose_sampling
+from mar_accel.config.settings import Settings
+from mar_accel.errors import ConfigError
+
+# They say what is sampled, not how fast: taken over from the config that is compared.
+SHARED_SAMPLER_KEYS = ("guidance_scale", "temperature")
+
+
+def unaccelerated(settings: Settings) -> Settings:
+    """The same model, dataset, seed, guidance scale and temperature, without any acceleration.
+
+    Keys of ``evaluate.baseline_sampler`` that are not null replace those of ``sampler=mar``.
+
+    Raises:
+        ConfigError: evaluate.baseline_sampler has a key that ``sampler=mar`` does not take.
+    """
+    model = asdict(settings.model)
+    plain, _ = compose_sampling(model, ["sampler=mar", "cache=none"])
+    wanted = {key: settings.sampler[key] for key in SHARED_SAMPLER_KEYS if key in settings.sampler}
+    for key, value in settings.evaluate.baseline_sampler.items():
+        if key not in plain or isinstance(plain[key], dict):
+            raise ConfigError(
+                f"evaluate.baseline_sampler.{key} is not a key of sampler=mar; choose among "
+                f"{', '.join(name for name, known in plain.items() if not isinstance(known, dict))}."
+            )
+        if value is not None:
+            wanted[key] = value
+    overrides = [f"sampler.{key}={'null' if value is None else value}" for key, value in wanted.items()]
+    sampler, cache = compose_sampling(model, ["sampler=mar", "cache=none", *overrides])
+    return settings.with_(sampler=sampler, cache=cache)

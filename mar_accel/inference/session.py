@@ -1,0 +1,122 @@
+"""A session: everything that samples, built once from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mar_accel.config.settings import Settings
+from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_architecture, build_cache, build_model, build_sampler
+from mar_accel.models.autoencoders import Autoencoder
+from mar_accel.models.mar import MAR
+from mar_accel.sampling.decode import Engine, StepCallback, decode
+from mar_accel.sampling.plan import Plan
+from mar_accel.sampling.policy import CachePolicy
+from mar_accel.sampling.sampler import Sampler
+
+
+@dataclass
+class Prediction:
+    """Images of one batch.
+
+    Attributes:
+        indices: sample indices [B].
+        labels: class labels [B].
+        images: [B, 1 or 3, H, W], float32, about 0..1.
+        tokens: [B, L, C], float32; fidelity in latent space is measured on them.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    images: Tensor
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Session:
+    """Model, autoencoder, sampler and cache that fit each other, and the plan they follow.
+
+    Attributes:
+        plan: AR steps of the sampler on the model's grid, made once.
+        seed: with the sample index it decides an image; at least 0.
+        sampling: the model's own sampling defaults, by name.
+
+    Example:
+        >>> session = Session.from_settings(compose_settings("generate", ["sampler=gtr"]))
+        >>> images = session.sample([0, 1], torch.tensor([3, 7])).images  # [2, 1, 32, 32]
+    """
+
+    model: MAR
+    autoencoder: Autoencoder
+    sampler: Sampler
+    cache: CachePolicy
+    plan: Plan
+    seed: int
+
+    @classmethod
+    def of(
+        cls, model: MAR, autoencoder: Autoencoder, sampler: Sampler, cache: CachePolicy, seed: int = 0
+    ) -> Session:
+        """A session of objects; raises ConfigError where they cannot be combined."""
+        plan = sampler.plan(model.config.grid)
+        cache.check(model.config, plan, sampler.solver)
+        return cls(model, autoencoder, sampler, cache, plan, seed)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Session:
+        """The session of a config, on the CPU in float32.
+
+        Raises:
+            ConfigError: sampler, cache and model cannot be combined.
+            WeightsError: weights are missing, damaged or of another model.
+        """
+        # The cheap checks come first: nobody should wait for weights to learn of a typo.
+        sampler, cache = build_sampler(settings.sampler), build_cache(settings.cache)
+        architecture = build_architecture(settings.model)
+        cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
+        return cls.of(*build_model(settings.model), sampler, cache, settings.seed)
+
+    def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
+        """The same model with another sampler and cache."""
+        return Session.of(self.model, self.autoencoder, sampler, cache, self.seed)
+
+    def with_settings(self, settings: Settings) -> Session:
+        """The same model with the sampler and the cache of other settings."""
+        return self.with_sampling(build_sampler(settings.sampler), build_cache(settings.cache))
+
+    def with_autoencoder(self, autoencoder: Autoencoder) -> Session:
+        """The same with another autoencoder."""
+        return replace(self, autoencoder=autoencoder)
+
+    def sample(
+        self, indices: Sequence[int], labels: Tensor, observer: StepCallback | None = None
+    ) -> Prediction:
+        """Sample and decode one batch.
+
+        Args:
+            indices: sample indices [B]; each has its own order and noise under the seed.
+            labels: class labels int64 [B], on the model's device.
+            observer: is told of every AR step.
+        """
+        model = self.model
+        noise = self.sampler.draw(self.plan, self.seed, indices, model.config.token_dim).to(labels.device)
+        engine = Engine(model, self.plan, self.sampler.solver, self.cache, self.sampler.selection)
+        tokens = decode(engine, model.class_embedding(labels), noise, on_step=observer)
+        with torch.inference_mode():
+            latents = model.unpatchify(tokens).to(model.fake_latent.dtype)
+            images = self.autoencoder.decode(latents).float()
+        return Prediction(torch.as_tensor(list(indices)), labels, images, tokens)
+
+
+def check_device(accelerator: str) -> None:
+    """Refuse a GPU where there is none, before Lightning does so with a traceback."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["gpu"] = there["cuda"] or there["mps"]
+    if not there.get(accelerator, True):
+        raise ConfigError(
+            f"trainer.accelerator={accelerator} asks for a GPU, but this machine has none; use trainer=cpu."
+        )

@@ -1,0 +1,126 @@
+"""A run of generate: sample as the settings say and leave a complete run folder."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+
+from mar_accel.config.settings import Settings
+from mar_accel.data.requests import GenerationRequests
+from mar_accel.inference.build import build_node
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.session import Session, check_device
+from mar_accel.inference.stopwatch import Stopwatch
+from mar_accel.inference.trainer import build_trainer, check_num_processes
+from mar_accel.inference.writer import ImageWriter
+from mar_accel.runs.folder import CONFIG_FILE, IMAGES, claim_run_folder, kept_images, write_run_record
+from mar_accel.runs.identity import Identity
+from mar_accel.runs.loggers import log_config, log_results, open_logger
+from mar_accel.runs.record import run_record
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What a run of generate leaves.
+
+    Attributes:
+        output_dir: the run folder with images/, grid.png and run.json.
+        seconds: wall-clock time of sampling, decoding and writing.
+        num_images: images of all processes. num_sampled: without those of an earlier run.
+    """
+
+    output_dir: Path
+    seconds: float
+    num_images: int
+    num_sampled: int
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Seconds per image and images per second; empty where nothing was sampled."""
+        if not self.num_sampled:
+            return {}
+        rate = self.num_sampled / self.seconds
+        return {"seconds_per_image": 1 / rate, "images_per_second": rate}
+
+
+def build_callbacks(settings: Settings) -> list[pl.Callback]:
+    """The Lightning callbacks of a config."""
+    nodes = {f"callbacks.{name}": node for name, node in settings.callbacks.items() if node is not None}
+    return [build_node(key, node, pl.Callback) for key, node in nodes.items()]
+
+
+def generate(settings: Settings) -> GenerationResult | None:
+    """Sample as the settings say and write the run folder.
+
+    Returns:
+        What was made; None on every process but the first.
+
+    Raises:
+        MarAccelError: the config cannot be run; nothing has been written then.
+    """
+    check_device(settings.trainer.accelerator)
+    output_dir = Path(settings.output_dir).absolute()
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
+    module = InferenceModule(Session.from_settings(settings))
+    stopwatch, callbacks = Stopwatch(), build_callbacks(settings)
+    trainer = build_trainer(settings.trainer, [*callbacks, stopwatch], output_dir)
+    requests = requests.limited(settings.trainer.limit_predict_batches, trainer.world_size)
+    check_num_processes(trainer, requests.num_images)
+    writer = ImageWriter(output_dir, requests.num_images, settings.dataset.num_classes)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    identity = Identity.of(settings)
+    claim_run_folder(output_dir, settings, identity)
+    resume = settings.generate.resume
+    there = kept_images(output_dir, settings, trainer.world_size) if resume else set()
+    missing = requests.without(there, trainer.world_size)
+    trainer.logger = logger = open_logger(settings)
+    if missing.num_images:
+        with further_processes(output_dir / CONFIG_FILE):
+            _predict(trainer, module, missing, output_dir)
+    else:
+        writer.write_grid()
+    if not trainer.is_global_zero:
+        return None
+    result = GenerationResult(output_dir, stopwatch.seconds, requests.num_images, missing.num_images)
+    _record(settings, identity, result, trainer.world_size, logger)
+    return result
+
+
+def _predict(
+    trainer: pl.Trainer, module: InferenceModule, requests: GenerationRequests, output_dir: Path
+) -> None:
+    try:
+        trainer.predict(module, requests, return_predictions=False)
+    except SystemExit:
+        # Lightning turns Ctrl-C into this, and SIGTERM ends so too.
+        if trainer.is_global_zero:
+            print(f"stopped: the images in {output_dir / IMAGES} are whole.", file=sys.stderr)
+        raise
+
+
+def _record(
+    settings: Settings,
+    identity: Identity,
+    result: GenerationResult,
+    num_processes: int,
+    logger: Logger | None,
+) -> None:
+    caption = f"{settings.model.name}, seed {settings.seed}"
+    log_config(logger, settings)
+    log_results(logger, result.speed, {"samples": (result.output_dir / "grid.png", caption)})
+    counts: dict[str, Any] = {
+        "identity": identity.record(),
+        "num_images": result.num_images,
+        "num_sampled": result.num_sampled,
+        "num_processes": num_processes,
+        "seconds": result.seconds,
+    }
+    # The last thing that is written: where it is, everything else is complete.
+    images_kept = result.num_sampled < result.num_images
+    write_run_record(run_record(settings, **counts, **result.speed), result.output_dir, images_kept)
