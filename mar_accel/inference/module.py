@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.mar import MAR
-from mar_accel.sampling.decode import Engine, StepCallback, decode
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.observer import Observer, Observers
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
 
@@ -40,6 +41,9 @@ class InferenceModule(pl.LightningModule):
         sampler, cache: how it is sampled.
         seed: with the sample index it decides an image; at least 0.
 
+    Attributes:
+        observers: are told what happens while ``predict_step`` samples; callbacks add and remove theirs.
+
     Raises:
         ConfigError: sampler, cache and model cannot be combined.
     """
@@ -53,16 +57,23 @@ class InferenceModule(pl.LightningModule):
         cache.check(model.config, self.plan, sampler.solver)
         self.cache = cache
         self.seed = seed
-        self.on_ar_step: StepCallback | None = None
+        self.observers: list[Observer] = []
+
+    def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> InferenceModule:
+        """Another module with the same weights and seed; raises ConfigError as this class does."""
+        return InferenceModule(self.model, self.autoencoder, sampler, cache, self.seed).eval()
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Prediction:
-        indices, labels = batch
+        return self.sample(*batch, Observers(self.observers))
+
+    def sample(self, indices: Tensor, labels: Tensor, observer: Observer) -> Prediction:
+        """Sample images [B] of given sample indices and labels, and tell ``observer`` alone what happens."""
         noise = self.sampler.draw(self.plan, self.seed, indices.tolist(), self.model.config.token_dim)
         engine = Engine(self.model, self.plan, self.sampler.solver, self.cache, self.sampler.selection)
-        tokens = decode(
-            engine, self.model.class_embedding(labels), noise.to(self.device), on_step=self.on_ar_step
-        )
+        tokens = decode(engine, self.model.class_embedding(labels), noise.to(self.device), observer)
         latents = self.model.unpatchify(tokens).to(self.dtype)
+        observer.autoencoder_start(latents)
         with torch.inference_mode():
             images = self.autoencoder.decode(latents).float()
+        observer.autoencoder_end(images)
         return Prediction(indices, labels, images, tokens)
