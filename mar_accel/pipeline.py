@@ -209,7 +209,7 @@ class MARPipeline:
         plan = parts.plan(self.model.config.grid)
         policy.check(self.model.config, plan, parts.solver)
         engine = Engine(self.model, plan, parts.solver, policy, parts.selection)
-        observer = observer or Observer()
+        observer = Observer() if observer is None else observer
         images, tokens = [], []
         for start in range(0, len(labels), batch_size):
             indices = range(start, min(start + batch_size, len(labels)))

@@ -201,9 +201,8 @@ class MAR(nn.Module):
         """Encoder outputs [R, S+n, D] to z [R, m, D]; other arguments as in ``forward``."""
         repeats = encoded.shape[0] // known.shape[0]
         known, predicted = known.repeat(repeats, 1), predicted.repeat(repeats, 1)
-        return self.conditioning_vectors(
-            self.decode(self.decoder_inputs(encoded, known), predicted), predicted
-        )
+        x = self.decode(self.decoder_inputs(encoded, known), predicted)
+        return self.conditioning_vectors(x, predicted)
 
     # -- training ------------------------------------------------------------------------------
 

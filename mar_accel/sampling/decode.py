@@ -57,7 +57,7 @@ def decode(
     if plan.guided:
         class_embedding = torch.cat([class_embedding, model.unconditional_embedding(batch)])
     decoded = noise.noise.new_zeros(batch, plan.num_tokens, model.config.token_dim)
-    observer = observer or Observer()
+    observer = Observer() if observer is None else observer
     state = DecodeState(model, plan, class_embedding, noise.order, decoded, observer)
     observer.start(state)
     chains = _Chains(engine, noise, state)

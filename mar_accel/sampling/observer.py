@@ -1,4 +1,4 @@
-"""What can be seen of a decode, without changing it: timers, counters, recorders and progress are observers."""
+"""What can be seen of a decode without changing it: timers, counters, recorders, probes and progress bars."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Chain:
 class Observer:
     """Is told of every event of a decode; a subclass overrides the events that it needs.
 
-    For each batch the order is: ``start``; then for every AR step ``step_start``, ``encoded``,
-    ``conditioning``, one pair ``chain_start`` and ``chain_end`` per chain length, ``step_end``; then ``finish``.
-    Whoever turns tokens into images adds ``autoencoder_start`` and ``autoencoder_end``.
+    A batch begins with ``start`` and ends with ``finish``. Every AR step between them is: ``step_start``,
+    ``encoded``, ``conditioning``, a pair ``chain_start`` and ``chain_end`` for each group of tokens with the
+    same T, ``step_end``. Whoever turns tokens into images adds ``autoencoder_start`` and ``autoencoder_end``.
 
     Tensors are those of the decode, not copies. An observer must not write into them: the images are the
     same with and without observers. What it keeps for later, it clones.
