@@ -120,6 +120,7 @@ class _Chains:
         chain = Chain(
             net=engine.model.diffloss.net,
             z=z.flatten(0, 1),
+            guided=engine.plan.guided,
             positions=positions,
             time_embeddings=self.time_embeddings[length],
             schedule=schedule,
@@ -127,7 +128,7 @@ class _Chains:
             temperature=engine.plan.temperature,
             solver=engine.solver,
         )
-        denoise = engine.cache.denoiser(chain.net, chain.z, chain.time_embeddings, step, engine.plan.guided)
+        denoise = engine.cache.denoiser(chain.net, chain.z, chain.time_embeddings, step, chain.guided)
         self.state.observer.chain_start(self.state, step, chain)
         tokens = chain.run(denoise)
         self.state.observer.chain_end(self.state, step, chain, tokens)

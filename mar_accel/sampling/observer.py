@@ -25,6 +25,7 @@ class Chain:
     Attributes:
         net: the head's network.
         z: conditioning vectors [R·n, D]: conditional rows first, then unconditional ones if guided.
+        guided: as :meth:`mar_accel.sampling.policy.CachePolicy.denoiser` takes it.
         positions: grid positions [B, n] of the tokens.
         time_embeddings: embeddings [T, W] of the schedule's timesteps, in growing order.
         schedule: T timesteps.
@@ -35,6 +36,7 @@ class Chain:
 
     net: AdaLNMLP
     z: Tensor
+    guided: bool
     positions: Tensor
     time_embeddings: Tensor
     schedule: DiffusionSchedule
