@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.sampling import Measured, measure_interleaved
 from mar_accel.generate import check_device
+from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells, timing_table
+from mar_accel.profiling.benchmark_variants import Variant, build_variants, compose_variants, select_rows
 from mar_accel.profiling.flops import FlopCount, count_flops
-from mar_accel.profiling.result import HEADINGS, Timing, compare, timing_cells, timing_table
+from mar_accel.profiling.interleaved import Measured, measure_interleaved
 from mar_accel.profiling.speed import gemm_peak
-from mar_accel.profiling.variants import Variant, build_variants, compose_variants, select_rows
 from mar_accel.runs.entry import command
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.utils import markdown

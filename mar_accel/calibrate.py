@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from mar_accel.analysis.figures import write_rows
 from mar_accel.caching.calibration import (
     LARGEST_TOLERANCE,
     MovementRecorder,
@@ -34,6 +33,7 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.runs.entry import command
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.progress import busy
 
 
@@ -161,7 +161,7 @@ def _write(config: DictConfig, result: CalibrationResult, distances: Tensor) -> 
         rows.append(
             {"step": k, "refresh": k in schedule.refreshes, "ratio": ratio, "mean_distance": distance}
         )
-    write_rows(rows, output_dir / "calibration.csv")
+    write_csv(rows, output_dir / "calibration.csv")
     OmegaConf.save(_with_schedule(config, schedule).cache, output_dir / "cache.yaml", resolve=True)
     (output_dir / "overrides.txt").write_text("\n".join(result.overrides) + "\n")
     record = run_record(

@@ -19,7 +19,8 @@ from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.inference.build import build_cache, build_model, build_sampler
 from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
 from mar_accel.models.mar import MAR
-from mar_accel.sampling.decode import Engine, StepCallback, decode
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.observer import Observer
 from mar_accel.utils.images import to_pil
 from mar_accel.weights.folder import PIXEL, read_description, save_model_folder
 from mar_accel.weights.loading import MODEL_HUB_FILES, MODEL_KEY, load_kl_autoencoder, load_mar
@@ -172,7 +173,7 @@ class MARPipeline:
         seed: int = 0,
         batch_size: int = 16,
         overrides: Sequence[str] = (),
-        on_step: StepCallback | None = None,
+        observer: Observer | None = None,
     ) -> PipelineOutput:
         """Sample one image per label.
 
@@ -187,7 +188,7 @@ class MARPipeline:
             seed: decides the images together with their indices; at least 0.
             batch_size: images that are sampled at once, at least 1.
             overrides: further Hydra overrides, such as ``["sampler.order=halton"]``.
-            on_step: called after every AR step of every batch.
+            observer: is told what happens in every batch; see :class:`mar_accel.sampling.observer.Observer`.
 
         Raises:
             ConfigError: a value is out of its range, a member is unknown, or what is asked for cannot be
@@ -208,20 +209,25 @@ class MARPipeline:
         plan = parts.plan(self.model.config.grid)
         policy.check(self.model.config, plan, parts.solver)
         engine = Engine(self.model, plan, parts.solver, policy, parts.selection)
+        observer = Observer() if observer is None else observer
         images, tokens = [], []
         for start in range(0, len(labels), batch_size):
             indices = range(start, min(start + batch_size, len(labels)))
             noise = parts.draw(plan, seed, indices, self.model.config.token_dim).to(self.device)
             batch_labels = torch.tensor([labels[index] for index in indices], device=self.device)
-            batch = decode(engine, self.model.class_embedding(batch_labels), noise, on_step)
-            images += [to_pil(image) for image in self._decode_images(batch)]
+            batch = decode(engine, self.model.class_embedding(batch_labels), noise, observer)
+            images += [to_pil(image) for image in self._decode_images(batch, observer)]
             tokens.append(batch.cpu())
         return PipelineOutput(images, torch.cat(tokens))
 
     @torch.inference_mode()
-    def _decode_images(self, tokens: Tensor) -> Tensor:
+    def _decode_images(self, tokens: Tensor, observer: Observer) -> Tensor:
         """Tokens [B, L, C] to images [B, 1 or 3, H, W], float32."""
-        return self.autoencoder.decode(self.model.unpatchify(tokens).to(self.dtype)).float()
+        latents = self.model.unpatchify(tokens).to(self.dtype)
+        observer.autoencoder_start(latents)
+        images = self.autoencoder.decode(latents).float()
+        observer.autoencoder_end(images)
+        return images
 
     def _model_config(self) -> DictConfig:
         """The model as a member of the group ``model``, for what samplers and caches read of it."""

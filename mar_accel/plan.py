@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.plan_view import grid_picture, grid_text, plan_rows, plan_table
+from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.images import save_png
 from mar_accel.utils.progress import busy
 
@@ -67,10 +67,7 @@ def _write(
     config: DictConfig, plan: Plan, order: Tensor, rows: Sequence[dict[str, float]], output_dir: Path
 ) -> None:
     save_png(grid_picture(plan, order), output_dir / PICTURE_FILE)
-    with (output_dir / TABLE_FILE).open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, output_dir / TABLE_FILE)
     totals = {key: sum(row[key] for row in rows) for key in ("head_evaluations", "gflops") if key in rows[0]}
     write_json(run_record(config, num_ar_steps=len(rows), **totals), output_dir / RECORD_FILE)
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mar_accel.analysis.figures import check_matplotlib, write_figures
-from mar_accel.analysis.head_reuse import HeadReuse, ProbingSolver
+from mar_accel.analysis.head_reuse import HeadReuse
 from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.token import TokenCache
@@ -38,7 +38,9 @@ def measure_redundancy(config: DictConfig) -> RedundancyStatistics:
     token = TokenCache(prune_block=config.redundancy.prune_block)
     token.check(module.model.config)
     reuse = _probe_head(config, module)
-    module.cache = recorder = FeatureRecorder(token, reuse)
+    if reuse is not None:
+        module.observers.append(reuse)
+    module.cache = recorder = FeatureRecorder(token)
     output_dir = prepare_output_dir(Path(config.output_dir).absolute())
     trainer = build_trainer(on_one_device(config), [ImageProgress()], output_dir)
     trainer.predict(module, requests, return_predictions=False)
@@ -57,7 +59,7 @@ def measure_redundancy(config: DictConfig) -> RedundancyStatistics:
 
 
 def _probe_head(config: DictConfig, module: InferenceModule) -> HeadReuse | None:
-    """Let the module's solver probe its chains; None where that is not wanted or cannot be done."""
+    """A probe of the head's chains; None where that is not wanted or cannot be done."""
     every, period = config.redundancy.head_every, config.redundancy.head_period
     if every is None or not module.sampler.solver.visits_every_timestep:
         return None
@@ -65,9 +67,7 @@ def _probe_head(config: DictConfig, module: InferenceModule) -> HeadReuse | None
         raise ConfigError(f"redundancy.head_every={every} is no number of AR steps; give 1 or more, or null.")
     if not isinstance(period, int) or period < 2:
         raise ConfigError(f"redundancy.head_period={period} reuses nothing; give 2 or more.")
-    reuse = HeadReuse(HeadCache(period), every)
-    module.sampler.solver = ProbingSolver(module.sampler.solver, reuse)
-    return reuse
+    return HeadReuse(HeadCache(period), every)
 
 
 @command("redundancy")

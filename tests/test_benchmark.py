@@ -11,11 +11,16 @@ import torch
 from mar_accel.benchmark import benchmark
 from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.sampling import Measured
 from mar_accel.models.autoencoders import PixelAutoencoder
+from mar_accel.profiling.benchmark_result import compare, timing_table
+from mar_accel.profiling.benchmark_variants import (
+    NoAutoencoder,
+    build_variants,
+    compose_variants,
+    select_rows,
+)
 from mar_accel.profiling.flops import FlopCount
-from mar_accel.profiling.result import compare, timing_table
-from mar_accel.profiling.variants import NoAutoencoder, build_variants, compose_variants, select_rows
+from mar_accel.profiling.interleaved import Measured
 
 TINY = [
     "model.weights=random",

@@ -16,6 +16,9 @@ from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.models.mar import MARConfig
 from mar_accel.pipeline import MARPipeline
+from mar_accel.sampling.observer import Observer
+from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import DecodeState
 from mar_accel.weights.loading import load_mar
 
 FAST = {"num_iter": 4, "num_diffusion_steps": 5}
@@ -69,9 +72,24 @@ def test_settings_reach_the_sampler(pipe: MARPipeline) -> None:
         pipe(3, overrides=["sampler/guidance_schedule=constant"], **FAST),
     ]
     assert not any(torch.equal(tokens, output.tokens) for output in changed)
-    steps: list[int] = []
-    pipe(3, num_iter=3, num_diffusion_steps=2, on_step=lambda step, state: steps.append(step.num_tokens))
-    assert len(steps) == 3 and sum(steps) == 64
+
+
+def test_an_observer_sees_every_step_and_the_images(pipe: MARPipeline) -> None:
+    class Recorder(Observer):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+            self.images: list[torch.Size] = []
+
+        def step_end(self, state: DecodeState, step: ARStep) -> None:
+            self.steps.append(step.num_tokens)
+
+        def autoencoder_end(self, images: torch.Tensor) -> None:
+            self.images.append(images.shape)
+
+    recorder = Recorder()
+    pipe([3, 7], num_iter=3, num_diffusion_steps=2, observer=recorder)
+    assert len(recorder.steps) == 3 and sum(recorder.steps) == 64
+    assert recorder.images == [(2, 1, 16, 16)]
 
 
 def test_any_member_by_name(pipe: MARPipeline) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mar_accel.analysis.head_reuse import ALL, HeadReuse
 from mar_accel.analysis.redundancy import CATEGORIES, RedundancyStatistics
 from mar_accel.errors import ConfigError
+from mar_accel.utils.csv_files import write_csv
+from mar_accel.utils.whole_files import written_whole
 
 
 def check_matplotlib() -> None:
@@ -25,8 +27,8 @@ def check_matplotlib() -> None:
 def write_figures(statistics: RedundancyStatistics, reuse: HeadReuse | None, output_dir: Path) -> list[Path]:
     """Write every figure beside its numbers; returns the pictures."""
     distances, mse, matrices = statistics.distance_rows(), statistics.mse_rows(), statistics.matrices()
-    write_rows(distances, output_dir / "token_distance.csv")
-    write_rows(mse, output_dir / "branch_mse.csv")
+    write_csv(distances, output_dir / "token_distance.csv")
+    write_csv(mse, output_dir / "branch_mse.csv")
     for name, matrix in matrices.items():
         _write_matrix(matrix, output_dir / f"step_similarity_{name}.csv")
     pictures = [output_dir / f"{name}.png" for name in ("token_distance", "branch_mse", "step_similarity")]
@@ -35,23 +37,15 @@ def write_figures(statistics: RedundancyStatistics, reuse: HeadReuse | None, out
     _draw_matrices(matrices, pictures[2])
     rows = [] if reuse is None else reuse.rows()
     if rows:
-        write_rows(rows, output_dir / "head_reuse.csv")
+        write_csv(rows, output_dir / "head_reuse.csv")
         pictures.append(output_dir / "head_reuse.png")
         _draw_reuse(rows, pictures[-1])
     return pictures
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows of equal keys as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def _write_matrix(matrix: Tensor, path: Path) -> None:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([[f"{value:.6f}" for value in row] for row in matrix.tolist()])
+    with written_whole(path) as temporary, temporary.open("w") as file:
+        np.savetxt(file, matrix.numpy(), fmt="%.6f", delimiter=",")
 
 
 def _draw_distances(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -8,17 +8,14 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import Tensor
 
 from mar_accel.caching.head import HeadCache, HeadCacheDenoiser
-from mar_accel.models.diffusion_head import AdaLNMLP
-from mar_accel.sampling.denoiser import Denoiser
-from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
+from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.solvers import Solver
+from mar_accel.sampling.policy import DecodeState
 
 ALL = "all"
 
@@ -41,58 +38,38 @@ def stretches(cache: HeadCache, num_steps: int) -> list[range]:
     return [indices for indices in between if indices]
 
 
-@dataclass(frozen=True)
-class Chain:
-    """What a chain is run from.
-
-    Attributes: as the arguments of :meth:`mar_accel.sampling.policy.CachePolicy.denoiser`.
-    """
-
-    net: AdaLNMLP
-    z: Tensor
-    time_embeddings: Tensor
-    step: ARStep
-    guided: bool
-
-
-@dataclass
-class HeadReuse:
+class HeadReuse(Observer):
     """Mean squared change of finished tokens, by chain length and stretch.
 
     Args:
         cache: whose refreshes bound the stretches.
         every: AR steps from one that is probed to the next.
-
-    Attributes:
-        chain: the one that is sampled next.
     """
 
-    cache: HeadCache
-    every: int
-    chain: Chain | None = None
-    _totals: dict[tuple[int, str | range], float] = field(default_factory=dict)
-    _values: dict[int, int] = field(default_factory=dict)
-    _timesteps: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    def __init__(self, cache: HeadCache, every: int):
+        self.cache = cache
+        self.every = every
+        self._totals: dict[tuple[int, str | range], float] = {}
+        self._values: dict[int, int] = {}
+        self._timesteps: dict[int, tuple[int, ...]] = {}
 
-    def probe(
-        self, solver: Solver, exact: Tensor, noise: Tensor, schedule: DiffusionSchedule, temperature: float
-    ) -> None:
-        """Run the chain again for each stretch; ``exact`` [n, C] is what it gives without reuse."""
-        chain, num_steps = self.chain, schedule.num_steps
-        if chain is None or chain.step.index % self.every:
+    def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: Tensor) -> None:
+        """Run the chain again for each stretch; ``tokens`` [n, C] are what it gives without reuse."""
+        if step.index % self.every:
             return
+        num_steps = chain.schedule.num_steps
         parts = stretches(self.cache, num_steps)
         caches: dict[str | range, HeadCache] = {part: ReuseOnlyAt(self.cache, part) for part in parts}
         caches[ALL] = self.cache
         for name, cache in caches.items():
             denoise = HeadCacheDenoiser(
-                cache, chain.net, chain.z, chain.time_embeddings, chain.step.guidance_scale, chain.guided
+                cache, chain.net, chain.z, chain.time_embeddings, step.guidance_scale, chain.guided
             )
-            change = solver.sample(denoise, noise, schedule, temperature) - exact
+            change = chain.run(denoise) - tokens
             key = (num_steps, name)
             self._totals[key] = self._totals.get(key, 0.0) + float(change.double().square().sum())
-        self._values[num_steps] = self._values.get(num_steps, 0) + exact.numel()
-        self._timesteps[num_steps] = schedule.timesteps
+        self._values[num_steps] = self._values.get(num_steps, 0) + tokens.numel()
+        self._timesteps[num_steps] = chain.schedule.timesteps
 
     def rows(self) -> list[dict[str, float | int | str]]:
         """One row per chain length and stretch, and one (``all``) with every stretch reused."""
@@ -110,19 +87,3 @@ class HeadReuse:
                 }
             )
         return rows
-
-
-class ProbingSolver:
-    """A head solver whose chains are probed after they were sampled; the tokens are the solver's own."""
-
-    visits_every_timestep = True
-
-    def __init__(self, solver: Solver, reuse: HeadReuse):
-        self.solver, self.reuse = solver, reuse
-
-    def sample(
-        self, denoise: Denoiser, noise: Tensor, schedule: DiffusionSchedule, temperature: float
-    ) -> Tensor:
-        tokens = self.solver.sample(denoise, noise, schedule, temperature)
-        self.reuse.probe(self.solver, tokens, noise, schedule, temperature)
-        return tokens

@@ -11,11 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mar_accel.analysis.head_reuse import Chain, HeadReuse
 from mar_accel.caching.token import TokenCache
-from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.transformer import gather_tokens
-from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import CachePolicy, DecodeState
 
@@ -38,19 +35,20 @@ class StepFeatures:
 
 
 class FeatureRecorder(CachePolicy):
-    """Computes everything anew at every step, for all positions, and gathers statistics of the features.
+    """Computes all positions at every step and gathers statistics of their features.
+
+    It is a cache policy and no observer because a plain pass does not compute what it compares: there the
+    last decoder block works on the predicted positions alone.
 
     Args:
         token: says which block is the pruning block.
-        reuse: is told the chains of the head; None where they are not probed.
 
     Attributes:
         statistics: over all batches so far.
     """
 
-    def __init__(self, token: TokenCache, reuse: HeadReuse | None = None):
+    def __init__(self, token: TokenCache):
         self.token = token
-        self.reuse = reuse
         self.statistics = RedundancyStatistics()
         self._steps: list[StepFeatures] = []
 
@@ -75,13 +73,6 @@ class FeatureRecorder(CachePolicy):
             self.statistics.add(self._steps, state)
         positions = state.predicted(step).repeat(output.shape[0] // batch, 1)
         return state.model.conditioning_vectors(output[:, step.start : step.stop], positions)
-
-    def denoiser(
-        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
-    ) -> Denoiser:
-        if self.reuse is not None:
-            self.reuse.chain = Chain(net, z, time_embeddings, step, guided)
-        return super().denoiser(net, z, time_embeddings, step, guided)
 
     def finish(self) -> None:
         self.token.finish()

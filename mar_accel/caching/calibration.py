@@ -20,7 +20,10 @@ LEAST_TOLERANCE, LARGEST_TOLERANCE = 1e-6, 2.0
 
 
 class MovementRecorder(CachePolicy):
-    """Computes everything anew and records how far the token cache's features move from step to step.
+    """Computes everything and records how far the token cache's features move from step to step.
+
+    It is a cache policy and no observer because a plain pass does not give what it compares: the keys and
+    values inside the pruning block.
 
     Args:
         token: says which feature of which block is compared, and how.

@@ -5,7 +5,6 @@ Source: LazyMAR (arXiv:2503.12450).
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mar_accel.caching.condition import ConditionCache
@@ -134,6 +133,5 @@ def _plain_pass(state: DecodeState, step: ARStep, targets: Tensor, embedding: Te
     """Last block's output [rows, m, D] at grid positions [B, m], for embeddings [rows, D]."""
     model, repeats = state.model, embedding.shape[0] // state.batch_size
     tokens, known = state.known(step)
-    embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
-    x = model.encode(torch.cat([model.embed_buffer(embedding), embedded], dim=1))
+    x = state.encoded(step, model.encode_tokens(embedding, tokens, known))
     return model.decode(model.decoder_inputs(x, known.repeat(repeats, 1)), targets.repeat(repeats, 1))

@@ -149,7 +149,7 @@ class TokenCache:
             q, kv = project(block, block.norm1(x))
             store.keep_kv(store.encoder, index, length, kv)
             x = attend_and_mlp(block, x, q, kv)
-        x = model.decoder_inputs(x, known.repeat(repeats, 1))
+        x = model.decoder_inputs(state.encoded(step, x), known.repeat(repeats, 1))
         store.decoder_input = x[:rows].clone() if rows < len(x) else x
         prune_block, last = self.prune_block_of(model.config), len(model.decoder_blocks) - 1
         wanted = flat_rows(targets.repeat(repeats, 1) + buffer, length)
@@ -181,7 +181,8 @@ class TokenCache:
         repeats = rows // state.batch_size
         previous = state.plan.steps[step.index - 1]
         decoded_last = state.predicted(previous).repeat(repeats, 1)
-        x = self._decoder_input(state, self._encode(state, step, previous), decoded_last)
+        encoded = state.encoded(step, self._encode(state, step, previous))
+        x = self._decoder_input(state, encoded, decoded_last)
         prune_block = self.prune_block_of(model.config)
         for block in blocks_of(model.decoder_blocks)[:prune_block]:
             x = block(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
-from mar_accel.evaluation.files import write_csv
 from mar_accel.evaluation.table import RowResult
 from mar_accel.runs.folder import CONFIG_FILE
+from mar_accel.utils.csv_files import write_csv
 
 PREDICTORS = {"psnr": "PSNR to the first row (dB)", "latent_mse": "latent MSE to the first row"}
 SMALLEST = 3
@@ -44,8 +43,8 @@ def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[st
     if not coefficients:
         return {}
     write_csv(rows, output_dir / ROWS_FILE)
-    with (output_dir / SUMMARY_FILE).open("w", newline="") as file:
-        csv.writer(file).writerows([("coefficient", "value"), *coefficients.items()])
+    summary = [{"coefficient": name, "value": value} for name, value in coefficients.items()]
+    write_csv(summary, output_dir / SUMMARY_FILE)
     _plot(rows, coefficients, output_dir / PLOT_FILE)
     return coefficients
 

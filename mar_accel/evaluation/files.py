@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mar_accel.evaluation.result import METRICS_FILE, Comparison, Evaluation
 from mar_accel.evaluation.token_files import remove_batches, write_tokens
 from mar_accel.metrics.fidelity import difference_images
 from mar_accel.runs.record import write_json
+from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.images import save_png
 
 # Smaller images are enlarged to about this, by whole factors.
@@ -64,14 +64,6 @@ def num_tokens(folder: Path) -> int:
             return int(file.get_slice("tokens").get_shape()[0])
     except (OSError, SafetensorError):
         return 0
-
-
-def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rows with the same keys, the keys as heading."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _write_comparison(comparison: Comparison, output_dir: Path) -> dict[str, tuple[Path, str]]:

@@ -15,7 +15,7 @@ from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.baseline_store import Samples, shared_samples
-from mar_accel.evaluation.collect import BatchTimer, Collected, Collector
+from mar_accel.evaluation.collect import Collected, Collector
 from mar_accel.evaluation.comparison import (
     add_lpips,
     check_lpips,
@@ -28,12 +28,7 @@ from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.measured import FLOPS, read_measured
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import nothing_earlier, read_earlier
-from mar_accel.evaluation.sampling import (
-    baseline_config,
-    measure_interleaved,
-    same_sampling,
-    with_sampling,
-)
+from mar_accel.evaluation.sampling import baseline_config, same_sampling, with_sampling
 from mar_accel.evaluation.settings import GENERATE, EvaluationSettings
 from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.generate import build_module, build_requests, check_device, check_num_processes
@@ -43,8 +38,10 @@ from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.trainer import build_trainer
 from mar_accel.inference.writer import ImageWriter
 from mar_accel.metrics.quality import measure_quality
+from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
 from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
+from mar_accel.profiling.timer import BatchTimer
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
 from mar_accel.runs.identity import config_hash, decides_per_batch
 from mar_accel.utils.progress import busy

@@ -9,10 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.evaluation.sampling import images_per_round, measure_interleaved, with_sampling
+from mar_accel.evaluation.sampling import with_sampling
 from mar_accel.generate import build_module
 from mar_accel.inference.processes import further_processes
 from mar_accel.inference.trainer import build_trainer
+from mar_accel.profiling.interleaved import images_per_round, measure_interleaved
 from mar_accel.runs.record import git_revision, write_json
 
 # What a config for this says under "command", for the processes of further devices.

@@ -6,14 +6,14 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from mar_accel.inference.session import Prediction, Session
-from mar_accel.sampling.decode import StepCallback
+from mar_accel.sampling.observer import Observer, Observers
 
 
 class InferenceModule(pl.LightningModule):
     """Samples the requests of a :class:`mar_accel.data.requests.GenerationRequests` with a session.
 
     Attributes:
-        on_ar_step: is told of every AR step; None: nobody.
+        observers: are told what happens while ``predict_step`` samples; callbacks add and remove theirs.
     """
 
     def __init__(self, session: Session):
@@ -21,9 +21,9 @@ class InferenceModule(pl.LightningModule):
         self.session = session
         # Registered, so that Lightning moves them to the device and the precision.
         self.model, self.autoencoder = session.model, session.autoencoder
-        self.on_ar_step: StepCallback | None = None
+        self.observers: list[Observer] = []
         self.eval()
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Prediction:
         indices, labels = batch
-        return self.session.sample(indices.tolist(), labels, self.on_ar_step)
+        return self.session.sample(indices.tolist(), labels, Observers(self.observers))

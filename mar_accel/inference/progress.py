@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import DecodeState
 
@@ -20,7 +21,7 @@ class ImagesPerSecond(ProgressColumn):
         return Text(f"{done / elapsed:.2f} images/s" if done and elapsed else "– images/s", style="cyan")
 
 
-class ImageProgress(pl.Callback):
+class ImageProgress(pl.Callback, Observer):
     """A progress bar over all images, moved on by every AR step; shown by the first process alone.
 
     Args:
@@ -30,11 +31,15 @@ class ImageProgress(pl.Callback):
     def __init__(self, description: str = "sampling") -> None:
         self.description = description
         self.progress: Progress | None = None
+        self._num_images = 0
+        self._num_processes = 1
+        self._done = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._num_images, self._num_processes, self._done = datamodule.num_images, trainer.world_size, 0.0
         self.progress = Progress(
             self.description,
             BarColumn(),
@@ -43,23 +48,20 @@ class ImageProgress(pl.Callback):
             ImagesPerSecond(),
             TimeRemainingColumn(),
         )
-        task = self.progress.add_task("sampling", total=datamodule.num_images)
-        done, images_per_batch, num_steps = 0.0, 0, len(pl_module.plan.steps)
-
-        def on_ar_step(step: ARStep, state: DecodeState) -> None:
-            nonlocal done, images_per_batch
-            images_per_batch = state.batch_size * trainer.world_size
-            done = min(done + images_per_batch / num_steps, float(datamodule.num_images))
-            assert self.progress is not None
-            # The bar counts whole images; the fraction would read as clutter.
-            self.progress.update(task, completed=int(done + 1e-6))
-
-        pl_module.on_ar_step = on_ar_step
+        self.progress.add_task("sampling", total=self._num_images)
         self.progress.start()
+        pl_module.observers.append(self)
+
+    def step_end(self, state: DecodeState, step: ARStep) -> None:
+        assert self.progress is not None
+        images = state.batch_size * self._num_processes / len(state.plan.steps)
+        self._done = min(self._done + images, float(self._num_images))
+        # The bar counts whole images; the fraction would read as clutter.
+        self.progress.update(self.progress.task_ids[0], completed=int(self._done + 1e-6))
 
     def _stop(self, pl_module: Any) -> None:
-        pl_module.on_ar_step = None
         if self.progress is not None:
+            pl_module.observers.remove(self)
             self.progress.stop()
             self.progress = None
 

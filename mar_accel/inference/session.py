@@ -13,7 +13,8 @@ from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_cache, build_model, build_sampler
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.mar import MAR
-from mar_accel.sampling.decode import Engine, StepCallback, decode
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
@@ -92,23 +93,24 @@ class Session:
         """The same with another autoencoder."""
         return replace(self, autoencoder=autoencoder)
 
-    def sample(
-        self, indices: Sequence[int], labels: Tensor, observer: StepCallback | None = None
-    ) -> Prediction:
+    def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.
 
         Args:
             indices: sample indices [B]; each has its own order and noise under the seed.
             labels: class labels int64 [B], on the model's device.
-            observer: is told of every AR step.
+            observer: is told what happens.
         """
+        observer = observer or Observer()
         model = self.model
         noise = self.sampler.draw(self.plan, self.seed, indices, model.config.token_dim).to(labels.device)
         engine = Engine(model, self.plan, self.sampler.solver, self.cache, self.sampler.selection)
-        tokens = decode(engine, model.class_embedding(labels), noise, on_step=observer)
+        tokens = decode(engine, model.class_embedding(labels), noise, observer)
+        latents = model.unpatchify(tokens).to(model.fake_latent.dtype)
+        observer.autoencoder_start(latents)
         with torch.inference_mode():
-            latents = model.unpatchify(tokens).to(model.fake_latent.dtype)
             images = self.autoencoder.decode(latents).float()
+        observer.autoencoder_end(images)
         return Prediction(torch.as_tensor(list(indices)), labels, images, tokens)
 
 

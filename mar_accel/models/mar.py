@@ -145,6 +145,11 @@ class MAR(nn.Module):
             x = block(x)
         return x
 
+    def encode_tokens(self, class_embedding: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+        """Encoder outputs [R, S+n, D] of the buffer and the known tokens; arguments as in ``forward``."""
+        embedded = self.embed_tokens(tokens, known).repeat(len(class_embedding) // len(tokens), 1, 1)
+        return self.encode(torch.cat([self.embed_buffer(class_embedding), embedded], dim=1))
+
     def decoder_inputs(self, encoded: Tensor, positions: Tensor) -> Tensor:
         """Pad encoder outputs with mask tokens to the whole sequence.
 
@@ -189,11 +194,14 @@ class MAR(nn.Module):
         Returns:
             z [R, m, D].
         """
-        repeats = class_embedding.shape[0] // tokens.shape[0]
-        embedded = self.embed_tokens(tokens, known).repeat(repeats, 1, 1)
+        x = self.encode_tokens(class_embedding, tokens, known)
+        return self.predict(x, known, predicted)
+
+    def predict(self, encoded: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+        """Encoder outputs [R, S+n, D] to z [R, m, D]; other arguments as in ``forward``."""
+        repeats = encoded.shape[0] // known.shape[0]
         known, predicted = known.repeat(repeats, 1), predicted.repeat(repeats, 1)
-        x = self.encode(torch.cat([self.embed_buffer(class_embedding), embedded], dim=1))
-        x = self.decode(self.decoder_inputs(x, known), predicted)
+        x = self.decode(self.decoder_inputs(encoded, known), predicted)
         return self.conditioning_vectors(x, predicted)
 
     # -- training ------------------------------------------------------------------------------

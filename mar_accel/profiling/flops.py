@@ -9,7 +9,7 @@ selection) counts as none, as in the published tables.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,9 +19,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.noise import SampleNoise
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.policy import CachePolicy, DecodeState
 from mar_accel.sampling.sampler import Sampler
@@ -62,24 +64,18 @@ def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> Flop
     """
     plan = sampler.plan(config.grid)
     cache.check(config, plan, sampler.solver)
+    counter = _Counter()
     with torch.device("meta"):
         model = MAR(config).eval()
+        model.diffloss.net = _CountedHead(counter, config)
         embedding = torch.empty(1, config.embed_dim)
         noise = _noise_without_storage(plan, config.token_dim)
-    counter = _Counter()
-    head = model.diffloss.net
-    head.evaluate = counter.once(head.evaluate)  # type: ignore[method-assign]
-    head.evaluate_modulated = counter.once(head.evaluate_modulated)  # type: ignore[method-assign]
-    engine = Engine(model, plan, sampler.solver, _Sections(cache, counter), sampler.selection)
-    totals: list[int] = []
-    # Every policy ends its work in the encoder with this norm, whatever it kept of it.
-    hook = model.encoder_norm.register_forward_pre_hook(lambda *_: counter.enter("decoder"))
-    try:
-        with counter:
-            decode(engine, embedding, noise, on_step=lambda *_: totals.append(counter.total))
-    finally:
-        hook.remove()
+    engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
+    sections = _Sections(counter)
+    with counter:
+        decode(engine, embedding, noise, sections)
     # What comes before the first step (the embeddings of the timesteps) counts into it.
+    totals = sections.totals
     per_step = tuple(after - before for before, after in zip([0, *totals], totals, strict=False))
     return FlopCount(**counter.flops, per_step=per_step)
 
@@ -98,6 +94,10 @@ class _Counter(TorchDispatchMode):
 
     Chains repeat the same few operations hundreds of thousands of times, and running them takes minutes
     even without storage. What repeats gets a result of the shape, and the count, that it had before.
+
+    Attributes:
+        flops: by section.
+        section: what is counted next belongs to it.
     """
 
     def __init__(self) -> None:
@@ -110,26 +110,17 @@ class _Counter(TorchDispatchMode):
     def total(self) -> int:
         return sum(self.flops.values())
 
-    def enter(self, section: str) -> None:
-        """Count what follows for this section."""
-        self.section = section
-
-    def once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def once(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
         """The same for a whole function whose FLOPs and result depend on its arguments' shapes alone."""
-        seen: dict[Any, tuple[int, Any]] = {}
-
-        def counted(*args: Any) -> Any:
-            key = _description(args)
-            if key not in seen:
-                before = self.total
-                result = function(*args)
-                seen[key] = self.total - before, _description(result)
-                return result
-            flops, description = seen[key]
-            self.flops[self.section] += flops
-            return _tensors_like(description)
-
-        return counted
+        key = (function.__name__, _description(args))
+        if key not in self._seen:
+            before = self.total
+            result = function(*args)
+            self._seen[key] = self.total - before, _description(result)
+            return result
+        flops, description = self._seen[key]
+        self.flops[self.section] += flops
+        return _tensors_like(description)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -197,15 +188,35 @@ def _without_storage(result: Any) -> bool:
     return isinstance(result, Tensor) and result.is_meta
 
 
-class _Sections(CachePolicy):
-    """A policy that tells the counter when the backbone's work begins and ends; the rest is its own."""
+class _CountedHead(AdaLNMLP):
+    """The head's network; an evaluation is run and counted once for each set of argument shapes."""
 
-    def __init__(self, policy: CachePolicy, counter: _Counter):
-        self.policy, self.counter = policy, counter
-        self.start, self.denoiser, self.finish = policy.start, policy.denoiser, policy.finish  # type: ignore[method-assign]
+    def __init__(self, counter: _Counter, config: MARConfig):
+        super().__init__(config.token_dim, config.embed_dim, config.head_width, config.head_depth)
+        self._counter = counter
 
-    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
-        self.counter.enter("encoder")
-        z = self.policy.conditioning_vectors(state, step)
-        self.counter.enter("head")
-        return z
+    def evaluate(self, x: Tensor, activated: Tensor) -> Tensor:
+        return self._counter.once(super().evaluate, x, activated)
+
+    def evaluate_modulated(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        return self._counter.once(super().evaluate_modulated, x, modulations)
+
+
+class _Sections(Observer):
+    """Tells the counter which part of the model works, and keeps its total after each AR step."""
+
+    def __init__(self, counter: _Counter):
+        self.counter = counter
+        self.totals: list[int] = []
+
+    def step_start(self, state: DecodeState, step: ARStep) -> None:
+        self.counter.section = "encoder"
+
+    def encoded(self, state: DecodeState, step: ARStep, x: Tensor) -> None:
+        self.counter.section = "decoder"
+
+    def conditioning(self, state: DecodeState, step: ARStep, z: Tensor) -> None:
+        self.counter.section = "head"
+
+    def step_end(self, state: DecodeState, step: ARStep) -> None:
+        self.totals.append(self.counter.total)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from mar_accel.evaluation.collect import synchronise
 from mar_accel.inference.module import InferenceModule
+from mar_accel.profiling.timer import synchronise
+from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import DecodeState
 from mar_accel.utils.progress import busy
@@ -39,72 +37,43 @@ class Profile:
         return {name: seconds / total for name, seconds in self.seconds.items()}
 
 
-class _Clock:
-    """Synchronised seconds by name."""
+class _Clock(Observer):
+    """Seconds of each component; waits for the device whenever it reads the time.
+
+    Attributes:
+        totals: seconds by component, and of the backbone (encoder and decoder).
+        steps: one record per AR step.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.totals: dict[str, float] = defaultdict(float)
-        self.encoder_end = 0.0
+        self.totals = dict.fromkeys(("encoder", "backbone", "head", "autoencoder"), 0.0)
+        self.steps: list[dict[str, float]] = []
+        self._before = dict(self.totals)
+        self._start = self._encoder_end = 0.0
 
     def now(self) -> float:
         synchronise(self.device)
         return time.perf_counter()
 
-    @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        start = self.now()
-        yield
-        self.totals[name] += self.now() - start
+    def step_start(self, state: DecodeState, step: ARStep) -> None:
+        self._before = dict(self.totals)
+        self._start = self._encoder_end = self.now()
 
+    def encoded(self, state: DecodeState, step: ARStep, x: torch.Tensor) -> None:
+        self._encoder_end = self.now()
 
-class _TimedCache:
-    """A cache policy whose conditioning vectors are timed; everything else is the policy's own."""
+    def conditioning(self, state: DecodeState, step: ARStep, z: torch.Tensor) -> None:
+        self.totals["encoder"] += self._encoder_end - self._start
+        self.totals["backbone"] += self.now() - self._start
 
-    def __init__(self, policy: Any, clock: _Clock):
-        self.policy, self.clock = policy, clock
+    def chain_start(self, state: DecodeState, step: ARStep, chain: Chain) -> None:
+        self._start = self.now()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.policy, name)
+    def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: torch.Tensor) -> None:
+        self.totals["head"] += self.now() - self._start
 
-    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Any:
-        start = self.clock.encoder_end = self.clock.now()
-        z = self.policy.conditioning_vectors(state, step)
-        self.clock.totals["encoder"] += self.clock.encoder_end - start
-        self.clock.totals["backbone"] += self.clock.now() - start
-        return z
-
-
-class _TimedSolver:
-    """A head solver whose chains are timed."""
-
-    def __init__(self, solver: Any, clock: _Clock):
-        self.solver, self.clock = solver, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.solver, name)
-
-    def sample(self, *args: Any, **kwargs: Any) -> Any:
-        with self.clock.measure("head"):
-            return self.solver.sample(*args, **kwargs)
-
-
-@contextmanager
-def _timed(module: InferenceModule, clock: _Clock, steps: list[dict[str, float]]) -> Iterator[None]:
-    """Put clocks around a module's parts, and take them away again."""
-    cache, solver, on_ar_step = module.cache, module.sampler.solver, module.on_ar_step
-    decode_images = module.autoencoder.decode
-    before = dict.fromkeys(("backbone", "head"), 0.0)
-
-    def timed_decode(latents: torch.Tensor) -> torch.Tensor:
-        with clock.measure("autoencoder"):
-            return decode_images(latents)
-
-    def encoder_ends(*_: Any) -> None:
-        # Every policy ends its work in the encoder with this norm, whatever it kept of it.
-        clock.encoder_end = clock.now()
-
-    def record_step(step: ARStep, state: DecodeState) -> None:
+    def step_end(self, state: DecodeState, step: ARStep) -> None:
         record = {
             "index": step.index,
             "stage": step.stage,
@@ -113,26 +82,19 @@ def _timed(module: InferenceModule, clock: _Clock, steps: list[dict[str, float]]
             "diffusion_steps": step.num_diffusion_steps,
             "detail_tokens": step.num_detail_tokens,
         }
-        for part in before:
-            record[f"{part}_seconds"] = (clock.totals[part] - before[part]) / state.batch_size
-            before[part] = clock.totals[part]
-        steps.append(record)
+        for part in ("backbone", "head"):
+            record[f"{part}_seconds"] = (self.totals[part] - self._before[part]) / state.batch_size
+        self.steps.append(record)
 
-    module.cache = _TimedCache(cache, clock)  # type: ignore[assignment]
-    module.sampler.solver = _TimedSolver(solver, clock)
-    module.autoencoder.decode = timed_decode  # type: ignore[method-assign]
-    module.on_ar_step = record_step
-    hook = module.model.encoder_norm.register_forward_pre_hook(encoder_ends)
-    try:
-        yield
-    finally:
-        module.cache, module.sampler.solver, module.on_ar_step = cache, solver, on_ar_step
-        del module.autoencoder.decode
-        hook.remove()
+    def autoencoder_start(self, latents: torch.Tensor) -> None:
+        self._start = self.now()
+
+    def autoencoder_end(self, images: torch.Tensor) -> None:
+        self.totals["autoencoder"] += self.now() - self._start
 
 
 class Profiler(pl.Callback):
-    """Samples the first batch of a prediction once more at its end, with clocks around the parts.
+    """Samples the first batch of a prediction once more at its end, under a clock.
 
     Attributes:
         profile: of this process's device; None before the prediction has ended.
@@ -153,16 +115,15 @@ class Profiler(pl.Callback):
 
 
 def profile_batch(module: InferenceModule, batch: tuple[torch.Tensor, torch.Tensor]) -> Profile:
-    """Sample a batch (indices and labels, on the module's device) with clocks around the parts.
+    """Sample a batch (indices and labels, on the module's device) under a clock.
 
-    The clocks wait for the device, which makes it a little slower than it is without them.
+    The clock waits for the device, so the batch takes a little longer than without it.
     """
-    clock, steps = _Clock(module.device), []  # type: tuple[_Clock, list[dict[str, float]]]
-    with _timed(module, clock, steps):
-        start = clock.now()
-        module.predict_step(batch, 0)
-        total = clock.now() - start
-    measured = clock.totals
+    clock = _Clock(module.device)
+    start = clock.now()
+    indices, labels = batch
+    module.session.sample(indices.tolist(), labels, clock)
+    total, measured = clock.now() - start, clock.totals
     seconds = {
         "encoder": measured["encoder"],
         "decoder": measured["backbone"] - measured["encoder"],
@@ -170,4 +131,4 @@ def profile_batch(module: InferenceModule, batch: tuple[torch.Tensor, torch.Tens
         "autoencoder": measured["autoencoder"],
     }
     seconds["overhead"] = max(0.0, total - sum(seconds.values()))
-    return Profile({name: value / len(batch[0]) for name, value in seconds.items()}, steps)
+    return Profile({name: value / len(batch[0]) for name, value in seconds.items()}, clock.steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +10,13 @@ from torch import Tensor
 from mar_accel.models.mar import MAR
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
 from mar_accel.sampling.denoiser import embed_timesteps
-from mar_accel.sampling.diffusion_schedule import DiffusionSchedule, diffusion_schedule
+from mar_accel.sampling.diffusion_schedule import diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
+from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.policy import CachePolicy, DecodeState
 from mar_accel.sampling.selection import TokenSelection
 from mar_accel.sampling.solvers import Solver
-
-StepCallback = Callable[[ARStep, DecodeState], None]
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,14 @@ class Engine:
 
 @torch.inference_mode()
 def decode(
-    engine: Engine, class_embedding: Tensor, noise: SampleNoise, on_step: StepCallback | None = None
+    engine: Engine, class_embedding: Tensor, noise: SampleNoise, observer: Observer | None = None
 ) -> Tensor:
     """Decode all tokens of a batch.
 
     Args:
         class_embedding: [B, D], what each image is conditioned on.
         noise: orders and noise of the batch, on the model's device.
-        on_step: called after every AR step.
+        observer: is told every event; several are combined by :class:`mar_accel.sampling.observer.Observers`.
 
     Returns:
         Tokens [B, L, C], in grid order, float32.
@@ -59,14 +57,18 @@ def decode(
     if plan.guided:
         class_embedding = torch.cat([class_embedding, model.unconditional_embedding(batch)])
     decoded = noise.noise.new_zeros(batch, plan.num_tokens, model.config.token_dim)
-    state = DecodeState(model, plan, class_embedding, noise.order, decoded)
-    chains = _Chains(engine, noise)
+    observer = Observer() if observer is None else observer
+    state = DecodeState(model, plan, class_embedding, noise.order, decoded, observer)
+    observer.start(state)
+    chains = _Chains(engine, noise, state)
     cache.start(state)
     for step in plan.steps:
+        observer.step_start(state, step)
         z = cache.conditioning_vectors(state, step)
+        observer.conditioning(state, step, z)
         decoded[:, step.start : step.stop] = chains.sample(z, state.predicted(step), step)
-        if on_step is not None:
-            on_step(step, state)
+        observer.step_end(state, step)
+    observer.finish(state)
     cache.finish()
     return scatter_tokens(torch.empty_like(decoded), noise.order, decoded)
 
@@ -74,9 +76,10 @@ def decode(
 class _Chains:
     """Diffusion chains of the tokens of a step, grouped by their number of diffusion steps."""
 
-    def __init__(self, engine: Engine, noise: SampleNoise):
+    def __init__(self, engine: Engine, noise: SampleNoise, state: DecodeState):
         self.engine = engine
         self.noise = noise
+        self.state = state
         plan, net = engine.plan, engine.model.diffloss.net
         lengths = {step.num_diffusion_steps for step in plan.steps}
         lengths |= {step.num_detail_diffusion_steps for step in plan.steps if step.num_detail_tokens}
@@ -112,12 +115,21 @@ class _Chains:
 
     def _chain(self, z: Tensor, positions: Tensor, step: ARStep, length: int) -> Tensor:
         """One chain of the same length for all tokens; returns [B, n, C]."""
-        engine, guided = self.engine, self.engine.plan.guided
-        schedule: DiffusionSchedule = self.schedules[length]
-        denoise = engine.cache.denoiser(
-            engine.model.diffloss.net, z.flatten(0, 1), self.time_embeddings[length], step, guided
+        engine, schedule, noise = self.engine, self.schedules[length], self.noise.noise
+        index = positions[None, :, :, None].expand(schedule.num_steps + 1, -1, -1, noise.shape[-1])
+        chain = Chain(
+            net=engine.model.diffloss.net,
+            z=z.flatten(0, 1),
+            guided=engine.plan.guided,
+            positions=positions,
+            time_embeddings=self.time_embeddings[length],
+            schedule=schedule,
+            noise=noise[: schedule.num_steps + 1].gather(2, index).flatten(1, 2),
+            temperature=engine.plan.temperature,
+            solver=engine.solver,
         )
-        index = positions[None, :, :, None].expand(schedule.num_steps + 1, -1, -1, self.noise.noise.shape[-1])
-        noise = self.noise.noise[: schedule.num_steps + 1].gather(2, index).flatten(1, 2)
-        tokens = engine.solver.sample(denoise, noise, schedule, engine.plan.temperature)
+        denoise = engine.cache.denoiser(chain.net, chain.z, chain.time_embeddings, step, chain.guided)
+        self.state.observer.chain_start(self.state, step, chain)
+        tokens = chain.run(denoise)
+        self.state.observer.chain_end(self.state, step, chain, tokens)
         return tokens.unflatten(0, tuple(positions.shape))

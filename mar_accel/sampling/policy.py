@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.denoiser import Denoiser, GuidedDenoiser
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.solvers import Solver
 
@@ -23,6 +24,7 @@ class DecodeState:
         embedding: class embeddings [R, D]: B conditional rows, then B unconditional ones if guided.
         order: decode orders [B, L].
         decoded: tokens in decode order [B, L, C]; valid before the current step's ``start``.
+        observer: is told what happens.
     """
 
     model: MAR
@@ -30,6 +32,7 @@ class DecodeState:
     embedding: Tensor
     order: Tensor
     decoded: Tensor
+    observer: Observer = field(default_factory=Observer)
 
     @property
     def batch_size(self) -> int:
@@ -42,6 +45,15 @@ class DecodeState:
     def predicted(self, step: ARStep) -> Tensor:
         """Grid positions [B, n] that this step decodes."""
         return self.order[:, step.start : step.stop]
+
+    def encoded(self, step: ARStep, x: Tensor) -> Tensor:
+        """Tell the observer that the encoder's work of a step is done; returns its output x unchanged.
+
+        Every policy that runs the backbone calls it once per step, between encoder and decoder. Otherwise
+        the seconds and FLOPs of the decoder count as the encoder's.
+        """
+        self.observer.encoded(self, step, x)
+        return x
 
 
 class CachePolicy:
@@ -61,7 +73,8 @@ class CachePolicy:
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         """z of the positions that ``step`` predicts: [R, n, D], conditional rows first."""
         tokens, known = state.known(step)
-        return state.model(state.embedding, tokens, known, state.predicted(step))
+        x = state.encoded(step, state.model.encode_tokens(state.embedding, tokens, known))
+        return state.model.predict(x, known, state.predicted(step))
 
     def denoiser(
         self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool

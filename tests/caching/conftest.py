@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mar_accel.config.compose import compose_config
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.sampling.decode import Engine, StepCallback, decode
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.policy import CachePolicy
 
 # Under EAGER_REFRESH steps 4, 5, 7, 8, 10 and 11 are lazy; of the nine timesteps 8, 7 and 0 are refreshed.
@@ -65,7 +66,7 @@ def run(model: MAR) -> Decode:
         cache: CachePolicy | None = None,
         batch: int = 2,
         network: MAR | None = None,
-        on_step: StepCallback | None = None,
+        observer: Observer | None = None,
     ) -> Tensor:
         network = network or model
         config = _config(overrides)
@@ -74,6 +75,6 @@ def run(model: MAR) -> Decode:
         policy.check(network.config, plan, sampler.solver)
         noise = sampler.draw(plan, 0, list(range(batch)), network.config.token_dim)
         engine = Engine(network, plan, sampler.solver, policy, sampler.selection)
-        return decode(engine, network.class_embedding(torch.arange(batch)), noise, on_step)
+        return decode(engine, network.class_embedding(torch.arange(batch)), noise, observer)
 
     return decode_with

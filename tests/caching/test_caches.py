@@ -17,6 +17,7 @@ from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import DecodeState
 
@@ -225,17 +226,17 @@ def test_kept_tensors_have_the_compute_dtype_and_are_freed(run: Decode, model: M
     assert isinstance(cache, LazyMAR)
     kept: list[weakref.ref[Tensor]] = []
 
-    def look(step: ARStep, state: DecodeState) -> None:
-        if step.index == 7:
-            assert cache.token is not None and cache.token.store is not None
-            store = cache.token.store
-            assert {tensor.dtype for tensor in [*store.encoder.values(), *store.decoder.values()]} == {
-                torch.bfloat16
-            }
-            kept.extend(weakref.ref(tensor) for tensor in cache.kept_tensors())
+    class Look(Observer):
+        def step_end(self, state: DecodeState, step: ARStep) -> None:
+            if step.index == 7:
+                assert cache.token is not None and cache.token.store is not None
+                store = cache.token.store
+                tensors = [*store.encoder.values(), *store.decoder.values()]
+                assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+                kept.extend(weakref.ref(tensor) for tensor in cache.kept_tensors())
 
     with torch.autocast("cpu", torch.bfloat16):
-        run(cache=cache, on_step=look)
+        run(cache=cache, observer=Look())
     assert kept and not any(reference() is not None for reference in kept)
     assert cache.kept_tensors() == []
 

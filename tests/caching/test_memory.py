@@ -14,7 +14,7 @@ from mar_accel.caching.memory import cache_memory
 from mar_accel.config.compose import compose_config
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.sampling.decode import StepCallback
+from mar_accel.sampling.observer import Observer
 
 from .conftest import EAGER_REFRESH, SHORT
 
@@ -41,12 +41,12 @@ def test_memory_is_stated_exactly(run: Callable[..., Tensor], model: MAR, cache:
     guidance = f"sampler.guidance_scale={scale}"
     policy, most = _lazymar(f"cache={cache}", *EAGER_REFRESH), [0, 0]
 
-    def measure(*_: object) -> None:
-        for number, part in enumerate((policy.token, policy.condition)):
-            most[number] = max(most[number], _bytes(part.tensors()) if part is not None else 0)
+    class Meter(Observer):
+        def step_end(self, *_: object) -> None:
+            for number, part in enumerate((policy.token, policy.condition)):
+                most[number] = max(most[number], _bytes(part.tensors()) if part is not None else 0)
 
-    callback: StepCallback = measure
-    run(guidance, cache=policy, batch=BATCH, on_step=callback)
+    run(guidance, cache=policy, batch=BATCH, observer=Meter())
     plan = build_sampler(compose_config("generate", [*SHORT, guidance])).plan(model.config.grid)
     stated = cache_memory(policy, model.config, plan, bytes_per_element=4)
     assert most == [BATCH * stated.token, BATCH * stated.condition]

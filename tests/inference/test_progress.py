@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mar_accel.inference.progress import ImageProgress
+from mar_accel.sampling.observer import Observers
 
 
 def _bar(batch_sizes: list[int], num_images: int, world_size: int, num_steps: int = 5) -> list[int]:
@@ -15,17 +16,18 @@ def _bar(batch_sizes: list[int], num_images: int, world_size: int, num_steps: in
     trainer: Any = SimpleNamespace(
         is_global_zero=True, world_size=world_size, datamodule=SimpleNamespace(num_images=num_images)
     )
-    module: Any = SimpleNamespace(plan=SimpleNamespace(steps=range(num_steps)), on_ar_step=None)
+    module: Any = SimpleNamespace(observers=[])
     callback = ImageProgress()
     callback.on_predict_start(trainer, module)
     assert callback.progress is not None
     completed = []
     for size in batch_sizes:
+        state: Any = SimpleNamespace(batch_size=size, plan=SimpleNamespace(steps=range(num_steps)))
         for step in range(num_steps):
-            module.on_ar_step(step, SimpleNamespace(batch_size=size))
+            Observers(module.observers).step_end(state, step)
             completed.append(int(callback.progress.tasks[0].completed))
     callback.on_predict_end(trainer, module)
-    assert module.on_ar_step is None and callback.progress is None
+    assert module.observers == [] and callback.progress is None
     return completed
 
 

@@ -39,6 +39,7 @@ from mar_accel.sampling.diffusion_steps import (
 )
 from mar_accel.sampling.guidance import ConstantGuidance, LinearGuidance
 from mar_accel.sampling.noise import SampleNoise
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
@@ -87,21 +88,18 @@ def _model(case: dict[str, Any], tensors: dict[str, Tensor]) -> MAR:
     return model
 
 
-class RecordingCache(CachePolicy):
-    """Hands everything on to another policy and keeps the conditioning vectors of some steps."""
+class Recorder(Observer):
+    """Keeps the conditioning vectors of some steps, in grid order."""
 
-    def __init__(self, inner: CachePolicy, steps: Sequence[int]):
-        self.inner, self.steps, self.recorded = inner, set(steps), {}
-        self.start, self.denoiser, self.finish = inner.start, inner.denoiser, inner.finish
+    def __init__(self, steps: Sequence[int]):
+        self.steps, self.recorded = set(steps), dict[int, Tensor]()
 
-    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
-        z = self.inner.conditioning_vectors(state, step)
+    def conditioning(self, state: DecodeState, step: ARStep, z: Tensor) -> None:
         if step.index in self.steps:
             positions = state.predicted(step)
             rows = positions.argsort(dim=1).repeat(z.shape[0] // positions.shape[0], 1)
             ordered = z.gather(1, rows.unsqueeze(-1).expand_as(z))
             self.recorded[step.index] = ordered.flatten(0, 1).clone()
-        return z
 
 
 def _check_decode(
@@ -127,7 +125,7 @@ def _check_decode(
     plan = sampler.plan(model.config.grid)
     assert [step.num_tokens for step in plan.steps] == case["tokens_per_step"]
     cache.check(model.config, plan, sampler.solver)
-    recording = RecordingCache(cache, case["z_steps"])
+    recorder = Recorder(case["z_steps"])
     batch = len(tensors["orders"])
     if case["conditional"]:
         embedding = model.class_embedding(tensors["labels"])
@@ -135,8 +133,10 @@ def _check_decode(
         embedding = model.unconditional_embedding(batch)
     # The recordings decode from the end of their order.
     noise = SampleNoise(tensors["orders"].flip(1), tensors["noise"], torch.zeros(batch, plan.num_tokens))
-    tokens = decode(Engine(model, plan, sampler.solver, recording, sampler.selection), embedding, noise)
-    for step, z in recording.recorded.items():
+    engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
+    tokens = decode(engine, embedding, noise, recorder)
+    assert recorder.recorded.keys() == set(case["z_steps"])
+    for step, z in recorder.recorded.items():
         _assert_close(z, tensors[f"z_step{step}"], f"z of step {step}")
     _assert_close(tokens, tensors["tokens"], "tokens")
     _assert_close(model.unpatchify(tokens), tensors["latents"], "latents")

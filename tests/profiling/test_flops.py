@@ -16,7 +16,7 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
 from mar_accel.sampling.sampler import Sampler
 
 TINY = MARConfig(
@@ -108,6 +108,32 @@ def test_equals_torchs_counter_of_a_real_run(sampler: tuple[str, ...], cache: Ca
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         decode(engine, torch.zeros(1, TINY.embed_dim), parts.draw(plan, 0, [0], TINY.token_dim))
     assert count_flops(TINY, parts, cache).total == counter.get_total_flops()
+
+
+class OwnPass(CachePolicy):
+    """The plain pass put together from the model's parts; told apart where it says ``encoded``."""
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        model, repeats = state.model, len(state.embedding) // state.batch_size
+        tokens, known = state.known(step)
+        embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
+        x = model.encode(torch.cat([model.embed_buffer(state.embedding), embedded], dim=1))
+        x = model.decoder_inputs(state.encoded(step, x), known.repeat(repeats, 1))
+        positions = state.predicted(step).repeat(repeats, 1)
+        return model.conditioning_vectors(model.decode(x, positions), positions)
+
+
+def test_a_policy_of_ones_own_is_told_apart_into_encoder_and_decoder() -> None:
+    sampler = _short("sampler.guidance_scale=2")
+    assert count_flops(TINY, sampler, OwnPass()) == count_flops(TINY, sampler, NoCache())
+
+
+def test_counting_leaves_nothing_behind() -> None:
+    sampler, cache = _short("sampler.guidance_scale=2"), EverySecondTimestep()
+    objects = (sampler, sampler.solver, sampler.selection, cache, AdaLNMLP, MAR, torch.nn.LayerNorm)
+    before = [dict(vars(thing)) for thing in objects]
+    count_flops(TINY, sampler, cache)
+    assert [dict(vars(thing)) for thing in objects] == before
 
 
 def test_a_step_costs_what_its_cache_computes() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from mar_accel.config.compose import compose_config
 from mar_accel.config.rows import Row, merge_overrides
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.sampling import with_sampling
 from mar_accel.generate import build_module
+from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.inference.module import InferenceModule
 from mar_accel.models.autoencoders import Autoencoder
 
@@ -90,7 +90,10 @@ def build_variants(rows: Sequence[Row], configs: Sequence[DictConfig], autoencod
         if not autoencoder:
             OmegaConf.update(config, "model.autoencoder", {"_target_": _path_of(NoAutoencoder)}, merge=False)
         like = next((other for other in variants if other.config.model == config.model), None)
-        module = build_module(config) if like is None else with_sampling(like.module, config)
+        if like is None:
+            module = build_module(config)
+        else:
+            module = like.module.with_sampling(build_sampler(config), build_cache(config))
         variants.append(Variant(row.name, config, module))
     return variants
 

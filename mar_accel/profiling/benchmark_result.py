@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from mar_accel.evaluation.sampling import Measured
 from mar_accel.profiling.flops import FlopCount
+from mar_accel.profiling.interleaved import Measured
 from mar_accel.profiling.speed import latency_summary, speedup
 
 HEADINGS = (

@@ -1,0 +1,68 @@
+"""Timing modules against each other: one batch of each in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mar_accel.config.settings import Settings
+from mar_accel.data.requests import GenerationRequests
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.session import Session
+from mar_accel.inference.trainer import build_trainer
+from mar_accel.profiling.timer import BatchTimer
+
+
+@dataclass
+class Measured:
+    """What the batches of one module took.
+
+    Attributes:
+        latencies: seconds per image, one number per batch.
+        peak_memory: bytes, the most that a batch needed: of the GPU, or of the process where there is none.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    peak_memory: int = 0
+
+    def add(self, latency: float, peak_memory: int) -> None:
+        self.latencies.append(latency)
+        self.peak_memory = max(self.peak_memory, peak_memory)
+
+
+def measure_interleaved(
+    settings: Settings,
+    sessions: Sequence[Session],
+    rounds: int,
+    output_dir: Path,
+    on_batch: Callable[[], None] = lambda: None,
+    on_round: Callable[[list[Measured]], object] = lambda measured: None,
+    warmup_rounds: int = 1,
+) -> list[Measured]:
+    """Time sessions in turn: one batch of each per round.
+
+    A batch has ``trainer.batch_size`` images per device, or fewer where the dataset has fewer. All sessions
+    have their turn in a round, so a machine that grows slower or faster does so for all alike.
+
+    Args:
+        settings: trainer and dataset hold for all sessions.
+        rounds: that count, after ``warmup_rounds`` that do not.
+        on_batch: called after every batch.
+        on_round: called with what is known after every round that counts.
+    """
+    timer = BatchTimer()
+    trainer = build_trainer(settings.trainer, [timer], output_dir)
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size).limited(1, trainer.world_size)
+    modules = [InferenceModule(session) for session in sessions]
+    measured = [Measured() for _ in modules]
+    for round_number in range(warmup_rounds + rounds):
+        counts = round_number >= warmup_rounds
+        for module, numbers in zip(modules, measured, strict=True):
+            trainer.predict(module, requests, return_predictions=False)
+            if counts:
+                numbers.add(timer.latencies[-1], timer.memories[-1])
+            on_batch()
+        if counts:
+            on_round(measured)
+    return measured

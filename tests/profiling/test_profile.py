@@ -1,0 +1,87 @@
+"""Where the time goes: every component has its seconds, and profiling leaves a module as it was."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from mar_accel.config.compose import compose_config
+from mar_accel.inference.build import build_cache, build_sampler
+from mar_accel.inference.module import InferenceModule
+from mar_accel.models.autoencoders import PixelAutoencoder
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.profiling import profile
+from mar_accel.profiling.profile import COMPONENTS, profile_batch
+from mar_accel.sampling.observer import Observer
+from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import DecodeState
+
+BATCH = torch.tensor([0, 1]), torch.tensor([3, 1])
+NUM_STEPS = 6
+
+
+def _module(cache: str) -> InferenceModule:
+    overrides = [f"sampler.num_iter={NUM_STEPS}", "sampler.num_diffusion_steps=4", f"cache={cache}"]
+    config = compose_config("generate", [*overrides, "sampler.guidance_scale=2"])
+    sizes = {"embed_dim": 16, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 2, "head_depth": 1}
+    architecture = MARConfig(
+        grid=(8, 8), patch_size=2, latent_channels=1, num_classes=4, buffer_size=4, head_width=16, **sizes
+    )
+    torch.manual_seed(0)
+    model = MAR(architecture).eval()
+    return InferenceModule(model, PixelAutoencoder(), build_sampler(config), build_cache(config), seed=0)
+
+
+@pytest.mark.parametrize("cache", ["none", "lazymar"])
+def test_each_component_has_its_ticks(monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    """Under a clock that ticks whenever it is read, the seconds are numbers of events."""
+    ticks = itertools.count()
+    monkeypatch.setattr(profile._Clock, "now", lambda self: float(next(ticks)))
+    result = profile_batch(_module(cache), BATCH)
+    # Per image: an encoder, a decoder and a head per AR step; one autoencoder.
+    assert [result.seconds[name] for name in COMPONENTS[:4]] == [NUM_STEPS / 2] * 3 + [0.5]
+    # Five times are read per AR step, three intervals of which belong to a component.
+    assert result.seconds["overhead"] == (5 * NUM_STEPS + 3 - 3 * NUM_STEPS - 1) / 2
+    assert sum(result.shares().values()) == pytest.approx(1)
+    assert [step["index"] for step in result.steps] == list(range(NUM_STEPS))
+    assert all(step["backbone_seconds"] == 1 and step["head_seconds"] == 0.5 for step in result.steps)
+
+
+def test_profiling_leaves_the_module_as_it_was() -> None:
+    module = _module("none")
+    objects: list[Any] = [module.sampler, module.sampler.solver, module.cache, *module.modules()]
+    expected = module.predict_step(BATCH, 0).images
+    before = [dict(vars(thing)) for thing in objects]
+    hooks = sum(len(part._forward_pre_hooks) + len(part._forward_hooks) for part in module.modules())
+    profile_batch(module, BATCH)
+    assert [dict(vars(thing)) for thing in objects] == before
+    assert hooks == sum(len(part._forward_pre_hooks) + len(part._forward_hooks) for part in module.modules())
+    assert torch.equal(module.predict_step(BATCH, 0).images, expected)
+
+
+def test_a_modules_observers_hear_predictions_and_no_profile() -> None:
+    class Recorder(Observer):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+            self.shapes: list[torch.Size] = []
+
+        def step_end(self, state: DecodeState, step: ARStep) -> None:
+            self.steps.append(step.index)
+
+        def autoencoder_start(self, latents: torch.Tensor) -> None:
+            self.shapes.append(latents.shape)
+
+        def autoencoder_end(self, images: torch.Tensor) -> None:
+            self.shapes.append(images.shape)
+
+    module, recorder = _module("none"), Recorder()
+    expected = module.predict_step(BATCH, 0).images
+    module.observers.append(recorder)
+    images = module.predict_step(BATCH, 0).images
+    assert recorder.steps == list(range(NUM_STEPS)) and recorder.shapes == [(2, 1, 16, 16)] * 2
+    assert torch.equal(images, expected)
+    profile_batch(module, BATCH)
+    assert len(recorder.steps) == NUM_STEPS
