@@ -359,8 +359,12 @@ class Settings:
 
         Nodes of other commands are left out.
         """
-        used = (self.command, "evaluate") if self.command == "evaluate_table" else (self.command,)
-        return {key: value for key, value in asdict(self).items() if COMMAND_NODES.get(key, used[0]) in used}
+        others = {*COMMAND_NODES.values()} - {self.command}
+        if self.command not in COMMAND_NODES.values():
+            others = set()
+        elif self.command == "evaluate_table":
+            others.remove("evaluate")
+        return {key: value for key, value in asdict(self).items() if COMMAND_NODES.get(key) not in others}
 
     def with_(self, **nodes: Any) -> Settings:
         """The same with other values; a dict for a node with settings changes only these."""

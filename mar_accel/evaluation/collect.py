@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from mar_accel.inference.module import Prediction
+from mar_accel.inference.session import Prediction
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.quality import FeatureSet
 

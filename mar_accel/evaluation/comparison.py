@@ -57,7 +57,9 @@ def recorded_identity(images: ImageSet) -> Identity | None:
 
 def _key_of(key: str) -> str:
     """The config key that an identity's key stands for."""
-    return {"weights.model": "model.weights of content", "guidance_scale": "sampler.guidance_scale"}.get(key, key)
+    return {"weights.model": "model.weights of content", "guidance_scale": "sampler.guidance_scale"}.get(
+        key, key
+    )
 
 
 def compare_with_folder(

@@ -7,42 +7,39 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from omegaconf import DictConfig
 
+from mar_accel.config.settings import Settings
 from mar_accel.evaluation.result import METRIC_KEYS, Evaluation
 from mar_accel.evaluation.table import RowResult, markdown_table
-from mar_accel.runs.identity import config_hash
+from mar_accel.runs.identity import Identity
 from mar_accel.runs.loggers import log_config, log_results, open_logger, run_tags
 
 # Columns of the table in which runs are compared, before the metrics.
-RUN_COLUMNS = ("config_hash", "name", "model", "seed")
+RUN_COLUMNS = ("evaluation", "name", "model", "seed")
 LOGGED_SAMPLES = 32
-
-
-def open_evaluation_logger(config: DictConfig) -> Logger | None:
-    """The logger of an evaluation; its run has the hash of the config as id: logging it again resumes it."""
-    return open_logger(config, config_hash(config))
 
 
 def log_evaluation(
     logger: Logger | None,
-    config: DictConfig,
+    settings: Settings,
+    name: str,
     evaluation: Evaluation,
     pictures: dict[str, tuple[Path, str]],
 ) -> None:
     """Log one evaluation as one run.
 
     Args:
+        name: hash of the evaluation.
         pictures: (file, caption) by name, as :func:`mar_accel.evaluation.files.write_evaluation` gives them.
     """
     if logger is None:
         return
-    name = config_hash(config)
-    log_config(logger, config)
+    log_config(logger, settings)
     log_ar_steps(logger, evaluation.steps)
     numbers = {key: value for key, value in evaluation.metrics.items() if value is not None}
     numbers |= {f"time_share/{part}": share for part, share in evaluation.time_shares.items()}
-    row = [name, config.logger.get("name") or " ".join(run_tags(config)), config.model.name, config.seed]
+    title = settings.logger.get("name") or " ".join(run_tags(settings))
+    row = [name, title, settings.model.name, settings.seed]
     row += [evaluation.metrics.get(key) for key in METRIC_KEYS]
     _log_rows(logger, "runs", [*RUN_COLUMNS, *METRIC_KEYS], [row])
     if isinstance(logger, WandbLogger):
@@ -58,12 +55,12 @@ def log_ar_steps(logger: Logger, steps: Sequence[dict[str, float]]) -> None:
         logger.log_metrics(curves, step=int(record["index"]))
 
 
-def log_table(config: DictConfig, results: Sequence[RowResult], output_dir: Path) -> None:
+def log_table(settings: Settings, results: Sequence[RowResult], output_dir: Path) -> None:
     """Log a table of rows with its pictures."""
-    logger = open_logger(config, f"table-{config_hash(config)}")
+    logger = open_logger(settings, f"table-{Identity.of(settings).evaluation_hash}")
     if logger is None:
         return
-    log_config(logger, config)
+    log_config(logger, settings)
     rows = [[r.name, *(r.metrics.get(key) for key in METRIC_KEYS)] for r in results]
     _log_rows(logger, "rows", ["name", *METRIC_KEYS], rows)
     if isinstance(logger, TensorBoardLogger):

@@ -13,12 +13,12 @@ from mar_accel.data.image_sets import read_image
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.evaluation.collect import Kept
 from mar_accel.evaluation.token_files import read_tokens
-from mar_accel.utils.ranks import is_first_process
 from mar_accel.metrics.features import FeatureExtractor
 from mar_accel.metrics.quality import FeatureSet
 from mar_accel.runs.folder import IMAGES, image_indices
 from mar_accel.utils.images import image_name
 from mar_accel.utils.progress import progress
+from mar_accel.utils.ranks import is_first_process
 
 
 @dataclass

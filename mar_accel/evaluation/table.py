@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from mar_accel.data.image_sets import open_images
+from mar_accel.errors import MarAccelError
 from mar_accel.evaluation.files import labelled_strips
 from mar_accel.evaluation.result import METRIC_KEYS, metric_text
 from mar_accel.profiling.speed import latency_summary, speedup
-from mar_accel.utils import markdown
 from mar_accel.utils.csv_files import write_csv
+from mar_accel.utils import markdown
 from mar_accel.utils.images import save_png
 
 
@@ -98,3 +102,30 @@ def write_strips(results: Sequence[RowResult], count: int, path: Path) -> None:
         caption = result.name if ratio is None else f"{result.name}\n{ratio:.2f}x"
         strips.append((caption, open_images(result.folder).first(count)))
     save_png(labelled_strips(strips), path)
+
+
+class TableError(MarAccelError):
+    """Rows of a table could not be evaluated; the others were."""
+
+
+def show_table(
+    results: Sequence[RowResult],
+    coefficients: Mapping[str, float],
+    failures: Mapping[str, str],
+    output_dir: str,
+) -> None:
+    """Print the table; raises TableError where rows failed."""
+    heading, *lines = table_cells(results)
+    table = Table(*heading)
+    for line in lines:
+        table.add_row(*line)
+    console = Console()
+    # A narrower terminal wraps the lines, which can be read; cells cut short cannot.
+    console.width = max(console.width, 150)
+    console.print(table)
+    for name, value in coefficients.items():
+        console.print(f"{name} with the change of FID: {value:.2f}")
+    console.print(f"Everything: {output_dir}", markup=False, soft_wrap=True)
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise TableError(f"{len(failures)} rows failed, the others are finished; {reasons}")

@@ -7,69 +7,69 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from mar_accel.evaluation.sampling import with_sampling
-from mar_accel.generate import build_module
+from mar_accel.config.check import check_settings
+from mar_accel.config.settings import Settings
 from mar_accel.inference.processes import further_processes
-from mar_accel.inference.trainer import build_trainer
-from mar_accel.profiling.interleaved import images_per_round, measure_interleaved
-from mar_accel.runs.record import git_revision, write_json
+from mar_accel.inference.session import Session
+from mar_accel.profiling.interleaved import measure_interleaved
+from mar_accel.runs.folder import read_json, write_config
+from mar_accel.runs.record import environment, write_json
 
-# What a config for this says under "command", for the processes of further devices.
+# The command of the settings that processes of further devices get, and the file with the rows' settings.
 TIME_ROWS = "time_rows"
+PLAN_FILE, ROWS_FILE, TIMING_FILE = ".timing.yaml", ".timed_rows.json", "timing.json"
 
 
 def time_rows(
-    configs: Sequence[DictConfig],
+    rows: Sequence[Settings],
     names: Sequence[str],
     rounds: int,
     output_dir: Path,
     on_batch: Callable[[], None] = lambda: None,
 ) -> list[list[float]]:
-    """Seconds per image of each row in interleaved rounds; kept, so that a table is timed once per revision.
+    """Seconds per image of each row in interleaved rounds; kept for the conditions they were measured under.
 
     Args:
-        configs: of the rows; the first one's batch size and devices hold for all.
+        rows: the first one's trainer and number of images hold for all.
         names: of the rows' folders, which name what is timed.
-        rounds: at least 1, beside one that warms up.
+        rounds: at least 1, after one that warms up.
         output_dir: absolute path; keeps ``timing.json``.
         on_batch: called after every batch.
     """
-    key = _key(configs[0], names, rounds, output_dir)
-    file = output_dir / "timing.json"
-    if file.is_file():
-        kept = json.loads(file.read_text())
-        if kept["key"] == key:
-            return kept["latencies"]
-    plan = OmegaConf.create({"command": TIME_ROWS, "output_dir": str(output_dir), "rounds": rounds})
-    plan.rows = [OmegaConf.to_container(config, resolve=True) for config in configs]
-    OmegaConf.save(plan, output_dir / "timing.yaml")
-    with further_processes(output_dir / "timing.yaml"):
-        latencies = time_plan(plan, on_batch)
-    write_json({"key": key, "latencies": latencies}, file)
+    key = _key(rows[0], names, rounds)
+    kept = read_json(output_dir / TIMING_FILE)
+    if kept.get("key") == key:
+        return kept["latencies"]
+    write_json([row.plain() for row in rows], output_dir / ROWS_FILE)
+    plan = rows[0].with_(command=TIME_ROWS, output_dir=str(output_dir), table={"timing_rounds": rounds})
+    write_config(plan, output_dir, PLAN_FILE)
+    with further_processes(output_dir / PLAN_FILE):
+        latencies = time_in_process(plan, on_batch)
+    write_json({"key": key, "latencies": latencies}, output_dir / TIMING_FILE)
     return latencies
 
 
-def _key(first: DictConfig, names: Sequence[str], rounds: int, output_dir: Path) -> dict[str, Any]:
+def _key(first: Settings, names: Sequence[str], rounds: int) -> dict[str, Any]:
     """What kept timings have to be of to serve again."""
     return {
         "rows": list(names),
         "rounds": rounds,
-        "trainer": OmegaConf.to_container(first.trainer, resolve=True),
-        # A table of fewer images than a batch times so many only, and its folders are those of more.
-        "images": images_per_round(first, build_trainer(first, [], output_dir)),
+        "trainer": first.plain()["trainer"],
+        # A table of fewer images than a batch times fewer, and its folders are those of more.
+        "images": min(first.dataset.num_images, first.trainer.batch_size),
         # Faster code is often the reason to run a table again.
-        "revision": git_revision(),
+        **environment(),
     }
 
 
-def time_plan(plan: DictConfig, on_batch: Callable[[], None] = lambda: None) -> list[list[float]]:
+def time_in_process(plan: Settings, on_batch: Callable[[], None] = lambda: None) -> list[list[float]]:
     """The part of :func:`time_rows` that all processes do."""
-    first = build_module(plan.rows[0])
-    modules = [
-        with_sampling(first, row) if row.model == plan.rows[0].model else build_module(row)
-        for row in plan.rows
+    output_dir = Path(plan.output_dir)
+    plain = json.loads((output_dir / ROWS_FILE).read_text())
+    rows = [check_settings(Settings, values) for values in plain]
+    first = Session.from_settings(rows[0])
+    sessions = [
+        first.with_settings(row) if row.model == rows[0].model else Session.from_settings(row) for row in rows
     ]
-    measured = measure_interleaved(plan.rows[0], modules, plan.rounds, Path(plan.output_dir), on_batch)
+    measured = measure_interleaved(rows[0], sessions, plan.table.timing_rounds, output_dir, on_batch)
     return [numbers.latencies for numbers in measured]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mar_accel.data.image_sets import TOKENS_NAME
-from mar_accel.inference.module import Prediction
+from mar_accel.inference.session import Prediction
 from mar_accel.utils.whole_files import written_whole
 
 # Only an unfinished run has this folder; a finished one has all tokens in one file.

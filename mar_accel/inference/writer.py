@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
-from mar_accel.inference.module import Prediction
+from mar_accel.inference.session import Prediction
 from mar_accel.utils.images import image_name, make_grid, save_png, to_pil
 
 MAX_GRID_IMAGES = 100

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+from rich.console import Console
 from rich.table import Table
+
+from mar_accel.config.settings import Settings
 
 from mar_accel.profiling.flops import FlopCount
 from mar_accel.profiling.interleaved import Measured
@@ -120,4 +125,25 @@ def timing_cells(timing: Timing) -> tuple[str, ...]:
         f"{timing.achieved_flops / 1e9:.4g}",
         f"{timing.share_of_peak:.0%}",
         f"{timing.peak_memory_bytes / 2**20:.0f}",
+    )
+
+
+def show_timings(settings: Settings, timings: Sequence[Timing]) -> None:
+    """Print the table, and what a reader of it has to know."""
+    counts, trainer = settings.benchmark, settings.trainer
+    guidance = settings.sampler.get("guidance_scale")
+    console = Console()
+    console.width = max(console.width, 120)
+    console.print(
+        timing_table(f"{settings.model.name}, batch {trainer.batch_size}, guidance {guidance}", timings)
+    )
+    included = "with" if counts.autoencoder else "without"
+    console.print(
+        f"Medians of {counts.rounds} interleaved rounds, warm, {included} the autoencoder; ratio: time of "
+        f"{timings[0].name} over this one's. Peak: {timings[0].peak_flops / 1e9:.4g} GFLOP/s "
+        f"({trainer.accelerator}, {trainer.precision}, {torch.get_num_threads()} threads).\n"
+        f"Everything: {Path(settings.output_dir).absolute()}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )

@@ -53,7 +53,9 @@ def measure_interleaved(
     """
     timer = BatchTimer()
     trainer = build_trainer(settings.trainer, [timer], output_dir)
-    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size).limited(1, trainer.world_size)
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size).limited(
+        1, trainer.world_size
+    )
     modules = [InferenceModule(session) for session in sessions]
     measured = [Measured() for _ in modules]
     for round_number in range(warmup_rounds + rounds):

@@ -51,9 +51,9 @@ def claim_run_folder(
     write_config(settings, output_dir)
 
 
-def write_config(settings: Settings, output_dir: Path) -> None:
-    """Write ``config.yaml``, whole or not at all."""
-    with written_whole(output_dir / CONFIG_FILE) as temporary:
+def write_config(settings: Settings, output_dir: Path, name: str = CONFIG_FILE) -> None:
+    """Write the config as YAML, whole or not at all."""
+    with written_whole(output_dir / name) as temporary:
         OmegaConf.save(OmegaConf.create(settings.plain()), temporary)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -30,17 +32,15 @@ class ModelDescription:
 
     Attributes:
         name: of the model, as ``model.name`` in the configs.
-        guidance_scale, max_timestep, head_refresh_below: what it is sampled with unless told otherwise.
         architecture: its sizes.
         autoencoder: "pixel" or "kl".
+        sampling: what samplers and caches use unless told otherwise, by name; as ``model.sampling``.
     """
 
     name: str
-    guidance_scale: float
     architecture: MARConfig
     autoencoder: str
-    max_timestep: int | str | None = "auto"
-    head_refresh_below: float = 0.0
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         record = {"_class_name": "MAR", "mar_accel_version": __version__, **asdict(self)}
@@ -53,9 +53,7 @@ def save_model_folder(
     autoencoder: Autoencoder | None = None,
     *,
     name: str,
-    guidance_scale: float,
-    max_timestep: int | str | None = "auto",
-    head_refresh_below: float = 0.0,
+    sampling: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a folder that ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)`` read.
@@ -69,8 +67,7 @@ def save_model_folder(
         autoencoder: a PixelAutoencoder, or a KLAutoencoder, whose weights are saved in ``vae/``. None: the
             folder has no ``vae/``, and readers must be told where the autoencoder is, unless the model's
             latents have a single channel or three (pixels).
-        name, guidance_scale, max_timestep, head_refresh_below: as in ``conf/model``: what the model is
-            called and what it is sampled with.
+        name, sampling: as in ``conf/model``: what the model is called, and its sampling defaults.
         dtype: of the saved weights; None: as they are.
 
     Returns:
@@ -81,7 +78,7 @@ def save_model_folder(
     """
     path = Path(path)
     kind = _autoencoder_kind(autoencoder, model)
-    description = ModelDescription(name, guidance_scale, model.config, kind, max_timestep, head_refresh_below)
+    description = ModelDescription(name, model.config, kind, dict(sampling))
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -139,14 +136,12 @@ def read_description(folder: Path, key: str) -> ModelDescription:
         record = json.loads(path.read_text())
         return ModelDescription(
             name=str(record["name"]),
-            guidance_scale=float(record["guidance_scale"]),
             architecture=MARConfig(**record["architecture"]),
             autoencoder={PIXEL: PIXEL, KL: KL}[record["autoencoder"]],
-            max_timestep=record.get("max_timestep", "auto"),
-            head_refresh_below=float(record.get("head_refresh_below", 0.0)),
+            sampling=dict(record["sampling"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{key}: {path} does not describe a MAR model ({type(error).__name__}: {error}); write the "
-            "folder anew with python -m mar_accel.convert."
+            "folder again with python -m mar_accel.convert."
         ) from error

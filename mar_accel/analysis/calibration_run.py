@@ -1,0 +1,153 @@
+"""A run of calibrate: sample a few images without a cache, and fit a cache to a wanted speedup."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from mar_accel.caching.calibration import (
+    LARGEST_TOLERANCE,
+    MovementRecorder,
+    Schedule,
+    check_reached,
+    least_tolerance,
+    schedule_of,
+)
+from mar_accel.caching.lazymar import LazyMAR
+from mar_accel.caching.token import TokenCache
+from mar_accel.config.settings import Node, Settings
+from mar_accel.data.requests import GenerationRequests
+from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_cache
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.session import Session, check_device
+from mar_accel.inference.trainer import build_trainer, on_one_device
+from mar_accel.profiling.flops import count_flops
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.utils.csv_files import write_csv
+from mar_accel.utils.progress import busy
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """A calibrated cache.
+
+    Attributes:
+        schedule: refreshes and ratios.
+        speedup: in counted FLOPs, over no cache under the same sampler.
+        overrides: what turns the cache of the config into the calibrated one.
+    """
+
+    schedule: Schedule
+    speedup: float
+    overrides: tuple[str, ...]
+
+
+def calibrate(settings: Settings) -> CalibrationResult:
+    """Sample a few images without a cache, and fit refreshes and ratios to what moves.
+
+    Raises:
+        ConfigError: the config cannot be run, or the speedup not be reached; nothing has been written then.
+    """
+    check_device(settings.trainer.accelerator)
+    session, wanted = Session.from_settings(settings), settings.calibrate
+    if not isinstance(session.cache, LazyMAR) or session.cache.token is None:
+        raise ConfigError(
+            "cache has no token cache, whose ratios are fitted; choose cache=lazymar or cache=token."
+        )
+
+    def fitted(distances: Tensor, tolerance: float) -> Schedule:
+        return schedule_of(distances, tolerance, wanted.drift_factor, wanted.warmup_steps)
+
+    with busy("counting FLOPs"):
+        speedup = _Speedup(settings.cache, session)
+        # What nothing exceeds, before anything is sampled for it.
+        still = fitted(torch.zeros(len(session.plan.steps), 1, 1), LARGEST_TOLERANCE)
+        check_reached(speedup(still), wanted.speedup)
+    distances = _distances(settings, session, session.cache.token)
+    with busy("counting FLOPs"):
+        schedule, reached = least_tolerance(partial(fitted, distances), speedup, wanted.speedup)
+    result = CalibrationResult(schedule, reached, _overrides(schedule, len(distances)))
+    _write(settings, result, distances)
+    return result
+
+
+class _Speedup:
+    """How many times fewer FLOPs a schedule takes than no cache; each schedule is counted once."""
+
+    def __init__(self, cache: Node, session: Session):
+        self.cache, self.session = cache, session
+        self._counted: dict[object, int] = {}
+        self._plain = self._count(NoCache())
+
+    def __call__(self, schedule: Schedule) -> float:
+        key = schedule.refreshes, schedule.ratios
+        if key not in self._counted:
+            self._counted[key] = self._count(build_cache(_with_schedule(self.cache, schedule)))
+        return self._plain / self._counted[key]
+
+    def _count(self, policy: CachePolicy) -> int:
+        return count_flops(self.session.model.config, self.session.sampler, policy).total
+
+
+def _distances(settings: Settings, session: Session, token: TokenCache) -> Tensor:
+    recorder = MovementRecorder(token)
+    module = InferenceModule(session.with_sampling(session.sampler, recorder))
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
+    requests = requests.limited(settings.trainer.limit_predict_batches, 1)
+    output_dir = Path(settings.output_dir).absolute()
+    trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
+    trainer.predict(module, requests, return_predictions=False)
+    return recorder.distances()
+
+
+def _overrides(schedule: Schedule, num_steps: int) -> tuple[str, ...]:
+    ratios = ",".join(f"[{first},{ratio}]" for first, ratio in schedule.ratios)
+    return (
+        "cache/refresh=listed",
+        f"cache.refresh.steps=[{','.join(map(str, schedule.refreshes))}]",
+        f"cache.token.ratios=[{ratios}]",
+        f"cache.token.ratio_steps={num_steps}",
+        "cache.token.ratio_by=step",
+    )
+
+
+def _with_schedule(cache: Node, schedule: Schedule) -> Node:
+    """The node of the calibrated cache."""
+    target = "mar_accel.caching.refresh.ListedRefresh"
+    ratios = [list(row) for row in schedule.ratios]
+    return {
+        **cache,
+        "refresh": {"_target_": target, "steps": list(schedule.refreshes)},
+        "token": {**cache["token"], "ratios": ratios, "ratio_by": "step"},
+    }
+
+
+def _write(settings: Settings, result: CalibrationResult, distances: Tensor) -> None:
+    output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
+    schedule, mean = result.schedule, distances.mean(dim=(1, 2)).tolist()
+    ratios = dict(schedule.ratios)
+    rows, ratio = [], 1.0
+    for k, distance in enumerate(mean):
+        ratio = ratios.get(k, ratio)
+        rows.append(
+            {"step": k, "refresh": k in schedule.refreshes, "ratio": ratio, "mean_distance": distance}
+        )
+    write_csv(rows, output_dir / "calibration.csv")
+    OmegaConf.save(OmegaConf.create(_with_schedule(settings.cache, schedule)), output_dir / "cache.yaml")
+    (output_dir / "overrides.txt").write_text("\n".join(result.overrides) + "\n")
+    record = run_record(
+        settings,
+        speedup=result.speedup,
+        tolerance=schedule.tolerance,
+        adaptive_threshold=schedule.drift,
+        overrides_of_cache=list(result.overrides),
+    )
+    write_json(record, output_dir / "run.json")

@@ -1,0 +1,74 @@
+"""What a config will do, before anything is sampled: its plan as files and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from torch import Tensor
+
+from mar_accel.config.settings import Settings
+from mar_accel.inference.build import build_architecture, build_cache, build_sampler
+from mar_accel.profiling.flops import FlopCount, count_flops
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.sampling.noise import Stream, sample_generator
+from mar_accel.sampling.plan import Plan
+from mar_accel.sampling.plan_view import grid_picture, grid_text, plan_rows, plan_table
+from mar_accel.utils.csv_files import write_csv
+from mar_accel.utils.images import save_png
+from mar_accel.utils.progress import busy
+
+TABLE_FILE, PICTURE_FILE, RECORD_FILE = "plan.csv", "order.png", "run.json"
+
+
+def show_plan(settings: Settings) -> Plan:
+    """Print a config's plan, and write ``plan.csv``, ``order.png`` and ``run.json`` into its run folder.
+
+    The order is that of sample 0 under the config's seed.
+
+    Raises:
+        ConfigError: sampler, cache and model cannot be combined; nothing has been written then.
+    """
+    sampler, cache = build_sampler(settings.sampler), build_cache(settings.cache)
+    architecture = build_architecture(settings.model)
+    plan = sampler.plan(architecture.grid)
+    cache.check(architecture, plan, sampler.solver)
+    with busy("counting FLOPs"):
+        counted = count_flops(architecture, sampler, cache) if settings.plan.flops else None
+    output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
+    rows = plan_rows(plan, counted.per_step if counted else None)
+    order = sampler.order.permutation(plan.grid, sample_generator(settings.seed, 0, Stream.ORDER))
+    _write(settings, plan, order, rows, output_dir)
+    _show(settings, plan, order, rows, counted)
+    return plan
+
+
+def _show(
+    settings: Settings,
+    plan: Plan,
+    order: Tensor,
+    rows: Sequence[dict[str, float]],
+    counted: FlopCount | None,
+) -> None:
+    # Not cut where the terminal is narrow, or where there is none.
+    console = Console(soft_wrap=True)
+    clip = "none" if plan.max_timestep is None else plan.max_timestep
+    title = f"{settings.model.name}, grid {plan.grid[0]}x{plan.grid[1]}, max_timestep {clip}"
+    console.print(plan_table(rows, title), crop=False)
+    if counted:
+        parts = {"encoder": counted.encoder, "decoder": counted.decoder, "head": counted.head}
+        shares = ", ".join(f"{name} {flops / 1e12:.4g}" for name, flops in parts.items())
+        console.print(f"TFLOPs per image: {counted.total / 1e12:.4g} ({shares})")
+    console.print(f"AR step of each token of sample 0, seed {settings.seed}:")
+    console.print(grid_text(plan, order), crop=False)
+    console.print(f"Table and picture: {Path(settings.output_dir).absolute()}")
+
+
+def _write(
+    settings: Settings, plan: Plan, order: Tensor, rows: Sequence[dict[str, float]], output_dir: Path
+) -> None:
+    save_png(grid_picture(plan, order), output_dir / PICTURE_FILE)
+    write_csv(rows, output_dir / TABLE_FILE)
+    totals = {key: sum(row[key] for row in rows) for key in ("head_evaluations", "gflops") if key in rows[0]}
+    write_json(run_record(settings, num_ar_steps=len(rows), **totals), output_dir / RECORD_FILE)

@@ -1,0 +1,56 @@
+"""A run of redundancy: sample without a cache, and write what caches can save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mar_accel.analysis.figures import check_matplotlib, write_figures
+from mar_accel.analysis.head_reuse import HeadReuse
+from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
+from mar_accel.caching.head import HeadCache
+from mar_accel.caching.token import TokenCache
+from mar_accel.config.settings import Settings
+from mar_accel.data.requests import GenerationRequests
+from mar_accel.errors import ConfigError
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.session import Session, check_device
+from mar_accel.inference.trainer import build_trainer, on_one_device
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+
+
+def measure_redundancy(settings: Settings) -> RedundancyStatistics:
+    """Sample without a cache, and write the figures and their numbers into the run folder.
+
+    Raises:
+        ConfigError: the config cannot be run; nothing has been written then.
+    """
+    check_device(settings.trainer.accelerator)
+    check_matplotlib()
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
+    session = Session.from_settings(settings)
+    if len(session.plan.steps) < 2:
+        raise ConfigError("sampler.num_iter must be ≥ 2, or there are no adjacent AR steps to compare, got 1.")
+    token = TokenCache(prune_block=settings.redundancy.prune_block)
+    token.check(session.model.config)
+    recorder, reuse = FeatureRecorder(token), _probe(settings, session)
+    module = InferenceModule(session.with_sampling(session.sampler, recorder))
+    if reuse is not None:
+        module.observers.append(reuse)
+    output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
+    trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
+    trainer.predict(module, requests.limited(settings.trainer.limit_predict_batches, 1), return_predictions=False)
+    statistics = recorder.statistics
+    write_figures(statistics, reuse, output_dir)
+    ratio = statistics.residual_ratio()
+    record = run_record(settings, num_images=statistics.num_images, residual_ratio=ratio)
+    write_json(record, output_dir / "run.json")
+    return statistics
+
+
+def _probe(settings: Settings, session: Session) -> HeadReuse | None:
+    """A probe of the head's chains; None where that is not wanted or cannot be done."""
+    every = settings.redundancy.head_every
+    if every is None or not session.sampler.solver.visits_every_timestep:
+        return None
+    return HeadReuse(HeadCache(settings.redundancy.head_period), every)

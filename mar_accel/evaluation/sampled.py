@@ -1,0 +1,283 @@
+"""Evaluation of a config: sample, judge, compare, time, count."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from mar_accel.config.settings import Settings
+from mar_accel.data.image_sets import ImageSet
+from mar_accel.data.requests import GenerationRequests
+from mar_accel.errors import ConfigError
+from mar_accel.evaluation.baseline_store import Samples, shared_samples
+from mar_accel.evaluation.collect import Collected, Collector
+from mar_accel.evaluation.comparison import (
+    add_lpips,
+    check_lpips,
+    compare,
+    compare_with_folder,
+    open_baseline,
+)
+from mar_accel.evaluation.counting import count_metrics
+from mar_accel.evaluation.judge import Judge
+from mar_accel.evaluation.measured import FLOPS, read_measured
+from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
+from mar_accel.evaluation.resume import nothing_earlier, read_earlier
+from mar_accel.evaluation.token_files import TokenWriter
+from mar_accel.evaluation.unaccelerated import unaccelerated
+from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.session import Session, check_device
+from mar_accel.inference.trainer import build_trainer, check_num_processes
+from mar_accel.inference.writer import ImageWriter
+from mar_accel.metrics.quality import measure_quality
+from mar_accel.profiling.interleaved import measure_interleaved
+from mar_accel.profiling.profile import Profiler
+from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
+from mar_accel.profiling.timer import BatchTimer
+from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
+from mar_accel.runs.identity import Identity, decides_per_batch
+from mar_accel.utils.progress import busy
+from mar_accel.utils.ranks import is_first_process
+
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
+
+
+@dataclass
+class _Run:
+    """What one evaluation works with.
+
+    Attributes:
+        judge: None: nothing judges the images.
+        num_compared: how many samples are compared with the unaccelerated ones.
+        plain: settings of the unaccelerated samples, where these are to be sampled, and their session.
+        baseline: folder of the unaccelerated samples, where they lie on disk.
+        measured: what an earlier evaluation in the run folder measured while it sampled.
+    """
+
+    settings: Settings
+    identity: Identity
+    output_dir: Path
+    requests: GenerationRequests
+    session: Session
+    judge: Judge | None
+    num_compared: int
+    plain: tuple[Settings, Session] | None
+    baseline: ImageSet | None
+    measured: Evaluation
+
+    def trainer(self, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
+        return build_trainer(self.settings.trainer, callbacks, self.output_dir)
+
+
+def evaluate_sampling(
+    settings: Settings, identity: Identity, output_dir: Path, callbacks: Sequence[pl.Callback] = ()
+) -> Evaluation | None:
+    """Sample as the settings say and evaluate the images on the way.
+
+    Args:
+        output_dir: absolute path of the run folder; is made once the config is known to be sound.
+        callbacks: further callbacks of the sampling, such as a progress bar.
+
+    Returns:
+        The evaluation; None on every process but the first.
+    """
+    run = _prepare(settings, identity, output_dir)
+    with further_processes(output_dir / CONFIG_FILE):
+        evaluation, collected = _sample(run, callbacks)
+        bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
+        _add_baseline(evaluation, run, collected, bars)
+    if not is_first_process():
+        return None
+    _add_quality(evaluation, run, collected)
+    evaluation.samples = (collected.images[:SHOWN_IMAGES], collected.labels[:SHOWN_IMAGES])
+    evaluation.tokens = collected.tokens
+    add_lpips(evaluation, settings.evaluate)
+    if FLOPS not in evaluation.metrics:
+        with busy("counting FLOPs"):
+            count_metrics(evaluation, run.session, settings.evaluate.profile)
+    flops, latency = evaluation.metrics[FLOPS], evaluation.metrics.get("latency_s_per_image")
+    if flops is not None and latency is not None:
+        evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
+    return evaluation
+
+
+def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
+    """Refuse what cannot be evaluated, then make the run folder."""
+    check_device(settings.trainer.accelerator)
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
+    trainer = build_trainer(settings.trainer, [], output_dir)
+    requests = requests.limited(settings.trainer.limit_predict_batches, trainer.world_size)
+    if requests.num_images < 2:
+        raise ConfigError("dataset.num_images must be ≥ 2 for statistics, got 1.")
+    check_num_processes(trainer, requests.num_images)
+    check_lpips(settings.evaluate)
+    session = Session.from_settings(settings)
+    plain = None
+    if settings.evaluate.baseline == "generate":
+        other = unaccelerated(settings)
+        plain = other, session.with_settings(other)
+    run = _Run(
+        settings=settings,
+        identity=identity,
+        output_dir=output_dir,
+        requests=requests,
+        session=session,
+        judge=Judge.of(settings),
+        num_compared=min(settings.evaluate.fidelity_images, requests.num_images),
+        plain=plain,
+        baseline=open_baseline(settings, identity, "this run has"),
+        measured=read_measured(output_dir, identity, flops=decides_per_batch(settings)),
+    )
+    claim_run_folder(output_dir, settings, identity, (METRICS_FILE, RECORD_FILE))
+    return run
+
+
+def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> None:
+    """What the features of all images say; without features only their number."""
+    if run.judge is None:
+        evaluation.metrics["num_images"] = run.requests.num_images
+        return
+    assert collected.features is not None
+    quality = measure_quality(collected.features, run.judge.extractor, run.judge.reference)
+    evaluation.metrics |= quality.numbers
+    evaluation.warnings += quality.warnings
+
+
+def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collected]:
+    """Sample all images, or those that are missing, with everything that is measured meanwhile."""
+    settings, requests = run.settings.evaluate, run.requests
+    extractor = run.judge.extractor if run.judge is not None else None
+    keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
+    earlier = nothing_earlier(requests)
+    if settings.resume:
+        trainer = run.trainer()
+        if extractor is not None:
+            extractor.to(trainer.strategy.root_device)
+        there = kept_images(run.output_dir, run.settings, trainer.world_size)
+        earlier = read_earlier(requests, run.output_dir, there, extractor, keep, trainer.world_size)
+    collector = Collector(extractor, keep, earlier.features, earlier.kept)
+    if not earlier.missing.num_images:
+        return _nothing_to_sample(run, collector)
+    timer, profiler = BatchTimer(), Profiler() if settings.profile else None
+    extra: list[pl.Callback] = [timer, collector]
+    if settings.save_images:
+        extra += [_image_writer(run), TokenWriter(run.output_dir, keep)]
+    if profiler is not None:
+        extra.append(profiler)
+    trainer = run.trainer([*callbacks, *extra])
+    trainer.predict(InferenceModule(run.session), earlier.missing, return_predictions=False)
+    evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
+    _add_machine(evaluation, trainer)
+    _add_speed(evaluation, timer, trainer)
+    if profiler is not None and profiler.profile is not None:
+        evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
+    return evaluation, collector.collected
+
+
+def _image_writer(run: _Run) -> ImageWriter:
+    return ImageWriter(run.output_dir, run.requests.num_images, run.settings.dataset.num_classes)
+
+
+def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
+    """Where an earlier run has left every image, there is nothing to sample, and so no speed."""
+    evaluation = run.measured
+    _add_machine(evaluation, run.trainer())
+    known = evaluation.metrics.get("latency_s_per_image") is not None
+    evaluation.warnings.append(
+        "every image was there from an earlier run: "
+        + ("speed and memory are that run's." if known else "no speed was measured while sampling.")
+    )
+    if decides_per_batch(run.settings) and FLOPS not in evaluation.metrics:
+        evaluation.metrics[FLOPS] = None
+        evaluation.warnings.append("no FLOPs: adaptive refresh has none before it has sampled a batch.")
+    collector.finish()
+    if run.settings.evaluate.save_images and is_first_process():
+        # It may have been cut off between the last image and the grid.
+        _image_writer(run).write_grid()
+    return evaluation, collector.collected
+
+
+def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
+    """How many devices there are, and what one of them can do."""
+    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    evaluation.metrics |= {
+        "num_devices": trainer.world_size,
+        "peak_flops": gemm_peak(trainer.strategy.root_device, dtype),
+    }
+
+
+def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -> None:
+    """Latency and throughput over the batches that were sampled anyway."""
+    evaluation.metrics |= latency_summary(timer.warm)
+    evaluation.metrics |= {
+        "throughput_img_s": trainer.world_size / statistics.median(timer.warm),
+        "batch_size": max(timer.batch_sizes),
+    }
+    if len(timer.latencies) == 1:
+        evaluation.warnings.append(
+            "the latency is that of a single batch, start-up included; sample more batches for a warm one."
+        )
+
+
+def _add_baseline(
+    evaluation: Evaluation, run: _Run, collected: Collected, callbacks: Sequence[pl.Callback]
+) -> None:
+    """Fidelity to, and speedup over, the unaccelerated sampling of the same seed."""
+    count, settings = run.num_compared, run.settings
+    images, tokens, labels = collected.images[:count], collected.tokens[:count], collected.labels[:count]
+    if run.baseline is not None:
+        compare_with_folder(evaluation, images, tokens, labels, run.baseline)
+    if run.plain is None:
+        return
+    other, plain = run.plain
+    evaluation.baseline = Identity.of(other).evaluation_hash
+    if (other.sampler, other.cache) == (settings.sampler, settings.cache):
+        # Compared with itself; sampling it again would only show that it is deterministic.
+        evaluation.metrics["speedup"] = 1.0
+        if count:
+            compare(evaluation, images, tokens, labels, images, tokens)
+        return
+    if count:
+        compare(evaluation, images, tokens, labels, *_unaccelerated_samples(run, callbacks))
+    if settings.evaluate.timing_rounds:
+        _add_speedup(evaluation, run, plain)
+
+
+def _add_speedup(evaluation: Evaluation, run: _Run, plain: Session) -> None:
+    """Interleaved rounds; they give the latency, too, where no image was left to sample."""
+    with busy("timing in turn with the unaccelerated sampler"):
+        rounds = run.settings.evaluate.timing_rounds
+        slow, fast = measure_interleaved(run.settings, [plain, run.session], rounds, run.output_dir)
+    names = ("speedup", "speedup_min", "speedup_max")
+    evaluation.metrics |= dict(zip(names, speedup(slow.latencies, fast.latencies), strict=True))
+    if evaluation.metrics.get("latency_s_per_image") is None:
+        summary = latency_summary(fast.latencies)
+        summary["throughput_img_s"] *= evaluation.metrics["num_devices"] or 1
+        evaluation.metrics |= {**summary, "batch_size": run.settings.trainer.batch_size}
+
+
+def _unaccelerated_samples(run: _Run, callbacks: Sequence[pl.Callback]) -> Samples:
+    """What the run's first samples are compared with; shared with other runs where there is a folder."""
+    assert run.plain is not None
+    settings, session = run.plain
+
+    def sample() -> Samples:
+        collector = Collector(None, run.num_compared)
+        requests = run.requests.only(range(run.num_compared))
+        trainer = run.trainer([*callbacks, collector])
+        trainer.predict(InferenceModule(session), requests, return_predictions=False)
+        return collector.collected.images, collector.collected.tokens
+
+    folder = settings.evaluate.baseline_dir
+    # Several processes would each have to hold the lock, and each to sample.
+    if folder is None or run.trainer().world_size > 1:
+        return sample()
+    name = Identity.of(settings).images_hash
+    return shared_samples(Path(folder).absolute(), name, run.num_compared, sample)

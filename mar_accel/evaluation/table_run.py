@@ -1,0 +1,209 @@
+"""A table: every row evaluated, all rows timed in turn, tables and pictures written."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
+from mar_accel.config.settings import Settings
+from mar_accel.errors import MarAccelError
+from mar_accel.evaluation.correlation import write_correlation
+from mar_accel.evaluation.files import num_tokens
+from mar_accel.evaluation.report import log_table
+from mar_accel.evaluation.result import METRICS_FILE
+from mar_accel.evaluation.run import evaluate, judged_hash
+from mar_accel.evaluation.table import RowResult, add_timings, write_strips, write_table
+from mar_accel.evaluation.timing import time_rows
+from mar_accel.runs.folder import RECORD_FILE
+from mar_accel.runs.identity import Identity
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+
+# Keys that belong to the table as a whole.
+TABLE_KEYS = ("table.", "output_dir", "hydra.")
+
+
+@dataclass
+class TableResult:
+    """What a table found.
+
+    Attributes:
+        rows: the rows that could be evaluated.
+        failures: by name, what went wrong with the others.
+        correlation: coefficients by name.
+    """
+
+    rows: list[RowResult] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    correlation: dict[str, float] = field(default_factory=dict)
+
+
+class RowProgress(pl.Callback):
+    """Moves a bar on by the images of the row that is being sampled."""
+
+    def __init__(self, progress: Progress, name: str, num_images: int):
+        self.progress = progress
+        self.task = progress.add_task(name, total=num_images)
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+        self.progress.advance(self.task, len(outputs.indices) * trainer.world_size)
+
+
+def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
+    """Evaluate all rows and write the table; rows that are finished in the run folder are kept.
+
+    Args:
+        settings: of the table as a whole.
+        overrides: overrides that hold for every row; a row's own win.
+
+    Raises:
+        Exception: that of the first row, which all others are compared with.
+    """
+    rows = choose_rows(load_rows(settings.table.rows), settings.table.only)
+    shared = [override for override in overrides if not override.lstrip("+~").startswith(TABLE_KEYS)]
+    # All rows are composed before the first is sampled: nobody should wait hours to learn of a typo.
+    composed = [compose_settings("evaluate", merge_overrides(shared, row.overrides)) for row in rows]
+    output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
+    result, evaluated = TableResult(), list[Settings]()
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("rows", total=len(rows))
+        for row, row_settings in zip(rows, composed, strict=True):
+            if _try_row(row, row_settings, result, output_dir, progress):
+                evaluated.append(row_settings)
+            progress.advance(task)
+        latencies = _timings(settings, result.rows, evaluated, output_dir, progress)
+    batch_size = settings.table.timing_batch_size or settings.trainer.batch_size
+    add_timings(result.rows, latencies, batch_size)
+    _write(settings, result, output_dir)
+    return result
+
+
+def _try_row(
+    row: Row, settings: Settings, result: TableResult, output_dir: Path, progress: Progress
+) -> bool:
+    """Add a row to the result; returns whether it could be evaluated."""
+    first = result.rows[0] if result.rows else None
+    error_file = output_dir / "rows" / f"{row.name}.error.txt"
+    try:
+        result.rows.append(_row_result(row, settings, first, output_dir, progress))
+        error_file.unlink(missing_ok=True)
+        return True
+    except Exception as error:
+        if first is None:
+            raise
+        # The other rows stand for themselves.
+        result.failures[row.name] = str(error) if isinstance(error, MarAccelError) else repr(error)
+        error_file.write_text(traceback.format_exc())
+        return False
+
+
+def _row_result(
+    row: Row, settings: Settings, first: RowResult | None, output_dir: Path, progress: Progress
+) -> RowResult:
+    """The metrics of a row: read where they were finished, else evaluated."""
+    # More images of the same rows are added to those that are there.
+    folder = output_dir / "rows" / f"{row.name}-{Identity.of(settings).images_hash}"
+    evaluate_keys = {
+        "baseline": "none" if first is None else str(first.folder),
+        "save_images": True,
+        "resume": True,
+        # Speedups come from rounds of all rows together, afterwards.
+        "timing_rounds": 0,
+    }
+    settings = settings.with_(output_dir=str(folder), evaluate=evaluate_keys)
+    if not _finished(folder / METRICS_FILE, settings, first):
+        logger = settings.logger
+        if "tags" in logger:  # W&B
+            group = logger["group"] or output_dir.name
+            logger = {**logger, "name": row.name, "group": group, "tags": [*logger["tags"], *row.overrides]}
+        bar = RowProgress(progress, row.name, settings.dataset.num_images)
+        evaluate(settings.with_(logger=logger), [bar])
+    return RowResult(row.name, folder, json.loads((folder / METRICS_FILE).read_text()))
+
+
+def _finished(file: Path, settings: Settings, first: RowResult | None) -> bool:
+    """Whether a row's numbers are there, compared with what and with as many images as asked for now."""
+    if not file.is_file():
+        return False
+    metrics = json.loads(file.read_text())
+    wanted = settings.evaluate
+    if metrics.get("judged") != judged_hash(settings):
+        return False
+    if first is None:
+        # It is compared with none, and its tokens are needed for the rows that follow.
+        enough = num_tokens(file.parent) >= min(wanted.fidelity_images, settings.dataset.num_images)
+        return enough and metrics.get("baseline") is None
+    numbers = (wanted.fidelity_images, settings.dataset.num_images, first.metrics["num_images"])
+    if not min(numbers):
+        return True
+    keys = ["latent_mse", *(["lpips"] if wanted.lpips else [])]
+    return (
+        metrics.get("fidelity_images") == min(numbers)
+        and metrics.get("baseline") == first.metrics["identity"]["evaluation"]
+        and all(metrics.get(key) is not None for key in keys)
+    )
+
+
+def _timings(
+    settings: Settings,
+    results: Sequence[RowResult],
+    rows: Sequence[Settings],
+    output_dir: Path,
+    progress: Progress,
+) -> list[list[float]]:
+    """Seconds per image of each row, in interleaved rounds."""
+    rounds = settings.table.timing_rounds
+    task = progress.add_task("timing", total=(rounds + 1) * len(results))
+    batch_size = settings.table.timing_batch_size or rows[0].trainer.batch_size
+    timed = [rows[0].with_(trainer={"batch_size": batch_size}), *rows[1:]]
+    names = [result.folder.name for result in results]
+    return time_rows(timed, names, rounds, output_dir, on_batch=lambda: progress.advance(task))
+
+
+def _write(settings: Settings, result: TableResult, output_dir: Path) -> None:
+    write_table(result.rows, output_dir, _note(settings, result.rows))
+    write_strips(result.rows, settings.table.strip_images, output_dir / "strips.png")
+    result.correlation = write_correlation(result.rows, output_dir)
+    record = run_record(settings, correlation=result.correlation, failures=result.failures)
+    write_json(record, output_dir / RECORD_FILE)
+    log_table(settings, result.rows, output_dir)
+
+
+def _note(settings: Settings, results: Sequence[RowResult]) -> str:
+    """What stands below the table: where its numbers come from."""
+    first, metrics, trainer = results[0].name, results[0].metrics, settings.trainer
+    bias = metrics["fid_bias"]
+    arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
+    return (
+        f"{metrics['num_images']} images per row, seed {settings.seed}; ± is one standard error. PSNR and "
+        f"latent MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
+        f"Seconds per image: median of {settings.table.timing_rounds} interleaved rounds of "
+        f"{metrics['batch_size']} images per process ({trainer.accelerator}, {trainer.precision}, "
+        f"devices={trainer.devices}); speedup: median ratio to {first} (smallest–largest). "
+        "FID of a perfect generator with as many images: "
+        f"{'–' if bias is None else format(bias, '.2f')}.{_revisions(results)}\n\n"
+        f"    python -m mar_accel.evaluate_table {arguments}\n"
+    )
+
+
+def _revisions(results: Sequence[RowResult]) -> str:
+    """A warning where rows, or images that were kept, come from another state of the code."""
+    records = [json.loads((result.folder / RECORD_FILE).read_text()) for result in results]
+    found = [
+        revision
+        for record in records
+        for revision in (record["git_revision"], *record.get("earlier_revisions", []))
+    ]
+    revisions = sorted({str(revision)[:8] for revision in found})
+    return f" The rows come from the revisions {', '.join(revisions)}." if len(revisions) > 1 else ""
