@@ -47,7 +47,8 @@ def check_config(config: DictConfig) -> None:
         from mar_accel.models.mar import MARConfig
 
         architecture = OmegaConf.to_container(config.model.architecture, resolve=True)
-        check_arguments("model.architecture", architecture, MARConfig)
+        named = architecture.get("_target_") if isinstance(architecture, dict) else None
+        check_arguments("model.architecture", architecture, pydoc.locate(named) if named else MARConfig)
 
 
 def check_object(key: str, node: Any) -> None:

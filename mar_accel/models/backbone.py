@@ -101,4 +101,4 @@ class TokenBackbone(nn.Module):
         masked, known = order[:, :num_masked], order[:, num_masked:]
         z = self(conditioning, gather_tokens(tokens, known), known, masked).flatten(0, 1)
         target = gather_tokens(tokens, masked).flatten(0, 1)
-        return self.diffloss.loss(target.repeat(draws, 1), z.repeat(draws, 1))
+        return self.diffloss.loss(target, z, draws=draws)
