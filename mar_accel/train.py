@@ -21,14 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from mar_accel.config.check import check_arguments
 from mar_accel.errors import ConfigError
 from mar_accel.generate import check_device
-from mar_accel.inference.build import build_architecture
 from mar_accel.inference.processes import further_processes
 from mar_accel.inference.trainer import trainer_or_config_error
-from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.runs.entry import command
 from mar_accel.runs.loggers import log_config, open_logger
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.training.export import export_averaged, write_model_card
+from mar_accel.training.build import build_trained, trained_architecture
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingConfig, TrainingModule
 
@@ -42,7 +41,7 @@ def train(config: DictConfig) -> Path:
     Raises:
         MarAccelError: the config cannot be run; nothing has been written then.
     """
-    settings, architecture, data = _check(config)
+    settings, data = _check(config)
     output_dir = Path(config.output_dir).absolute()
     last = output_dir / "checkpoints" / LAST
     resumed = _resume_path(settings, last)
@@ -53,13 +52,13 @@ def train(config: DictConfig) -> Path:
         pl.seed_everything(config.seed, verbose=False)
         torch.set_float32_matmul_precision("high")
         trainer, seconds = _fit(
-            config, TrainingModule(MAR(architecture), settings), data, output_dir, resumed
+            config, TrainingModule(*build_trained(config.model), settings), data, output_dir, resumed
         )
         if not trainer.is_global_zero:
             return output_dir / "model"
         resumed = last
     assert resumed is not None
-    folder = export_averaged(resumed, architecture, config.model, output_dir / "model")
+    folder = export_averaged(resumed, config.model, output_dir / "model")
     steps = _global_step(resumed)
     record = run_record(config, steps=steps, resumed_at=steps_done, seconds=seconds)
     write_json(record, output_dir / "run.json")
@@ -68,8 +67,8 @@ def train(config: DictConfig) -> Path:
     return folder
 
 
-def _check(config: DictConfig) -> tuple[TrainingConfig, MARConfig, pl.LightningDataModule]:
-    """Settings, architecture and data of a config; refuses what cannot be trained."""
+def _check(config: DictConfig) -> tuple[TrainingConfig, pl.LightningDataModule]:
+    """Settings and data of a config; refuses what cannot be trained."""
     values: Any = OmegaConf.to_container(config.training, resolve=True)
     check_arguments("training", values, TrainingConfig)
     settings = TrainingConfig(**values)
@@ -81,14 +80,14 @@ def _check(config: DictConfig) -> tuple[TrainingConfig, MARConfig, pl.LightningD
         raise ConfigError(
             f"dataset={name} has nothing to train on; give dataset.training_data or dataset=digits."
         )
-    architecture = build_architecture(config.model)
+    architecture = trained_architecture(config.model)
     data = instantiate(config.dataset.training_data, batch_size=settings.batch_size)
     if data.channels != architecture.latent_channels:
         raise ConfigError(
             f"model={config.model.name} works on {architecture.latent_channels} channels but dataset={name} "
             f"has {data.channels}; choose a model that fits."
         )
-    return settings, architecture, data
+    return settings, data
 
 
 def _resume_path(settings: TrainingConfig, last: Path) -> Path | None:

@@ -194,21 +194,39 @@ class DiffusionHead(nn.Module):
         self.net = AdaLNMLP(token_dim, z_dim, width, depth)
 
     def loss(
-        self, x0: Tensor, z: Tensor, timesteps: Tensor | None = None, noise: Tensor | None = None
+        self,
+        x0: Tensor,
+        z: Tensor,
+        timesteps: Tensor | None = None,
+        noise: Tensor | None = None,
+        draws: int = 1,
     ) -> Tensor:
         """Mean diffusion loss of clean tokens.
 
         Args:
             x0: clean tokens [n, C]. z: their conditioning vectors [n, D].
-            timesteps: int64 [n] in 0..999, drawn uniformly when absent.
-            noise: standard normal [n, C], drawn when absent.
+            timesteps: int64 [draws·n] in 0..999, drawn when absent: one uniformly from each of ``draws``
+                equal parts of the range.
+            noise: standard normal [draws·n, C], drawn when absent.
+            draws: noised versions of each token, 1 or more (MAR trains with 4).
 
         Returns:
-            Scalar: MSE plus the variational bound, averaged over the n tokens.
+            Scalar: MSE plus the variational bound, averaged over tokens and draws.
         """
+        if draws > 1:
+            x0, z = x0.repeat(draws, 1), z.repeat(draws, 1)
         if timesteps is None:
-            timesteps = torch.randint(NUM_TRAIN_TIMESTEPS, x0.shape[:1], device=x0.device)
+            timesteps = _draw_timesteps(len(x0) // draws, draws, x0.device)
         if noise is None:
             noise = torch.randn_like(x0)
         x_t = add_noise(x0, timesteps, noise)
         return diffusion_loss(self.net(x_t, timesteps, z), x0, x_t, timesteps, noise).mean()
+
+
+def _draw_timesteps(count: int, draws: int, device: torch.device) -> Tensor:
+    """Timesteps [draws·count]; those of a token lie in different parts of 0..999, all parts alike."""
+    if draws == 1:
+        return torch.randint(NUM_TRAIN_TIMESTEPS, (count,), device=device)
+    parts = torch.arange(draws, device=device).repeat_interleave(count)
+    uniform = torch.rand(draws * count, dtype=torch.float64, device=device)
+    return ((parts + uniform) * (NUM_TRAIN_TIMESTEPS / draws)).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)

@@ -214,6 +214,7 @@ class MAR(nn.Module):
         num_masked: int,
         timesteps: Tensor | None = None,
         noise: Tensor | None = None,
+        draws: int = 1,
     ) -> Tensor:
         """Diffusion loss of the masked tokens given the others.
 
@@ -223,6 +224,7 @@ class MAR(nn.Module):
             order: permutations of the positions [B, L]; the first ``num_masked`` are masked.
             num_masked: number of masked tokens, 1..L.
             timesteps, noise: per token [B, L] and [B, L, C]; drawn when absent.
+            draws: noised versions of each masked token, 1 or more; needs absent timesteps and noise if more.
 
         Returns:
             Scalar loss, averaged over masked tokens.
@@ -235,5 +237,5 @@ class MAR(nn.Module):
         if noise is not None:
             noise = gather_tokens(noise, masked).flatten(0, 1)
         return self.diffloss.loss(
-            gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1), timesteps, noise
+            gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1), timesteps, noise, draws
         )

@@ -11,27 +11,26 @@ from omegaconf import DictConfig
 
 from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_autoencoder
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.training.build import build_trained
 from mar_accel.weights.folder import save_model_folder
 
 _PREFIX = "model."
 
 
-def export_averaged(checkpoint: Path, architecture: MARConfig, model: DictConfig, folder: Path) -> Path:
+def export_averaged(checkpoint: Path, model: DictConfig, folder: Path) -> Path:
     """Write the averaged weights of a training's checkpoint as a model folder.
 
     Args:
         checkpoint: as :class:`lightning.pytorch.callbacks.EMAWeightAveraging` leaves it: ``state_dict`` holds
             the averaged weights, ``current_model_state`` those that are trained.
-        architecture: of the trained model.
-        model: its member of the group ``model``, for name, sampling defaults and autoencoder.
+        model: its member of the group ``model``: architecture, name, sampling defaults and autoencoder.
         folder: where to; files of the same names are replaced.
 
     Raises:
         WeightsError: the checkpoint is of another architecture.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    network = MAR(architecture)
+    network, _ = build_trained(model)
     try:
         network.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
     except RuntimeError as error:

@@ -1,0 +1,49 @@
+"""Scenes made on the fly, as a LightningDataModule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from mar_accel.data.captions import caption, tokenize
+from mar_accel.data.scene_images import SceneDrawer
+from mar_accel.data.scenes import draw_scene
+
+
+class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless batches of latents [B, 3, 64, 64] in -1..1 and word numbers [B, N]."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.draw = SceneDrawer()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # Seeded at the first batch, after a training that goes on has set its seed.
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        while True:
+            scenes = [draw_scene(rng) for _ in range(self.batch_size)]
+            captions = [caption(scene, rng) for scene in scenes]
+            yield self.draw(scenes, rng) * 2 - 1, tokenize(captions)
+
+
+class SceneTrainingData(pl.LightningDataModule):
+    """Composed scenes with captions, new ones in every batch.
+
+    Args:
+        batch_size: images per step.
+    """
+
+    # Of the images.
+    channels = 3
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        return DataLoader(SceneBatches(self.batch_size), batch_size=None)

@@ -1,0 +1,104 @@
+"""The steps of a forward pass that masked autoregressive backbones share: tokens in, decoder outputs out."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.transformer import Block, gather_tokens, scatter_tokens
+
+
+class TokenBackbone(nn.Module):
+    """Encoder over known tokens, decoder over all of them; nothing here depends on what is asked for.
+
+    A subclass makes the parameters and says in ``forward`` what the conditioning vectors are.
+    """
+
+    config: Any
+    encoder_pos_embed_learned: nn.Parameter
+    decoder_pos_embed_learned: nn.Parameter
+    mask_token: nn.Parameter
+    z_proj: nn.Linear
+    z_proj_ln: nn.LayerNorm
+    encoder_blocks: nn.ModuleList
+    encoder_norm: nn.LayerNorm
+    decoder_embed: nn.Linear
+    decoder_blocks: nn.ModuleList
+    diffloss: DiffusionHead
+
+    def positions(self, table: Tensor) -> Tensor:
+        """Learned positions [1, L, D] on this model's grid, [L, D]."""
+        return table[0]
+
+    # -- tokens and latents ------------------------------------------------------------------
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """Latents [B, c, h·p, w·p] to tokens [B, L, C]."""
+        (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
+        patches = latents.reshape(latents.shape[0], c, h, p, w, p)
+        return patches.permute(0, 2, 4, 1, 3, 5).reshape(latents.shape[0], h * w, c * p * p)
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L, C] to latents [B, c, h·p, w·p]."""
+        (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
+        patches = tokens.reshape(tokens.shape[0], h, w, c, p, p)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], c, h * p, w * p)
+
+    # -- the steps of a forward pass -----------------------------------------------------------
+
+    def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Tokens [B, n, C] at grid positions [B, n] to encoder inputs [B, n, D]."""
+        tokens = tokens.to(self.z_proj.weight.dtype)
+        return self.z_proj_ln(self.z_proj(tokens) + self.positions(self.encoder_pos_embed_learned)[positions])
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encoder inputs [B, n, D] through all encoder blocks (before ``encoder_norm``); n may be 0."""
+        if x.shape[1]:
+            for block in self.encoder_blocks:
+                x = block(x)
+        return x
+
+    def decoder_inputs(self, encoded: Tensor, positions: Tensor) -> Tensor:
+        """Encoder outputs [B, n, D] at grid positions [B, n] to decoder inputs [B, L, D].
+
+        The other positions get the mask token; position embeddings are added.
+        """
+        pos_embed = self.positions(self.decoder_pos_embed_learned)
+        known = self.decoder_embed(self.encoder_norm(encoded))
+        padded = (self.mask_token + pos_embed).to(known.dtype).repeat(encoded.shape[0], 1, 1)
+        return scatter_tokens(padded, positions, known + pos_embed[positions])
+
+    def decode(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Decoder inputs [B, L, D] to the last block's output at grid positions [B, n]: [B, n, D].
+
+        The last block works on these positions alone, which is exact.
+        """
+        for block in self.decoder_blocks[:-1]:
+            x = block(x)
+        return cast("Block", self.decoder_blocks[-1]).forward_queries(x, positions)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def training_loss(
+        self, latents: Tensor, conditioning: Any, order: Tensor, num_masked: int, draws: int = 1
+    ) -> Tensor:
+        """Diffusion loss of the masked tokens given the others.
+
+        Args:
+            latents: [B, c, H, W].
+            conditioning: what ``forward`` takes first.
+            order: permutations of the positions [B, L]; the first ``num_masked`` are masked.
+            num_masked: number of masked tokens, 1..L.
+            draws: noised versions of each masked token, 1 or more; the backbone runs once for all.
+
+        Returns:
+            Scalar loss, averaged over masked tokens.
+        """
+        tokens = self.patchify(latents)
+        masked, known = order[:, :num_masked], order[:, num_masked:]
+        z = self(conditioning, gather_tokens(tokens, known), known, masked).flatten(0, 1)
+        target = gather_tokens(tokens, masked).flatten(0, 1)
+        return self.diffloss.loss(target, z, draws=draws)

@@ -1,0 +1,89 @@
+"""Cross-attention from image tokens to text, and the embedding of text features (LightGen)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mar_accel.models.transformer import Block, Mlp
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of image tokens over text tokens.
+
+    Args:
+        dim: width D; a multiple of ``num_heads``. num_heads: number of heads H; each is d = D/H wide.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query_linear = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised text [B, N, D] to keys and values [B, H, N, d]."""
+        k, v = self.kv(text).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return k, v
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Normalised tokens [B, M, D] over keys and values [B, H, N, d]: [B, M, D], or [B, 1, D] if N = 1.
+
+        A single key takes all attention whatever the query, so none is computed.
+        """
+        if k.shape[2] > 1:
+            q = self.query_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            v = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(v.transpose(1, 2).flatten(2))
+
+
+class CrossBlock(nn.Module):
+    """Cross-attention and MLP; the residual path starts from the normalised input, as published."""
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.normq = nn.LayerNorm(dim, eps=1e-6)
+        self.normkv = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = CrossAttention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Text [B, N, D] to keys and values [B, H, N, d]."""
+        return self.attn.keys_values(self.normkv(text))
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Tokens [B, M, D] over keys and values [B, H, N, d]; returns [B, M, D]."""
+        x = self.normq(x)
+        x = x + self.attn(x, k, v)
+        return x + self.mlp(self.norm2(x))
+
+
+class TextProjection(nn.Module):
+    """Linear, tanh-GELU, Linear (PixArt's)."""
+
+    def __init__(self, in_dim: int, dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.gelu(self.linear_1(x), approximate="tanh"))
+
+
+class TextEmbedder(nn.Module):
+    """Features of a text encoder to the width of the image model: projection, blocks, LayerNorm."""
+
+    def __init__(self, in_dim: int, depth: int, dim: int, num_heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.text_proj = TextProjection(in_dim, dim)
+        self.text_aligner = nn.ModuleList(Block(dim, num_heads, mlp_ratio) for _ in range(depth))
+        self.text_aligner_norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Text features [B, N, in_dim] to [B, N, D]; no position is masked."""
+        x = self.text_proj(features)
+        for block in self.text_aligner:
+            x = block(x)
+        return self.text_aligner_norm(x)
