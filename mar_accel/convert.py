@@ -36,9 +36,9 @@ def convert(config: DictConfig) -> Path:
         network,
         autoencoder,
         name=model.name,
-        guidance_scale=model.guidance_scale,
-        max_timestep=model.max_timestep,
-        head_refresh_below=model.get("head_refresh_below", 0.0),
+        guidance_scale=model.sampling.guidance_scale,
+        max_timestep=model.sampling.max_timestep,
+        head_refresh_below=model.sampling.get("head_refresh_below", 0.0),
         dtype=DTYPES[config.dtype],
     )
     if autoencoder is None:

@@ -65,7 +65,7 @@ def _probe_head(config: DictConfig, module: InferenceModule) -> HeadReuse | None
         raise ConfigError(f"redundancy.head_every={every} is no number of AR steps; give 1 or more, or null.")
     if not isinstance(period, int) or period < 2:
         raise ConfigError(f"redundancy.head_period={period} reuses nothing; give 2 or more.")
-    reuse = HeadReuse(HeadCache(period), every)
+    reuse = HeadReuse(HeadCache(period, period_for=None, refresh_below=0.0), every)
     module.sampler.solver = ProbingSolver(module.sampler.solver, reuse)
     return reuse
 

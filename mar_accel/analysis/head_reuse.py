@@ -7,7 +7,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -52,7 +52,7 @@ class Chain:
     z: Tensor
     time_embeddings: Tensor
     step: ARStep
-    guided: bool
+    guided: Sequence[bool]
 
 
 @dataclass
@@ -86,7 +86,7 @@ class HeadReuse:
         caches[ALL] = self.cache
         for name, cache in caches.items():
             denoise = HeadCacheDenoiser(
-                cache, chain.net, chain.z, chain.time_embeddings, chain.step.guidance_scale, chain.guided
+                cache, chain.net, chain.z, chain.time_embeddings, chain.step.guidance, chain.guided
             )
             change = solver.sample(denoise, noise, schedule, temperature) - exact
             key = (num_steps, name)

@@ -29,12 +29,12 @@ def build_part(config: DictConfig) -> Any:
 
 def build_sampler(config: DictConfig) -> Sampler:
     """The sampler of a config; raises ConfigError where its values are wrong."""
-    return build_part(config.sampler)
+    return build_part(config.sampler).for_model(config.model.get("sampling", {}))
 
 
 def build_cache(config: DictConfig) -> CachePolicy:
     """The cache policy of a config; raises ConfigError where its values are wrong."""
-    return build_part(config.cache)
+    return build_part(config.cache).for_model(config.model.get("sampling", {}))
 
 
 def build_architecture(model: DictConfig) -> MARConfig:

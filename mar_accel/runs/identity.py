@@ -24,8 +24,8 @@ MEASURED_KEYS = (
     "evaluate.save_images",
 )
 # A model's defaults count where they are used: in the sampler and in the cache.
-MODEL_DEFAULTS = ("model.guidance_scale", "model.max_timestep", "model.head_refresh_below")
-_NOT_HASHED = ("reference.cache_dir", "dataset.training_data", *MODEL_DEFAULTS)
+MODEL_DEFAULTS = ("model.sampling.guidance_scale", "model.sampling.max_timestep")
+_NOT_HASHED = ("reference.cache_dir", "dataset.training_data", "model.sampling")
 _PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname__}"
 
 
@@ -51,6 +51,9 @@ def config_hash(config: DictConfig, any_number: bool = False, measured: bool = F
     for name in (*_NOT_HASHED, *(("dataset.num_images",) if any_number else ())):
         group, key = name.split(".")
         (content[group] or {}).pop(key, None)
+    head = (content["cache"] or {}).get("head") or {}
+    if head.get("refresh_below") == "model":
+        head["refresh_below"] = OmegaConf.select(config, "model.sampling.head_refresh_below", default=0.0)
     content["precision"] = config.trainer.precision
     content["files"] = fingerprints(config, baseline=measured)
     if decides_per_batch(config):

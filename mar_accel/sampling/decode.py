@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mar_accel.models.mar import MAR
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
+from mar_accel.sampling.contracts import check_chain, check_conditioning_vectors, check_scores
 from mar_accel.sampling.denoiser import embed_timesteps
 from mar_accel.sampling.diffusion_schedule import DiffusionSchedule, diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
@@ -64,6 +65,7 @@ def decode(
     cache.start(state)
     for step in plan.steps:
         z = cache.conditioning_vectors(state, step)
+        check_conditioning_vectors(cache, z, state, step)
         decoded[:, step.start : step.stop] = chains.sample(z, state.predicted(step), step)
         if on_step is not None:
             on_step(step, state)
@@ -107,17 +109,22 @@ class _Chains:
         """Indices [B, m] of the selected tokens among the step's n, and [B, n-m] of the others."""
         random_scores = self.noise.selection_scores.gather(1, positions)
         scores = self.engine.selection.scores(z[: positions.shape[0]], random_scores)
+        check_scores(self.engine.selection, scores, positions)
         ranked = scores.argsort(dim=1, descending=True, stable=True)
         return ranked[:, : step.num_detail_tokens], ranked[:, step.num_detail_tokens :]
 
     def _chain(self, z: Tensor, positions: Tensor, step: ARStep, length: int) -> Tensor:
         """One chain of the same length for all tokens; returns [B, n, C]."""
-        engine, guided = self.engine, self.engine.plan.guided
+        engine = self.engine
         schedule: DiffusionSchedule = self.schedules[length]
+        guided = [step.guidance.covers(timestep) for timestep in schedule.timesteps]
+        if not any(guided):
+            z = z[: positions.shape[0]]
         denoise = engine.cache.denoiser(
             engine.model.diffloss.net, z.flatten(0, 1), self.time_embeddings[length], step, guided
         )
         index = positions[None, :, :, None].expand(schedule.num_steps + 1, -1, -1, self.noise.noise.shape[-1])
         noise = self.noise.noise[: schedule.num_steps + 1].gather(2, index).flatten(1, 2)
         tokens = engine.solver.sample(denoise, noise, schedule, engine.plan.temperature)
+        check_chain(engine.solver, tokens, noise)
         return tokens.unflatten(0, tuple(positions.shape))
