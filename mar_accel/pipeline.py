@@ -107,9 +107,9 @@ class MARPipeline:
             network,
             decoder,
             name=config.name,
-            guidance_scale=config.guidance_scale,
-            max_timestep=config.max_timestep,
-            head_refresh_below=config.get("head_refresh_below", 0.0),
+            guidance_scale=config.sampling.guidance_scale,
+            max_timestep=config.sampling.max_timestep,
+            head_refresh_below=config.sampling.get("head_refresh_below", 0.0),
         )
 
     @classmethod
@@ -234,9 +234,11 @@ class MARPipeline:
         return OmegaConf.create(
             {
                 "name": self.name,
-                "guidance_scale": self.guidance_scale,
-                "max_timestep": self.max_timestep,
-                "head_refresh_below": self.head_refresh_below,
+                "sampling": {
+                    "guidance_scale": self.guidance_scale,
+                    "max_timestep": self.max_timestep,
+                    "head_refresh_below": self.head_refresh_below,
+                },
                 "architecture": asdict(self.model.config),
             }
         )

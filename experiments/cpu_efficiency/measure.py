@@ -59,7 +59,7 @@ def measure_head(limit: float, num_steps: int = 20) -> None:
             denoiser.MODULATION_ROWS = rows
 
             def sample(z: torch.Tensor = z, noise: torch.Tensor = noise) -> None:
-                denoise = denoiser.GuidedDenoiser(net, z, times, 2.9, guided=True)
+                denoise = denoiser.GuidedDenoiser(net, z, times, Guidance(2.9), [True] * len(times))
                 DDPM().sample(denoise, noise, schedule, 1.0)
 
             flops = 2 * 2 * tokens * (weights * num_steps + 768 * 1024)

@@ -23,7 +23,7 @@ from mar_accel.caching.token import TokenCache
 from mar_accel.config.settings import Node, Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_cache
+from mar_accel.inference.build import build_node
 from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
@@ -90,8 +90,12 @@ class _Speedup:
     def __call__(self, schedule: Schedule) -> float:
         key = schedule.refreshes, schedule.ratios
         if key not in self._counted:
-            self._counted[key] = self._count(build_cache(_with_schedule(self.cache, schedule)))
+            self._counted[key] = self._count(self._build(_with_schedule(self.cache, schedule)))
         return self._plain / self._counted[key]
+
+    def _build(self, node: Node) -> CachePolicy:
+        policy: CachePolicy = build_node("cache", node, CachePolicy)
+        return policy.for_model(self.session.defaults)
 
     def _count(self, policy: CachePolicy) -> int:
         return count_flops(self.session.model.config, self.session.sampler, policy).total

@@ -63,7 +63,7 @@ class HeadReuse(Observer):
         caches[ALL] = self.cache
         for name, cache in caches.items():
             denoise = HeadCacheDenoiser(
-                cache, chain.net, chain.z, chain.time_embeddings, step.guidance_scale, chain.guided
+                cache, chain.net, chain.z, chain.time_embeddings, step.guidance, chain.guided
             )
             change = chain.run(denoise) - tokens
             key = (num_steps, name)

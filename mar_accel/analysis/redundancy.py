@@ -5,6 +5,7 @@ Source: LazyMAR (arXiv:2503.12450, section 3): token redundancy and condition re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +27,7 @@ class StepFeatures:
     Attributes:
         output: last decoder block's output, before its norm, of the conditional branch [B, L, D].
         value: values in the pruning block, of the conditional branch [B, L, D].
-        unconditional: as ``output``, of the other branch; None without guidance.
+        unconditional: as ``output``, of the other branch; None where the step is not guided.
     """
 
     output: Tensor
@@ -66,7 +67,7 @@ class FeatureRecorder(CachePolicy):
             StepFeatures(
                 output[:batch].float(),
                 gather_tokens(value, state.order).float(),
-                output[batch:].float() if state.plan.guided else None,
+                output[batch:].float() if step.guided else None,
             )
         )
         if step is state.plan.steps[-1]:
@@ -103,7 +104,7 @@ class RedundancyStatistics:
             for name, a, b in _branches(new, old):
                 key = (step.index, name)
                 self._mse[key] = self._mse.get(key, 0.0) + batch * float((a - b).square().mean())
-        for name in ("output", "residual") if state.plan.guided else ("output",):
+        for name in ("output", "residual") if all(step.guided for step in state.plan.steps) else ("output",):
             matrix = batch * _similarity_matrix([_feature(features, name) for features in steps])
             self._similarity[name] = self._similarity.get(name, torch.zeros_like(matrix)) + matrix
 
@@ -146,8 +147,8 @@ class RedundancyStatistics:
 
     def residual_ratio(self) -> float | None:
         """How many times smaller the residual's mean squared difference is than the conditional branch's."""
-        rows = self.mse_rows()
-        if not rows or "residual" not in rows[0]:
+        rows = [row for row in self.mse_rows() if "residual" in row]
+        if not rows:
             return None
         return sum(row["conditional"] for row in rows) / sum(row["residual"] for row in rows)
 

@@ -53,4 +53,4 @@ def _probe(settings: Settings, session: Session) -> HeadReuse | None:
     every = settings.redundancy.head_every
     if every is None or not session.sampler.solver.visits_every_timestep:
         return None
-    return HeadReuse(HeadCache(settings.redundancy.head_period), every)
+    return HeadReuse(HeadCache(settings.redundancy.head_period, period_for=None, refresh_below=0.0), every)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mar_accel.caching.refresh import Refresh, RefreshBounds, check_counts, check_share
+from mar_accel.caching.refresh import Refresh, RefreshBounds, check_counts, check_share, lacks_a_branch
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep, Plan
 
@@ -32,10 +32,10 @@ class AdaptiveRefresh(Refresh):
 
     def __init__(
         self,
-        threshold: float,
+        threshold: float = 0.1,
         warmup_steps: int = 5,
         max_period: int = 18,
-        max_new_share: float | None = None,
+        max_new_share: float | None = 0.25,
     ):
         if threshold < 0:
             raise ConfigError(f"cache.refresh.threshold={threshold} is negative; give 0 or more.")
@@ -45,22 +45,29 @@ class AdaptiveRefresh(Refresh):
         self.bounds = RefreshBounds(warmup_steps, max_period, max_new_share)
         self.last_batch: tuple[bool, ...] = ()
         self._plan: Plan | None = None
+        self._both_branches = False
         self._decisions: list[bool] = []
         self._last = 0
         self._measured = False
         self._drift: Tensor | None = None
         self._on_host = _HostScalar()
 
-    def start(self, plan: Plan) -> None:
-        self._plan, self._decisions, self._last, self._drift = plan, [], 0, None
+    def start(self, plan: Plan, both_branches: bool = False) -> None:
+        self._plan, self._both_branches = plan, both_branches
+        self._decisions, self._last, self._drift = [], 0, None
 
     def due(self, step: ARStep) -> bool:
-        assert self._plan is not None
-        due = self.bounds.forced(self._plan, step, self._last) or self._drifted(step)
+        due = self._forced(step, self._last) or self._drifted(step)
         self._decisions.append(due)
         if due:
             self._last, self._drift = step.index, None
         return due
+
+    def _forced(self, step: ARStep, last: int) -> bool:
+        assert self._plan is not None
+        return self.bounds.forced(self._plan, step, last) or lacks_a_branch(
+            self._plan, step, last, self._both_branches
+        )
 
     def _drifted(self, step: ARStep) -> bool:
         if self._drift is None:
@@ -72,7 +79,12 @@ class AdaptiveRefresh(Refresh):
 
     def horizon(self, step: ARStep) -> int:
         assert self._plan is not None
-        return self.bounds.horizon(self._plan, step)
+        stop = step.stop
+        for later in self._plan.steps[step.index + 1 :]:
+            if self._forced(later, step.index):
+                break
+            stop = later.stop
+        return stop
 
     def observe(self, step: ARStep, similarity: Tensor) -> None:
         moved = 1 - similarity.mean()

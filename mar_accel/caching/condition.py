@@ -8,19 +8,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.plan import ARStep, Plan
 
 
 class ConditionCache:
     """Keeps unconditional − conditional output of the last decoder block, before its norm.
 
     At a lazy step the backbone then computes the conditional branch alone. The difference is kept only for
-    the positions that lazy steps predict before the next refresh.
+    the positions that guided lazy steps predict before the next refresh. A refresh without guidance keeps
+    none.
     """
 
     def __init__(self) -> None:
         self.residual: Tensor | None = None
         self._start = 0
+
+    @staticmethod
+    def stop(plan: Plan, step: ARStep, horizon: int) -> int:
+        """For a refresh: where in the decode order the positions stop whose difference is kept.
+
+        Args:
+            horizon: where the last lazy step stops that may follow.
+
+        Returns:
+            The end of the last guided one of these steps; ``step.stop`` where there is none.
+        """
+        guided = [later.stop for later in plan.steps[step.index + 1 :] if later.guided]
+        return max((stop for stop in guided if step.guided and stop <= horizon), default=step.stop)
 
     def keep(self, output: Tensor, step: ARStep) -> None:
         """Keep the difference of outputs [2B, m, D] at ``order[:, step.start : step.start + m]``."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import takewhile
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion_head import AdaLNMLP, ResBlock, modulate
+from mar_accel.sampling.guidance import Guidance
+from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.solvers import Solver
 
@@ -36,11 +39,12 @@ class Modulation:
     scale: Tensor
 
 
-class HeadCache:
+class HeadCache(ModelDefaults):
     """Which timesteps of a chain are computed, and which blocks are skipped at the others.
 
     Timestep indices t count down from T − 1 to 0. A timestep with t = T − 1, t mod period = 0 or
-    t < refresh_below · T is refreshed. At the others the skipped blocks add what they last added, the
+    t < refresh_below · T is refreshed, and so is the first guided one after a refresh without guidance.
+    At the others the skipped blocks add what they last added, the
     others reuse their MLP's output under a fresh gate, or compute it where t > compute_above · T, and
     guidance reuses ε_c − ε_u.
 
@@ -52,17 +56,20 @@ class HeadCache:
         skipped_blocks: residual blocks whose contribution is kept whole, 0-based; 1 to 4 as published.
             Blocks that a head does not have are ignored.
         compute_above: share of the chain, 0..1; 0.9 as published.
-        refresh_below: share of the chain, 0..1; 0 as published. What is reused in the last timesteps stays in
-            the token as noise: nothing comes after them that could take it out (docs/caches.md).
+        refresh_below: share of the chain, 0..1; 0 as published. "model": ``head_refresh_below`` of the model,
+            else 0. What is reused in the last timesteps stays in the token as noise: no later timestep
+            takes it out (docs/caches.md).
     """
+
+    model_defaults: ClassVar = {"refresh_below": ("head_refresh_below", 0.0)}
 
     def __init__(
         self,
         period: int = 7,
         skipped_blocks: Sequence[int] = (1, 2, 3, 4),
         compute_above: float = 0.9,
-        period_for: int | None = None,
-        refresh_below: float = 0.0,
+        period_for: int | None = 100,
+        refresh_below: float | FromModel = MODEL,
     ):
         if period < 1:
             raise ConfigError(f"cache.head.period={period} is too small; give 1 (always refresh) or more.")
@@ -74,14 +81,18 @@ class HeadCache:
             raise ConfigError(
                 f"cache.head.skipped_blocks={list(skipped_blocks)} has a negative block; give 0 or more."
             )
-        for key, share in (("compute_above", compute_above), ("refresh_below", refresh_below)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"cache.head.{key}={share} is no share of the chain; give 0 to 1.")
         self.period = period
         self.period_for = period_for
         self.skipped_blocks = frozenset(skipped_blocks)
         self.compute_above = compute_above
         self.refresh_below = refresh_below
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        for key in ("compute_above", "refresh_below"):
+            share = getattr(self, key)
+            if share != MODEL and not (isinstance(share, (int, float)) and 0 <= share <= 1):
+                raise ConfigError(f"cache.head.{key}={share} must be a share of the chain; choose 0 to 1.")
 
     def check(self, plan: Plan, solver: Solver) -> None:
         """Refuse solvers that do not walk through the timesteps one by one."""
@@ -101,7 +112,7 @@ class HeadCache:
         return (
             index == num_steps - 1
             or index % self.period_in(num_steps) == 0
-            or index < self.refresh_below * num_steps
+            or index < self.setting("refresh_below") * num_steps
         )
 
     def period_in(self, num_steps: int) -> int:
@@ -114,7 +125,9 @@ class HeadCache:
 class HeadCacheDenoiser:
     """The guided noise prediction of one chain under a :class:`HeadCache`; a chain has its own.
 
-    Args: as :class:`mar_accel.sampling.denoiser.GuidedDenoiser`.
+    Args:
+        cache: which timesteps are computed.
+        net, z, time_embeddings, guidance, guided: as :class:`mar_accel.sampling.denoiser.GuidedDenoiser`.
     """
 
     def __init__(
@@ -123,26 +136,36 @@ class HeadCacheDenoiser:
         net: AdaLNMLP,
         z: Tensor,
         time_embeddings: Tensor,
-        guidance_scale: float,
-        guided: bool,
+        guidance: Guidance,
+        guided: Sequence[bool],
     ):
-        self.cache, self.net, self.guided = cache, net, guided
-        self.guidance_scale = guidance_scale
+        self.cache, self.net = cache, net
+        self.guidance, self.guided = guidance, guided
         self.blocks = cast("list[ResBlock]", list(net.res_blocks))
         self.time_embeddings = time_embeddings
         self.num_steps = time_embeddings.shape[0]
         self.embedding = net.cond_embed(z)
         # Conditional rows, the only ones that are computed between refreshes.
-        self.conditional = self.embedding.chunk(2)[0] if guided else self.embedding
+        self.conditional = self.embedding.chunk(2)[0] if any(guided) else self.embedding
         self.mlp_outputs: dict[int, Tensor] = {}
         self.deltas: dict[int, Tensor] = {}
         self.difference: Tensor | None = None
+        self.refreshed = self._refreshed()
         self._refreshes: dict[int, Modulation] = {}
         self._between: dict[int, Modulation] = {}
 
+    def _refreshed(self) -> frozenset[int]:
+        """Timesteps that are refreshed; a guided one needs a guided refresh before it."""
+        refreshed, difference_kept = [], False
+        for index in reversed(range(self.num_steps)):
+            if self.cache.refreshes(index, self.num_steps) or (self.guided[index] and not difference_kept):
+                refreshed.append(index)
+                difference_kept = self.guided[index]
+        return frozenset(refreshed)
+
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         x = x.to(self.embedding.dtype)
-        if self.cache.refreshes(index, self.num_steps):
+        if index in self.refreshed:
             return self._refresh(x, index)
         if index not in self._between:
             self._between = self._next_between(index)
@@ -153,9 +176,9 @@ class HeadCacheDenoiser:
             else self._reuse(x, modulation)
         )
         epsilon, v = self._output(hidden, modulation).chunk(2, dim=-1)
-        if self.difference is not None:
-            # ε_u = ε_c − d, so ε_u + w·(ε_c − ε_u) = ε_c + (w − 1)·d.
-            epsilon = torch.add(epsilon, self.difference, alpha=self.guidance_scale - 1)
+        if self.guided[index]:
+            assert self.difference is not None
+            epsilon = self.guidance.extrapolate(epsilon, self.difference)
         return epsilon, v
 
     def tensors(self) -> list[Tensor]:
@@ -164,12 +187,12 @@ class HeadCacheDenoiser:
         return [*self.mlp_outputs.values(), *self.deltas.values(), *difference]
 
     def _refresh(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Compute both branches and keep what the following timesteps reuse."""
-        count = x.shape[0]
+        """Compute the branches that the timestep needs and keep what the following timesteps reuse."""
+        count, guided = x.shape[0], self.guided[index]
         if index not in self._refreshes:
             self._refreshes = self._next_refreshes(index)
         modulation = self._refreshes.pop(index)
-        hidden = self.net.input_proj(torch.cat([x, x]) if self.guided else x)
+        hidden = self.net.input_proj(torch.cat([x, x]) if guided else x)
         for number, block in enumerate(self.blocks):
             shift, scale, gate = modulation.blocks[number]
             output = block.mlp_output(hidden, shift, scale)
@@ -178,16 +201,17 @@ class HeadCacheDenoiser:
                 self.deltas[number] = gate[:count] * output[:count]
             else:
                 # A copy: a view would keep the unconditional half alive.
-                self.mlp_outputs[number] = output[:count].clone() if self.guided else output
+                self.mlp_outputs[number] = output[:count].clone() if guided else output
         out = self._output(hidden, modulation)
-        if not self.guided:
+        if not guided:
+            self.difference = None
             epsilon, v = out.chunk(2, dim=-1)
             return epsilon, v
         conditional, unconditional = out.chunk(2)
         epsilon, v = conditional.chunk(2, dim=-1)
         epsilon_u = unconditional[:, : epsilon.shape[-1]]
         self.difference = epsilon - epsilon_u
-        return torch.lerp(epsilon_u, epsilon, self.guidance_scale), v
+        return self.guidance.combine(epsilon, epsilon_u), v
 
     def _compute(self, x: Tensor, modulation: Modulation) -> Tensor:
         """The noisiest timesteps: blocks that are not skipped compute their MLP."""
@@ -217,18 +241,21 @@ class HeadCacheDenoiser:
     # where there are few tokens: the weights, which cost most then, are read once for all of them.
 
     def _next_refreshes(self, index: int) -> dict[int, Modulation]:
-        """Modulations of the refresh ``index`` and of those after it, until their rows are many."""
-        indices = [i for i in range(index, -1, -1) if self.cache.refreshes(i, self.num_steps)]
-        indices = indices[: max(1, FULL_ROWS // self.embedding.shape[0])]
-        return self._modulations(indices, self.embedding, range(len(self.blocks)), gates_alone=False)
+        """Modulations of the refresh ``index`` and of those alike after it, until their rows are many."""
+        guided = self.guided[index]
+        embedding = self.embedding if guided else self.conditional
+        later = (i for i in range(index, -1, -1) if i in self.refreshed)
+        indices = list(takewhile(lambda i: self.guided[i] == guided, later))
+        indices = indices[: max(1, FULL_ROWS // embedding.shape[0])]
+        return self._modulations(indices, embedding, range(len(self.blocks)), gates_alone=False)
 
     def _next_between(self, index: int) -> dict[int, Modulation]:
         """Modulations of ``index`` and of those alike after it, until their rows are many."""
-        cache, computes = self.cache, self.cache.computes(index, self.num_steps)
+        computes = self.cache.computes(index, self.num_steps)
         indices = [
             i
             for i in range(index, -1, -1)
-            if not cache.refreshes(i, self.num_steps) and cache.computes(i, self.num_steps) == computes
+            if i not in self.refreshed and self.cache.computes(i, self.num_steps) == computes
         ]
         indices = indices[: max(1, GATE_ROWS // self.conditional.shape[0])]
         return self._modulations(indices, self.conditional, self.mlp_outputs, gates_alone=not computes)

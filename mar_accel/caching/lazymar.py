@@ -5,6 +5,8 @@ Source: LazyMAR (arXiv:2503.12450).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mar_accel.caching.condition import ConditionCache
@@ -29,8 +31,11 @@ class LazyMAR(CachePolicy):
 
     Args:
         refresh: which AR steps are refreshed.
-        token, condition, head: the caches; None for none. Without guidance there is no branch to leave
-            out, and the condition cache does nothing.
+        token, condition, head: the caches; None for none. At steps without guidance there is no branch to
+            leave out, and the condition cache does nothing.
+
+    Example:
+        LazyMAR(FixedRefresh(), TokenCache(), ConditionCache(), HeadCache())  # cache=lazymar
     """
 
     def __init__(
@@ -58,13 +63,17 @@ class LazyMAR(CachePolicy):
             self.head.check(plan, solver)
         if self.condition is not None and self.token is None and self.head is None and not plan.guided:
             raise ConfigError(
-                "cache.condition keeps the difference of the guidance branches, but sampler.guidance_scale=1 "
-                "has one branch; raise the guidance scale or set cache=none."
+                "cache.condition keeps the difference of the guidance branches, but the sampler guides no AR "
+                "step; raise sampler.guidance_scale or set cache=none."
             )
 
     def start(self, state: DecodeState) -> None:
         self.finish()
-        self.refresh.start(state.plan)
+        self.start_refresh(state.plan)
+
+    def start_refresh(self, plan: Plan) -> None:
+        """Start the schedule of refreshes for this policy's caches."""
+        self.refresh.start(plan, both_branches=self.condition is None)
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         output = self._refresh(state, step) if self.refresh.due(step) else self._lazy(state, step)
@@ -73,48 +82,44 @@ class LazyMAR(CachePolicy):
 
     def _refresh(self, state: DecodeState, step: ARStep) -> Tensor:
         """Last block's output [R, n, D] at the predicted positions; keeps what the next lazy steps need."""
-        horizon = self.refresh.horizon(step)
-        if horizon == step.stop or (self.token is None and not self._one_branch(state)):
-            return _plain_pass(state, step, state.predicted(step), state.embedding)
-        # The branches' difference is needed wherever a lazy step will predict.
-        stop = horizon if self._one_branch(state) else step.stop
+        horizon, stop = self.refresh.horizon(step), step.stop
+        if self.condition is not None:
+            # The branches' difference is needed wherever a guided lazy step will predict.
+            stop = self.condition.stop(state.plan, step, horizon)
         targets = state.order[:, step.start : stop]
-        if self.token is None:
-            output = _plain_pass(state, step, targets, state.embedding)
+        if self.token is None or horizon == step.stop:
+            output = _plain_pass(state, step, targets, state.embedding(step))
         else:
-            output = self.token.full_pass(state, step, targets, self._rows(state))
-        if self._one_branch(state):
-            assert self.condition is not None
-            self.condition.keep(output, step)
+            output = self.token.full_pass(state, step, targets, self._rows(state, step))
+        if self.condition is not None:
+            self.condition.finish()
+            if stop > step.stop:
+                self.condition.keep(output, step)
         return output[:, : step.num_tokens]
 
     def _lazy(self, state: DecodeState, step: ARStep) -> Tensor:
         """Last block's output [R, n, D] at the predicted positions, from what was kept."""
+        rows = self._rows(state, step)
         if self.token is None:
-            output = _plain_pass(state, step, state.predicted(step), state.embedding[: self._rows(state)])
+            output = _plain_pass(state, step, state.predicted(step), state.embedding(step)[:rows])
         else:
-            output, similarity = self.token.lazy_pass(state, step)
+            output, similarity = self.token.lazy_pass(state, step, rows)
             self.refresh.observe(step, similarity[: state.batch_size])
-        if self._one_branch(state):
-            assert self.condition is not None
+        if self.condition is not None and step.guided:
             output = self.condition.both_branches(output, step)
         return output
 
-    def _one_branch(self, state: DecodeState) -> bool:
-        """Whether lazy steps leave the unconditional branch out."""
-        return self.condition is not None and state.plan.guided
-
-    def _rows(self, state: DecodeState) -> int:
-        """Rows of the batch that lazy steps compute."""
-        return state.batch_size if self._one_branch(state) else state.embedding.shape[0]
+    def _rows(self, state: DecodeState, step: ARStep) -> int:
+        """Rows that a lazy step computes, and that a refresh keeps."""
+        return state.batch_size * (1 if self.condition is not None else step.num_branches)
 
     def denoiser(
-        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]
     ) -> Denoiser:
         # A chain that refreshes everywhere has nothing to keep.
         if self.head is None or self.head.period_in(time_embeddings.shape[0]) == 1:
             return super().denoiser(net, z, time_embeddings, step, guided)
-        return HeadCacheDenoiser(self.head, net, z, time_embeddings, step.guidance_scale, guided)
+        return HeadCacheDenoiser(self.head, net, z, time_embeddings, step.guidance, guided)
 
     def kept_tensors(self) -> list[Tensor]:
         """What token and condition cache keep between AR steps."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
+from mar_accel.caching.token import TokenCache
 from mar_accel.models.mar import MARConfig
-from mar_accel.sampling.plan import Plan
+from mar_accel.sampling.diffusion_schedule import respaced_timesteps
+from mar_accel.sampling.plan import ARStep, Plan
 
 
 @dataclass(frozen=True)
@@ -36,49 +38,55 @@ def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_eleme
         plan: the sampler's AR steps.
         bytes_per_element: of the compute dtype: 4 for float32, 2 for bfloat16.
     """
-    guided = plan.guided
-    one_branch = guided and policy.condition is not None
-    token = 0
-    if policy.token is not None and _any_lazy(policy, plan):
-        behind = config.decoder_depth - 1 - policy.token.prune_block_of(config)
-        # Keys and values of these blocks; the feature of the pruning block and the decoder's input.
-        widths = 2 * (config.encoder_depth + behind) + 2
-        rows = 2 if guided and not one_branch else 1
-        token = rows * (config.buffer_size + config.seq_len) * config.embed_dim * widths
-    condition = _residual_tokens(policy, plan) * config.embed_dim if one_branch else 0
+    condition_cache, token_cache = policy.condition, policy.token
+    refreshes = _refreshes_that_keep(policy, plan)
+    token = condition = 0
+    for step, horizon in refreshes:
+        if token_cache is not None:
+            rows = 1 if condition_cache is not None else step.num_branches
+            token = max(token, rows * _token_elements(token_cache, config))
+        if condition_cache is not None:
+            positions = condition_cache.stop(plan, step, horizon) - step.start
+            condition = max(condition, positions * config.embed_dim if positions > step.num_tokens else 0)
     head = _head_elements(policy.head, config, plan) if policy.head is not None else 0
     return CacheMemory(*(elements * bytes_per_element for elements in (token, condition, head)))
 
 
-def _residual_tokens(policy: LazyMAR, plan: Plan) -> int:
-    """Most positions whose difference of the branches is kept at once."""
-    policy.refresh.start(plan)
-    most = 0
+def _refreshes_that_keep(policy: LazyMAR, plan: Plan) -> list[tuple[ARStep, int]]:
+    """Refreshes that a lazy step may follow, with the place in the decode order where the last one stops."""
+    refresh, found = policy.refresh, []
+    policy.start_refresh(plan)
     for step in plan.steps:
         # Where drift decides, every step may turn out to be a refresh.
-        if policy.refresh.due(step) or policy.refresh.needs_similarity:
-            horizon = policy.refresh.horizon(step)
-            most = max(most, horizon - step.start if horizon > step.stop else 0)
-    policy.refresh.finish()
-    return most
+        if refresh.due(step) or refresh.needs_similarity:
+            horizon = refresh.horizon(step)
+            if horizon > step.stop:
+                found.append((step, horizon))
+    refresh.finish()
+    return found
 
 
-def _any_lazy(policy: LazyMAR, plan: Plan) -> bool:
-    policy.refresh.start(plan)
-    lazy = not all([policy.refresh.due(step) for step in plan.steps])
-    policy.refresh.finish()
-    return lazy
+def _token_elements(cache: TokenCache, config: MARConfig) -> int:
+    """What is kept of one row: keys and values by block, the pruning block's feature, the decoder's input."""
+    after = config.decoder_depth - 1 - cache.prune_block_of(config)
+    widths = 2 * (config.encoder_depth + after) + 2
+    return (config.buffer_size + config.seq_len) * config.embed_dim * widths
 
 
 def _head_elements(cache: HeadCache, config: MARConfig, plan: Plan) -> int:
     """Contributions of all blocks and the difference of the branches, for the most tokens at once."""
-    chains = [
-        chain
-        for step in plan.steps
-        for chain in (
+    most = 0
+    for step in plan.steps:
+        for tokens, length in (
             (step.num_tokens - step.num_detail_tokens, step.num_diffusion_steps),
             (step.num_detail_tokens, step.num_detail_diffusion_steps),
-        )
-    ]
-    tokens = max((tokens for tokens, length in chains if cache.period_in(length) > 1), default=0)
-    return tokens * (config.head_depth * config.head_width + (config.token_dim if plan.guided else 0))
+        ):
+            if not tokens:
+                continue
+            timesteps = respaced_timesteps(length, plan.max_timestep)
+            if cache.period_in(len(timesteps)) == 1:
+                continue
+            guided = any(step.guidance.covers(timestep) for timestep in timesteps)
+            per_token = config.head_depth * config.head_width + (config.token_dim if guided else 0)
+            most = max(most, tokens * per_token)
+    return most

@@ -23,8 +23,13 @@ class Refresh:
     def check(self, plan: Plan) -> None:
         """Raise ConfigError where the schedule does not fit the plan."""
 
-    def start(self, plan: Plan) -> None:
-        """Prepare for a new batch."""
+    def start(self, plan: Plan, both_branches: bool = False) -> None:
+        """Prepare for a new batch.
+
+        Args:
+            both_branches: whether lazy steps compute both branches of guidance, from what is kept of both.
+                Else they compute the conditional branch and add the difference kept at the refresh.
+        """
         raise NotImplementedError
 
     def due(self, step: ARStep) -> bool:
@@ -45,20 +50,42 @@ class Refresh:
         """The batch is done."""
 
 
+def lacks_a_branch(plan: Plan, step: ARStep, last: int, both_branches: bool) -> bool:
+    """Whether a step is guided, but nothing is kept of the unconditional branch for it.
+
+    The difference of the branches is kept at a guided refresh. Both branches are kept for as long as all
+    steps since the refresh are guided.
+
+    Args:
+        last: index of the last refresh.
+        both_branches: as in :meth:`Refresh.start`.
+    """
+    if not step.guided:
+        return False
+    since = plan.steps[last : step.index if both_branches else last + 1]
+    return not all(earlier.guided for earlier in since)
+
+
 class StaticRefresh(Refresh):
-    """A schedule that follows from the plan alone; subclasses say which."""
+    """A schedule that follows from the plan alone. A schedule of one's own defines ``wants``.
 
-    def __init__(self) -> None:
-        self._plan: Plan | None = None
-        self._due: tuple[bool, ...] = ()
+    Besides what it wants, the first step is a refresh. So is the first guided step after a refresh without
+    guidance, which left nothing of the unconditional branch.
+    """
 
-    def schedule(self, plan: Plan) -> tuple[bool, ...]:
-        """For every AR step whether it is a refresh; the first one is."""
+    _plan: Plan | None = None
+    _due: tuple[bool, ...] = ()
+
+    def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
+        """Whether ``step`` is to be a refresh, if step ``last`` was the last one."""
         raise NotImplementedError
 
-    def start(self, plan: Plan) -> None:
-        if plan is not self._plan:
-            self._plan, self._due = plan, self.schedule(plan)
+    def start(self, plan: Plan, both_branches: bool = False) -> None:
+        due, last = [True], 0
+        for step in plan.steps[1:]:
+            due.append(self.wants(plan, step, last) or lacks_a_branch(plan, step, last, both_branches))
+            last = step.index if due[-1] else last
+        self._plan, self._due = plan, tuple(due)
 
     def due(self, step: ARStep) -> bool:
         return self._due[step.index]
@@ -96,15 +123,6 @@ class RefreshBounds:
             return False
         return step.start - plan.steps[last].start >= self.max_new_share * plan.num_tokens
 
-    def horizon(self, plan: Plan, step: ARStep) -> int:
-        """Where the last step stops that can be lazy after a refresh at ``step``."""
-        stop = step.stop
-        for later in plan.steps[step.index + 1 :]:
-            if self.forced(plan, later, step.index):
-                break
-            stop = later.stop
-        return stop
-
 
 class FixedRefresh(StaticRefresh):
     """LazyMAR's schedule (arXiv:2503.12450, section 3): the first steps, then every ``period``-th.
@@ -115,23 +133,20 @@ class FixedRefresh(StaticRefresh):
         warmup_steps: steps at the beginning that are all refreshes, at least 0; 5 as published.
         period: steps from a refresh to the next, at least 1; 9 as published. 1 turns the caches off.
         max_new_share: refresh also where at least this share of all tokens was decoded since the last
-            refresh (then the period starts anew); 0..1, or None for never, as published. The published 64
-            steps reach 0.223, so a quarter changes nothing there, but samplers with few, large steps
-            (GtR) refresh when as much has become known as between two published refreshes.
+            refresh; 0..1, or None for never, as published. The published 64 steps reach 0.223, so a quarter
+            changes nothing there, but samplers with few, large steps (GtR) refresh when as much has become
+            known as between two published refreshes.
+
+    The period counts from the last refresh, whatever made it one.
     """
 
-    def __init__(self, warmup_steps: int = 5, period: int = 9, max_new_share: float | None = None):
-        super().__init__()
+    def __init__(self, warmup_steps: int = 5, period: int = 9, max_new_share: float | None = 0.25):
         check_counts(warmup_steps, "period", period)
         check_share("cache.refresh.max_new_share", max_new_share)
         self.bounds = RefreshBounds(warmup_steps, period, max_new_share)
 
-    def schedule(self, plan: Plan) -> tuple[bool, ...]:
-        due, last = [True], 0
-        for step in plan.steps[1:]:
-            due.append(self.bounds.forced(plan, step, last))
-            last = step.index if due[-1] else last
-        return tuple(due)
+    def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
+        return self.bounds.forced(plan, step, last)
 
 
 class ListedRefresh(StaticRefresh):
@@ -142,7 +157,6 @@ class ListedRefresh(StaticRefresh):
     """
 
     def __init__(self, steps: Sequence[int]):
-        super().__init__()
         self.steps = frozenset(steps)
         if 0 not in self.steps or min(self.steps) < 0:
             raise ConfigError(
@@ -157,8 +171,8 @@ class ListedRefresh(StaticRefresh):
                 f"steps (0 to {len(plan.steps) - 1}); calibrate the cache for this sampler."
             )
 
-    def schedule(self, plan: Plan) -> tuple[bool, ...]:
-        return tuple(step.index in self.steps for step in plan.steps)
+    def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
+        return step.index in self.steps
 
 
 def check_counts(warmup_steps: int, key: str, period: int) -> None:
@@ -172,4 +186,4 @@ def check_counts(warmup_steps: int, key: str, period: int) -> None:
 def check_share(key: str, value: float | None) -> None:
     """Refuse a share outside 0..1."""
     if value is not None and not 0 <= value <= 1:
-        raise ConfigError(f"{key}={value} is no share of a whole; give a number from 0 to 1.")
+        raise ConfigError(f"{key}={value} must be a share; choose 0 to 1.")

@@ -49,6 +49,15 @@ class TokenStore:
         single = [tensor for tensor in (self.feature, self.decoder_input) if tensor is not None]
         return [*self.encoder.values(), *self.decoder.values(), *single]
 
+    def narrow(self, rows: int) -> None:
+        """Keep the first ``rows`` rows alone, in the memory that all have."""
+        for blocks in (self.encoder, self.decoder):
+            for index, kv in blocks.items():
+                blocks[index] = kv[:rows]
+        assert self.feature is not None and self.decoder_input is not None
+        self.feature, self.decoder_input = self.feature[:rows], self.decoder_input[:rows]
+        self.rows = rows
+
     def keep_kv(self, blocks: dict[int, Tensor], index: int, length: int, kv: Tensor) -> None:
         """Keep keys and values [R, n, 2D] of a block as the first n of ``length``."""
         if index not in blocks:
@@ -141,10 +150,10 @@ class TokenCache:
         """
         model, store = state.model, self._store(rows)
         buffer, length = model.config.buffer_size, model.config.buffer_size + state.plan.num_tokens
-        repeats = state.embedding.shape[0] // state.batch_size
+        repeats = step.num_branches
         tokens, known = state.known(step)
         embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
-        x = torch.cat([model.embed_buffer(state.embedding), embedded], dim=1)
+        x = torch.cat([model.embed_buffer(state.embedding(step)), embedded], dim=1)
         for index, block in enumerate(blocks_of(model.encoder_blocks)):
             q, kv = project(block, block.norm1(x))
             store.keep_kv(store.encoder, index, length, kv)
@@ -169,15 +178,17 @@ class TokenCache:
 
     # -- lazy step -----------------------------------------------------------------------------
 
-    def lazy_pass(self, state: DecodeState, step: ARStep) -> tuple[Tensor, Tensor]:
-        """Recompute what moved, for the rows that are kept.
+    def lazy_pass(self, state: DecodeState, step: ARStep, rows: int) -> tuple[Tensor, Tensor]:
+        """Recompute what moved, for the first ``rows`` rows. What is kept of others is lost.
 
         Returns:
             The last decoder block's output [rows, n, D] at the predicted positions, and the similarities
             [rows, N] of all tokens.
         """
         assert self.store is not None
-        model, rows = state.model, self.store.rows
+        if rows < self.store.rows:
+            self.store.narrow(rows)
+        model = state.model
         repeats = rows // state.batch_size
         previous = state.plan.steps[step.index - 1]
         decoded_last = state.predicted(previous).repeat(repeats, 1)
@@ -197,7 +208,7 @@ class TokenCache:
         added = slice(previous.start, previous.stop)
         tokens = model.embed_tokens(state.decoded[:, added], state.order[:, added])
         tokens = tokens.repeat(rows // state.batch_size, 1, 1)
-        x = torch.cat([model.embed_buffer(state.embedding[:rows]), tokens], dim=1)
+        x = torch.cat([model.embed_buffer(state.embedding(step)[:rows]), tokens], dim=1)
         for index, block in enumerate(blocks_of(model.encoder_blocks)):
             q, kv = project(block, block.norm1(x))
             kept = self.store.encoder[index]

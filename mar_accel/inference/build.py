@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from mar_accel.config.check import check_arguments
-from mar_accel.config.settings import ModelSettings
+from mar_accel.config.settings import ModelSettings, Settings
 from mar_accel.errors import ConfigError, MarAccelError, WeightsError
 from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder
 from mar_accel.models.mar import MAR, MARConfig
@@ -46,14 +46,16 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
     return built
 
 
-def build_sampler(node: Mapping[str, Any]) -> Sampler:
-    """The sampler of the node ``sampler``; raises ConfigError where its values are wrong."""
-    return build_node("sampler", node, Sampler)
+def build_sampling(settings: Settings) -> tuple[Sampler, CachePolicy]:
+    """Sampler and cache policy of a config, with what they leave to the model.
 
-
-def build_cache(node: Mapping[str, Any]) -> CachePolicy:
-    """The cache policy of the node ``cache``; raises ConfigError where its values are wrong."""
-    return build_node("cache", node, CachePolicy)
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+    sampler: Sampler = build_node("sampler", settings.sampler, Sampler)
+    cache: CachePolicy = build_node("cache", settings.cache, CachePolicy)
+    defaults = settings.model.sampling
+    return sampler.for_model(defaults), cache.for_model(defaults)
 
 
 def build_architecture(model: ModelSettings) -> MARConfig:

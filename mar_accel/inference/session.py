@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_architecture, build_cache, build_model, build_sampler
+from mar_accel.inference.build import build_architecture, build_model, build_sampling
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
@@ -44,7 +46,7 @@ class Session:
     Attributes:
         plan: AR steps of the sampler on the model's grid, made once.
         seed: with the sample index it decides an image; at least 0.
-        sampling: the model's own sampling defaults, by name.
+        defaults: the model's own sampling defaults, by name; samplers and caches may leave values to them.
 
     Example:
         >>> session = Session.from_settings(compose_settings("generate", ["sampler=gtr"]))
@@ -57,15 +59,23 @@ class Session:
     cache: CachePolicy
     plan: Plan
     seed: int
+    defaults: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, model: MAR, autoencoder: Autoencoder, sampler: Sampler, cache: CachePolicy, seed: int = 0
+        cls,
+        model: MAR,
+        autoencoder: Autoencoder,
+        sampler: Sampler,
+        cache: CachePolicy,
+        seed: int = 0,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> Session:
         """A session of objects; raises ConfigError where they cannot be combined."""
+        sampler, cache = sampler.for_model(defaults), cache.for_model(defaults)
         plan = sampler.plan(model.config.grid)
         cache.check(model.config, plan, sampler.solver)
-        return cls(model, autoencoder, sampler, cache, plan, seed)
+        return cls(model, autoencoder, sampler, cache, plan, seed, defaults)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Session:
@@ -76,18 +86,18 @@ class Session:
             WeightsError: weights are missing, damaged or of another model.
         """
         # The cheap checks come first: nobody should wait for weights to learn of a typo.
-        sampler, cache = build_sampler(settings.sampler), build_cache(settings.cache)
+        sampler, cache = build_sampling(settings)
         architecture = build_architecture(settings.model)
         cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
-        return cls.of(*build_model(settings.model), sampler, cache, settings.seed)
+        return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
         """The same model with another sampler and cache."""
-        return Session.of(self.model, self.autoencoder, sampler, cache, self.seed)
+        return Session.of(self.model, self.autoencoder, sampler, cache, self.seed, self.defaults)
 
     def with_settings(self, settings: Settings) -> Session:
         """The same model with the sampler and the cache of other settings."""
-        return self.with_sampling(build_sampler(settings.sampler), build_cache(settings.cache))
+        return self.with_sampling(*build_sampling(settings))
 
     def with_autoencoder(self, autoencoder: Autoencoder) -> Session:
         """The same with another autoencoder."""

@@ -11,7 +11,7 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import Row, merge_overrides
 from mar_accel.config.settings import BenchmarkSettings, Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_architecture, build_cache, build_sampler
+from mar_accel.inference.build import build_architecture, build_sampling
 from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.weights.loading import load_mar
@@ -88,9 +88,10 @@ def build_variants(
         elif autoencoder:
             session = Session.from_settings(settings)
         else:
-            sampler, cache = build_sampler(settings.sampler), build_cache(settings.cache)
             model = settings.model
             network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
-            session = Session.of(network, NoAutoencoder(), sampler, cache, settings.seed)
+            session = Session.of(
+                network, NoAutoencoder(), *build_sampling(settings), settings.seed, model.sampling
+            )
         variants.append(Variant(row.name, settings, session))
     return variants

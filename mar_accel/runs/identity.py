@@ -54,13 +54,14 @@ class Identity:
         dataset = {key: value for key, value in plain["dataset"].items() if key != "num_images"}
         samples = {
             "seed": settings.seed,
-            "model": {**plain["model"], **_unnamed(plain["model"], weights)},
+            "model": {**_without(plain["model"], ("sampling",)), **_unnamed(plain["model"], weights)},
             "weights": weights,
             "dataset": dataset,
             "guidance_scale": settings.sampler.get("guidance_scale"),
         }
         images = {
             **samples,
+            "defaults": settings.model.sampling,
             "sampler": settings.sampler,
             "cache": settings.cache,
             "precision": settings.trainer.precision,

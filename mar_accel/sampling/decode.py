@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mar_accel.models.mar import MAR
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
+from mar_accel.sampling.contracts import check_chain, check_conditioning_vectors, check_scores
 from mar_accel.sampling.denoiser import embed_timesteps
 from mar_accel.sampling.diffusion_schedule import diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
@@ -65,6 +66,7 @@ def decode(
     for step in plan.steps:
         observer.step_start(state, step)
         z = cache.conditioning_vectors(state, step)
+        check_conditioning_vectors(cache, z, state, step)
         observer.conditioning(state, step, z)
         decoded[:, step.start : step.stop] = chains.sample(z, state.predicted(step), step)
         observer.step_end(state, step)
@@ -110,17 +112,21 @@ class _Chains:
         """Indices [B, m] of the selected tokens among the step's n, and [B, n-m] of the others."""
         random_scores = self.noise.selection_scores.gather(1, positions)
         scores = self.engine.selection.scores(z[: positions.shape[0]], random_scores)
+        check_scores(self.engine.selection, scores, positions)
         ranked = scores.argsort(dim=1, descending=True, stable=True)
         return ranked[:, : step.num_detail_tokens], ranked[:, step.num_detail_tokens :]
 
     def _chain(self, z: Tensor, positions: Tensor, step: ARStep, length: int) -> Tensor:
         """One chain of the same length for all tokens; returns [B, n, C]."""
         engine, schedule, noise = self.engine, self.schedules[length], self.noise.noise
+        guided = [step.guidance.covers(timestep) for timestep in schedule.timesteps]
+        if not any(guided):
+            z = z[: positions.shape[0]]
         index = positions[None, :, :, None].expand(schedule.num_steps + 1, -1, -1, noise.shape[-1])
         chain = Chain(
             net=engine.model.diffloss.net,
             z=z.flatten(0, 1),
-            guided=engine.plan.guided,
+            guided=guided,
             positions=positions,
             time_embeddings=self.time_embeddings[length],
             schedule=schedule,
@@ -131,5 +137,6 @@ class _Chains:
         denoise = engine.cache.denoiser(chain.net, chain.z, chain.time_embeddings, step, chain.guided)
         self.state.observer.chain_start(self.state, step, chain)
         tokens = chain.run(denoise)
+        check_chain(engine.solver, tokens, chain.noise)
         self.state.observer.chain_end(self.state, step, chain, tokens)
         return tokens.unflatten(0, tuple(positions.shape))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.models.diffusion_head import AdaLNMLP
+from mar_accel.sampling.guidance import Guidance
 
 
 class Denoiser(Protocol):
@@ -31,40 +32,47 @@ MODULATION_ROWS = 1024
 
 
 class GuidedDenoiser:
-    """ε = ε_u + w·(ε_c − ε_u); both branches see the same x, v is the conditional branch's.
+    """The head's prediction, with both branches combined where they are guided.
+
+    Both branches see the same x; v is the conditional branch's.
 
     Args:
         net: the head's network.
-        z: conditioning vectors: [n, D], or [2n, D] with the unconditional branch's behind.
+        z: conditioning vectors: [2n, D], conditional rows first, if any timestep is guided; else [n, D].
         time_embeddings: embeddings of the chain's timesteps [T, W], in growing order.
-        guidance_scale: w; without effect where z has one branch.
+        guidance: how the branches are combined.
+        guided: [T], at which timesteps they are. At the others the conditional branch runs alone.
     """
 
     def __init__(
-        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, guidance_scale: float, guided: bool
+        self,
+        net: AdaLNMLP,
+        z: Tensor,
+        time_embeddings: Tensor,
+        guidance: Guidance,
+        guided: Sequence[bool],
     ):
         self.net = net
-        self.cond_embedding = net.cond_embed(z)
+        self.embedding = net.cond_embed(z)
+        self.conditional = self.embedding.chunk(2)[0] if any(guided) else self.embedding
         self.time_embeddings = time_embeddings
-        self.guidance_scale = guidance_scale
+        self.guidance = guidance
         self.guided = guided
-        # Modulations by layer, of the timesteps from _first on.
+        # Modulations by layer, of the timesteps from _first on, which are all guided or all not.
         self._modulations: list[tuple[tuple[Tensor, ...], ...]] = []
         self._first = 0
         self._memory: list[Tensor] | None = None
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        x = x.to(self.cond_embedding.dtype)
-        out = self._evaluate(torch.cat([x, x]) if self.guided else x, index)
-        if not self.guided:
-            epsilon, v = out.chunk(2, dim=-1)
+        x = x.to(self.embedding.dtype)
+        if not self.guided[index]:
+            epsilon, v = self._evaluate(x, index, self.conditional).chunk(2, dim=-1)
             return epsilon, v
-        conditional, unconditional = out.chunk(2, dim=0)
+        conditional, unconditional = self._evaluate(torch.cat([x, x]), index, self.embedding).chunk(2)
         epsilon, v = conditional.chunk(2, dim=-1)
-        epsilon_u = unconditional[:, : epsilon.shape[-1]]
-        return torch.lerp(epsilon_u, epsilon, self.guidance_scale), v
+        return self.guidance.combine(epsilon, unconditional[:, : epsilon.shape[-1]]), v
 
-    def _evaluate(self, x: Tensor, index: int) -> Tensor:
+    def _evaluate(self, x: Tensor, index: int, embedding: Tensor) -> Tensor:
         """The head's output for all rows, [rows, 2C].
 
         Three fifths of the head's work depend on timestep and z but not on x. With few rows most of it would
@@ -73,15 +81,22 @@ class GuidedDenoiser:
         """
         together = MODULATION_ROWS // x.shape[0]
         if together < 2:
-            return self.net.evaluate(x, self.net.activate(self.time_embeddings[index], self.cond_embedding))
+            return self.net.evaluate(x, self.net.activate(self.time_embeddings[index], embedding))
         if not 0 <= index - self._first < len(self._modulations):
             self._modulations = []  # freed before the next ones take their memory
-            self._first = max(0, index + 1 - together)
+            self._first = self._start_of_run(index, together)
             times = self.time_embeddings[self._first : index + 1].unsqueeze(1)
-            layers = self._modulate(self.net.activate(times, self.cond_embedding))
+            layers = self._modulate(self.net.activate(times, embedding))
             by_layer = [zip(*(part.unbind() for part in layer), strict=True) for layer in layers]
             self._modulations = list(zip(*by_layer, strict=True))
         return self.net.evaluate_modulated(x, self._modulations[index - self._first])
+
+    def _start_of_run(self, index: int, length: int) -> int:
+        """Where a run of at most ``length`` timesteps with the branches of ``index``, its last, starts."""
+        first = index
+        while first > max(0, index + 1 - length) and self.guided[first - 1] == self.guided[index]:
+            first -= 1
+        return first
 
     def _modulate(self, activated: Tensor) -> list[tuple[Tensor, ...]]:
         """Modulations of an activated condition [steps, rows, W].
@@ -92,10 +107,11 @@ class GuidedDenoiser:
         weight = self.net.input_proj.weight
         if weight.device.type != "cpu" or weight.dtype != activated.dtype:
             return self.net.modulations(activated)
-        steps = activated.shape[0]
-        if self._memory is None or self._memory[0].shape[0] < steps:
-            self._memory = self.net.modulation_memory(activated)
-        return self.net.modulations(activated, [part[:steps] for part in self._memory])
+        steps, rows, _ = activated.shape
+        memory = self._memory
+        if memory is None or memory[0].shape[0] < steps or memory[0].shape[1] != rows:
+            self._memory = memory = self.net.modulation_memory(activated)
+        return self.net.modulations(activated, [part[:steps] for part in memory])
 
 
 def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:

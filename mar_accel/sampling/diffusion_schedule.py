@@ -29,6 +29,7 @@ class DiffusionSchedule:
         return len(self.timesteps)
 
 
+@lru_cache
 def respaced_timesteps(num_steps: int, max_timestep: int | None = None) -> tuple[int, ...]:
     """Timesteps kept of the 1000, growing.
 

@@ -24,7 +24,7 @@ class ConstantDiffusionSteps(DiffusionSteps):
         num_diffusion_steps: T, in 1..1000.
     """
 
-    def __init__(self, num_diffusion_steps: int):
+    def __init__(self, num_diffusion_steps: int = 100):
         self.num_diffusion_steps = num_diffusion_steps
 
     def per_step(self, steps: Sequence[StepSize]) -> list[int]:
@@ -43,7 +43,7 @@ class StageAwareDiffusionSteps(DiffusionSteps):
         reconstruction_steps: T_rec; 1..1000.
     """
 
-    def __init__(self, first_steps: int, last_steps: int, reconstruction_steps: int):
+    def __init__(self, first_steps: int = 50, last_steps: int = 20, reconstruction_steps: int = 20):
         self.first_steps = first_steps
         self.last_steps = last_steps
         self.reconstruction_steps = reconstruction_steps
@@ -73,7 +73,7 @@ class AnnealedDiffusionSteps(DiffusionSteps):
             k < (K−1)/2, then 0.
     """
 
-    def __init__(self, first_steps: int, last_steps: int, strategy: str = "linear"):
+    def __init__(self, first_steps: int = 50, last_steps: int = 5, strategy: str = "linear"):
         if last_steps > first_steps:
             raise ConfigError(
                 f"sampler.diffusion_steps.last_steps={last_steps} is above first_steps={first_steps}, but "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ class Chain:
     Attributes:
         net: the head's network.
         z: conditioning vectors [R·n, D]: conditional rows first, then unconditional ones if guided.
-        guided: as :meth:`mar_accel.sampling.policy.CachePolicy.denoiser` takes it.
+        guided: whether both branches run, by timestep; as :meth:`CachePolicy.denoiser` takes it.
         positions: grid positions [B, n] of the tokens.
         time_embeddings: embeddings [T, W] of the schedule's timesteps, in growing order.
         schedule: T timesteps.
@@ -36,7 +36,7 @@ class Chain:
 
     net: AdaLNMLP
     z: Tensor
-    guided: bool
+    guided: Sequence[bool]
     positions: Tensor
     time_embeddings: Tensor
     schedule: DiffusionSchedule

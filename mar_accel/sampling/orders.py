@@ -47,7 +47,7 @@ class SubsampleOrder(Order):
         num_levels: n, the number of sub-grids, at least 1.
     """
 
-    def __init__(self, num_levels: int):
+    def __init__(self, num_levels: int = 3):
         if num_levels < 1:
             raise ConfigError(
                 f"sampler.order.num_levels={num_levels} is below 1; give at least one sub-grid."
@@ -110,7 +110,7 @@ class BisectionOrder(Order):
             with odd i + j do (i + j + 1 takes the place of i + j).
     """
 
-    def __init__(self, num_stages: int, first_parity: str = "even"):
+    def __init__(self, num_stages: int = 3, first_parity: str = "even"):
         if num_stages < 1:
             raise ConfigError(f"sampler.order.num_stages={num_stages} is below 1; give at least one stage.")
         if first_parity not in ("even", "odd"):

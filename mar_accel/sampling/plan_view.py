@@ -42,6 +42,7 @@ def plan_rows(plan: Plan, flops: Sequence[int] | None) -> list[dict[str, float]]
             "stage": step.stage,
             "tokens": step.num_tokens,
             "guidance_scale": step.guidance_scale,
+            "branches": step.num_branches,
             "diffusion_steps": step.num_diffusion_steps,
             "detail_tokens": step.num_detail_tokens,
             "detail_diffusion_steps": step.num_detail_diffusion_steps,
@@ -63,6 +64,7 @@ def plan_table(rows: Sequence[dict[str, float]], title: str) -> Table:
         ("stage", ""),
         ("tokens", f"{total['tokens']:.0f}"),
         ("w", ""),
+        ("branches", ""),
         ("T", ""),
         ("detail tokens", f"{total['detail_tokens']:.0f}"),
         ("head evaluations", f"{total['head_evaluations']:.0f}"),
@@ -76,7 +78,7 @@ def plan_table(rows: Sequence[dict[str, float]], title: str) -> Table:
             f"{row['detail_tokens']} at T={row['detail_diffusion_steps']}" if row["detail_tokens"] else ""
         )
         cells = [str(row["ar_step"]), str(row["stage"]), str(row["tokens"]), f"{row['guidance_scale']:.2f}"]
-        cells += [str(row["diffusion_steps"]), detail, str(row["head_evaluations"])]
+        cells += [str(row["branches"]), str(row["diffusion_steps"]), detail, str(row["head_evaluations"])]
         table.add_row(*cells, *([_giga(row["gflops"])] if with_flops else []))
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.denoiser import Denoiser, GuidedDenoiser
+from mar_accel.sampling.model_defaults import ModelDefaults
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.solvers import Solver
@@ -21,7 +23,8 @@ class DecodeState:
     Attributes:
         model: the model whose tokens are decoded.
         plan: the AR steps.
-        embedding: class embeddings [R, D]: B conditional rows, then B unconditional ones if guided.
+        embeddings: class embeddings [R, D]: B conditional rows, then B unconditional ones if any step is
+            guided.
         order: decode orders [B, L].
         decoded: tokens in decode order [B, L, C]; valid before the current step's ``start``.
         observer: is told what happens.
@@ -29,7 +32,7 @@ class DecodeState:
 
     model: MAR
     plan: Plan
-    embedding: Tensor
+    embeddings: Tensor
     order: Tensor
     decoded: Tensor
     observer: Observer = field(default_factory=Observer)
@@ -37,6 +40,10 @@ class DecodeState:
     @property
     def batch_size(self) -> int:
         return self.order.shape[0]
+
+    def embedding(self, step: ARStep) -> Tensor:
+        """Class embeddings of the branches that this step runs: [2B, D] if it is guided, else [B, D]."""
+        return self.embeddings[: self.batch_size * step.num_branches]
 
     def known(self, step: ARStep) -> tuple[Tensor, Tensor]:
         """Tokens [B, start, C] and grid positions [B, start] decoded before this step."""
@@ -56,7 +63,7 @@ class DecodeState:
         return x
 
 
-class CachePolicy:
+class CachePolicy(ModelDefaults):
     """Answers for conditioning vectors and noise predictions; this one computes everything anew.
 
     A subclass keeps what it wants between calls. It is asked, in turn: ``check`` once before anything
@@ -71,21 +78,25 @@ class CachePolicy:
         """Forget the previous batch and prepare for a new one."""
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
-        """z of the positions that ``step`` predicts: [R, n, D], conditional rows first."""
+        """z of the positions that ``step`` predicts: [2B, n, D] if it is guided, conditional rows first.
+
+        A step without guidance has the conditional rows alone: [B, n, D].
+        """
         tokens, known = state.known(step)
-        x = state.encoded(step, state.model.encode_tokens(state.embedding, tokens, known))
+        x = state.encoded(step, state.model.encode_tokens(state.embedding(step), tokens, known))
         return state.model.predict(x, known, state.predicted(step))
 
     def denoiser(
-        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]
     ) -> Denoiser:
         """The noise prediction of one chain.
 
         Args:
-            z: [n, D], or [2n, D] with the unconditional branch's rows behind where ``guided``.
+            z: [2n, D], conditional rows first, if any timestep is guided; else [n, D].
             time_embeddings: [T, W], the chain's timesteps in growing order.
+            guided: [T], whether both branches are combined at a timestep.
         """
-        return GuidedDenoiser(net, z, time_embeddings, step.guidance_scale, guided)
+        return GuidedDenoiser(net, z, time_embeddings, step.guidance, guided)
 
     def finish(self) -> None:
         """Free what was kept."""

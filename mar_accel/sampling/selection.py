@@ -16,10 +16,10 @@ class TokenSelection:
         num_diffusion_steps: T_detail of the chosen tokens, at least that of the others.
     """
 
-    def __init__(self, fraction: float, num_diffusion_steps: int):
+    def __init__(self, fraction: float = 0.1, num_diffusion_steps: int = 50):
         if not 0 <= fraction <= 1:
             raise ConfigError(
-                f"sampler.selection.fraction={fraction} is no share of the tokens; choose 0 to 1."
+                f"sampler.selection.fraction={fraction} must be a share of the tokens; choose 0 to 1."
             )
         self.fraction = fraction
         self.num_diffusion_steps = num_diffusion_steps
@@ -53,7 +53,7 @@ class FrequencySelection(TokenSelection):
         lowest: choose the tokens with the lowest scores instead, to compare with.
     """
 
-    def __init__(self, fraction: float, num_diffusion_steps: int, lowest: bool = False):
+    def __init__(self, fraction: float = 0.1, num_diffusion_steps: int = 50, lowest: bool = False):
         super().__init__(fraction, num_diffusion_steps)
         self.lowest = lowest
 
@@ -72,7 +72,7 @@ class RandomSelection(TokenSelection):
 class AllTokens(TokenSelection):
     """Every token is chosen: the reconstruction stage at T_detail throughout."""
 
-    def __init__(self, num_diffusion_steps: int):
+    def __init__(self, num_diffusion_steps: int = 50):
         super().__init__(fraction=1.0, num_diffusion_steps=num_diffusion_steps)
 
     def scores(self, z: Tensor, random_scores: Tensor) -> Tensor:

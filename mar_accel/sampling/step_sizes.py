@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from mar_accel.errors import ConfigError
 
@@ -26,11 +26,15 @@ class StepSize:
 
 
 class StepSizes:
-    """Splits the tokens of the stages into AR steps."""
+    """Splits the tokens of the stages into AR steps. Step sizes of one's own define ``sizes``."""
+
+    def sizes(self, stage_sizes: Sequence[int]) -> Sequence[int]:
+        """Tokens of each AR step, at least 1; they add up to those of the stages."""
+        raise NotImplementedError
 
     def split(self, stage_sizes: Sequence[int]) -> list[StepSize]:
-        """AR steps in turn; their tokens add up to those of the stages."""
-        raise NotImplementedError
+        """The AR steps with their stages and progress; to be defined where these are not the usual ones."""
+        return with_stages(self.sizes(stage_sizes), stage_sizes)
 
 
 class CosineSteps(StepSizes):
@@ -40,7 +44,7 @@ class CosineSteps(StepSizes):
         num_iter: K, in 1..L.
     """
 
-    def __init__(self, num_iter: int | None):
+    def __init__(self, num_iter: int | None = 64):
         if num_iter is None:
             raise ConfigError(
                 "sampler.num_iter=null leaves cosine step sizes without a number of AR steps; give it."
@@ -74,7 +78,7 @@ class StageSteps(StepSizes):
 
     def __init__(
         self,
-        rates: Sequence[float] | None,
+        rates: Sequence[float] | None = (2.67, 10.67, 64),
         steps: Sequence[int] | None = None,
         num_iter: int | None = None,
         split: str = "uniform",
@@ -182,14 +186,13 @@ def check_num_iter(num_iter: int, length: int) -> None:
 
 
 def with_stages(sizes: Sequence[int], stage_sizes: Sequence[int]) -> list[StepSize]:
-    """Attach to each step the stage that its first token falls into."""
-    steps, start, stage, boundary = [], 0, 0, stage_sizes[0]
+    """Attach to each step the stage that its first token falls into, and the share decoded after it."""
+    ends, length = list(accumulate(stage_sizes)), sum(stage_sizes)
+    steps, start = [], 0
     for size in sizes:
-        while start >= boundary:
-            stage += 1
-            boundary += stage_sizes[stage]
+        stage = sum(end <= start for end in ends[:-1])
         start += size
-        steps.append(StepSize(size, stage, start / sum(stage_sizes)))
+        steps.append(StepSize(size, stage, start / length))
     return steps
 
 

@@ -44,9 +44,9 @@ def export_averaged(checkpoint: Path, model: DictConfig, folder: Path) -> Path:
         network.eval(),
         autoencoder,
         name=model.name,
-        guidance_scale=model.guidance_scale,
-        max_timestep=model.max_timestep,
-        head_refresh_below=model.get("head_refresh_below", 0.0),
+        guidance_scale=model.sampling.guidance_scale,
+        max_timestep=model.sampling.max_timestep,
+        head_refresh_below=model.sampling.get("head_refresh_below", 0.0),
     )
 
 

@@ -154,7 +154,7 @@ def test_the_head_period_is_for_chains_of_a_length() -> None:
     assert [by_length.period_in(steps) for steps in (100, 95, 50, 25, 20, 1)] == [7, 7, 4, 2, 1, 1]
     refreshed = [index for index in reversed(range(50)) if by_length.refreshes(index, 50)]
     assert refreshed == [49, *range(48, -1, -4)]
-    assert HeadCache(period=7).period_in(20) == 7
+    assert HeadCache(period=7, period_for=None).period_in(20) == 7
 
 
 def test_the_last_timesteps_of_a_chain_are_refreshed_where_asked() -> None:

@@ -60,7 +60,7 @@ def test_memory_of_the_head_cache(model: MAR) -> None:
     net, count = model.diffloss.net, step.num_tokens
     with torch.inference_mode():
         embeddings = net.time_embed(torch.arange(9))
-        denoise = policy.denoiser(net, torch.randn(2 * count, 32), embeddings, step, guided=True)
+        denoise = policy.denoiser(net, torch.randn(2 * count, 32), embeddings, step, guided=[True] * 9)
         assert isinstance(denoise, HeadCacheDenoiser)
         for index in reversed(range(9)):
             denoise(torch.randn(count, model.config.token_dim), index)

@@ -50,7 +50,7 @@ def test_no_more_new_tokens_than_the_bound() -> None:
 
 
 def test_the_horizon_is_where_the_next_refresh_starts() -> None:
-    plan, refresh = _plan("sampler.num_iter=64"), FixedRefresh(5, 9)
+    plan, refresh = _plan("sampler.num_iter=64"), FixedRefresh(5, 9, None)
     refreshes = _refreshes(refresh, plan)
     for index, following in zip(refreshes, [*refreshes[1:], None], strict=True):
         end = plan.num_tokens if following is None else plan.steps[following].start
@@ -58,7 +58,7 @@ def test_the_horizon_is_where_the_next_refresh_starts() -> None:
 
 
 def test_no_warmup_still_refreshes_the_first_step() -> None:
-    assert _refreshes(FixedRefresh(0, 4), _plan("sampler.num_iter=10")) == [0, 4, 8]
+    assert _refreshes(FixedRefresh(0, 4, None), _plan("sampler.num_iter=10")) == [0, 4, 8]
 
 
 def test_ratios_by_step_progress_and_tokens() -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.config.check import check_value
 from mar_accel.config.compose import compose_config, conf_dir
 from mar_accel.errors import ConfigError
@@ -98,13 +99,15 @@ def test_the_head_cache_suits_the_model() -> None:
 
     def refreshed_below(*overrides: str) -> float:
         config = compose_config("generate", ["cache=lazymar", *overrides])
-        return float(config.cache.head.refresh_below)
+        cache = build_cache(config)
+        assert isinstance(cache, LazyMAR) and cache.head is not None
+        return float(cache.head.refresh_below)
 
     for size in ("base", "large", "huge"):
         assert refreshed_below(f"model=mar_{size}", "model.weights=random") == 0
     assert refreshed_below() == refreshed_below("model=digits") == 0.08
     assert refreshed_below("cache.head.refresh_below=0") == 0
-    assert refreshed_below("~model.head_refresh_below") == 0  # a model that does not say
+    assert refreshed_below("~model.sampling.head_refresh_below") == 0  # a model that does not say
 
 
 def test_values_left_to_the_user_are_asked_for() -> None:

@@ -144,9 +144,9 @@ def test_the_hash_names_what_is_computed() -> None:
     assert name() == name("output_dir=elsewhere", "logger=none", "reference.cache_dir=/tmp")
     assert name() == name("sampler.guidance_scale=4") == name("sampler.guidance_scale=4.0")
     # A default of the model counts where it is used.
-    assert name("model.guidance_scale=3", "sampler.guidance_scale=4") == name()
-    assert name("model.head_refresh_below=0") == name()
-    assert name("cache=head", "model.head_refresh_below=0") != name("cache=head")
+    assert name("model.sampling.guidance_scale=3", "sampler.guidance_scale=4") == name()
+    assert name("model.sampling.head_refresh_below=0") == name()
+    assert name("cache=head", "model.sampling.head_refresh_below=0") != name("cache=head")
     others = ("seed=1", "sampler.num_iter=32", "model.weights=random", "evaluate.images=/folder")
     assert len({name(), *(name(other) for other in others)}) == 5
     few, many = (compose_config("evaluate", [f"dataset.num_images={n}"]) for n in (100, 200))

@@ -37,7 +37,7 @@ from mar_accel.sampling.diffusion_steps import (
     DiffusionSteps,
     StageAwareDiffusionSteps,
 )
-from mar_accel.sampling.guidance import ConstantGuidance, LinearGuidance
+from mar_accel.sampling.guidance import ConstantGuidance, Guidance, LinearGuidance
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
@@ -149,10 +149,10 @@ def check_mar(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
 def check_lazymar(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """The published constants; its table of ratios is indexed by the AR step whatever their number."""
     cache = LazyMAR(
-        FixedRefresh(warmup_steps=5, period=9),
+        FixedRefresh(warmup_steps=5, period=9, max_new_share=None),
         TokenCache(prune_block=3, ratio_by="step"),
         ConditionCache(),
-        HeadCache(period=7),
+        HeadCache(period=7, period_for=None, refresh_below=0.0),
     )
     _check_decode(case, tensors, ConstantDiffusionSteps(case["diffusion_steps"]), None, cache)
 
@@ -177,10 +177,11 @@ def check_head(case: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     head = DiffusionHead(case["token_dim"], case["z_dim"], case["head_width"], case["head_depth"]).eval()
     head.load_state_dict(_weights(tensors))
     schedule = diffusion_schedule(case["diffusion_steps"])
-    guided = case["cfg"] != 1.0
+    guidance = Guidance(case["cfg"])
+    guided = [guidance.guided] * schedule.num_steps
     with torch.inference_mode():
         embeddings = embed_timesteps(head.net, schedule.timesteps, torch.device("cpu"))
-        denoise = GuidedDenoiser(head.net, tensors["z"], embeddings, case["cfg"], guided)
+        denoise = GuidedDenoiser(head.net, tensors["z"], embeddings, guidance, guided)
         tokens = DDPM().sample(denoise, tensors["noise"], schedule, case["temperature"])
     _assert_close(tokens, tensors["tokens"], "tokens")
 

@@ -76,7 +76,7 @@ class EverySecondTimestep(CachePolicy):
     """Answers at odd timesteps with the prediction before, at odd AR steps not at all from the head."""
 
     def denoiser(
-        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: bool
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]
     ) -> Denoiser:
         evaluate = super().denoiser(net, z, time_embeddings, step, guided)
         kept: list[tuple[Tensor, Tensor]] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.sampling import denoiser
 from mar_accel.sampling.denoiser import GuidedDenoiser, embed_timesteps
+from mar_accel.sampling.guidance import Guidance
 
 TIMESTEPS = tuple(range(0, 1000, 111))
 
@@ -40,7 +41,7 @@ def test_equals_the_definition_whatever_is_computed_together(
 ) -> None:
     monkeypatch.setattr(denoiser, "MODULATION_ROWS", rows_together)
     z = torch.randn(10, 8)
-    denoise = GuidedDenoiser(net, z, embed_timesteps(net, TIMESTEPS, z.device), 2.5, guided=True)
+    denoise = GuidedDenoiser(net, z, embed_timesteps(net, TIMESTEPS, z.device), Guidance(2.5), [True] * 10)
     for index in visited:
         x = torch.randn(5, 3)
         for actual, expected in zip(denoise(x, index), _guided(net, x, z, TIMESTEPS[index]), strict=True):
@@ -59,7 +60,7 @@ def test_modulations_are_read_once_for_several_timesteps(
 
     monkeypatch.setattr(AdaLNMLP, "modulations", counted)
     z = torch.randn(10, 8)
-    denoise = GuidedDenoiser(net, z, embed_timesteps(net, TIMESTEPS, z.device), 2.5, guided=True)
+    denoise = GuidedDenoiser(net, z, embed_timesteps(net, TIMESTEPS, z.device), Guidance(2.5), [True] * 10)
     for index in reversed(range(10)):
         denoise(torch.randn(5, 3), index)
     assert computed == [10]
