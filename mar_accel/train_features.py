@@ -2,114 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
-from safetensors.torch import save_file
-from torch import Tensor
-
-from mar_accel.data.digits import load_scans, random_affine, render, to_scans
-from mar_accel.errors import ConfigError
-from mar_accel.metrics.digit_features import DigitNetwork
+from mar_accel.config.settings import Settings
 from mar_accel.runs.entry import command
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
-
-
-@dataclass(frozen=True)
-class FeatureTrainingConfig:
-    """Optimisation settings; see ``conf/train_features.yaml`` for their defaults.
-
-    Attributes:
-        epochs: passes over the training scans. batch_size: scans per step.
-        learning_rate: peak of a one-cycle schedule of AdamW. weight_decay: of AdamW.
-        held_out: share of the scans kept for measuring; 0..1, both ends excluded.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    held_out: float
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ConfigError(f"training.epochs={self.epochs} is too small; give at least 1.")
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"training.held_out={self.held_out} is not between 0 and 1; give such a share.")
-
-
-def augmented(scans: Tensor, generator: torch.Generator) -> Tensor:
-    """Scans turned, sheared and shifted a little, through the 32×32 image and back as generated ones are."""
-    return to_scans(render(scans, random_affine(len(scans), generator)))
-
-
-def train_network(
-    scans: Tensor, labels: Tensor, settings: FeatureTrainingConfig, generator: torch.Generator
-) -> DigitNetwork:
-    """A network trained on scans [N, 1, 8, 8]; every batch is half as scanned, half augmented."""
-    network = DigitNetwork()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    steps = settings.epochs * (len(scans) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-    for _ in track(range(settings.epochs), "training"):
-        order = torch.randperm(len(scans), generator=generator)
-        for chosen in order.split(settings.batch_size):
-            if len(chosen) < settings.batch_size:
-                continue
-            half = len(chosen) // 2
-            batch = torch.cat([scans[chosen[:half]], augmented(scans[chosen[half:]], generator)])
-            _, logits = network(batch)
-            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network.eval()
-
-
-@torch.inference_mode()
-def accuracy(network: DigitNetwork, scans: Tensor, labels: Tensor) -> float:
-    """Share of the scans whose most likely class is their label."""
-    return float((network(scans)[1].argmax(dim=1) == labels).float().mean())
-
-
-def train_features(config: DictConfig) -> Path:
-    """Train, measure and write ``model.safetensors`` and ``run.json``; returns the folder."""
-    settings = FeatureTrainingConfig(**OmegaConf.to_container(config.training, resolve=True))  # type: ignore[arg-type]
-    output_dir = prepare_output_dir(Path(config.output_dir))
-    torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    scans, labels = load_scans()
-    order = torch.randperm(len(scans), generator=generator)
-    num_held_out = round(settings.held_out * len(scans))
-    held_out, trained_on = order[:num_held_out], order[num_held_out:]
-    network = train_network(scans[trained_on], labels[trained_on], settings, generator)
-    results = {
-        "num_trained_on": len(trained_on),
-        "num_held_out": num_held_out,
-        "accuracy_trained_on": accuracy(network, scans[trained_on], labels[trained_on]),
-        "accuracy_held_out": accuracy(network, scans[held_out], labels[held_out]),
-        # As generated images come: rendered at 32×32, augmented, brought back; eight of each.
-        "accuracy_held_out_augmented": accuracy(
-            network, augmented(scans[held_out].repeat(8, 1, 1, 1), generator), labels[held_out].repeat(8)
-        ),
-    }
-    save_file(network.state_dict(), output_dir / "model.safetensors")
-    write_json(run_record(config, **results), output_dir / "run.json")
-    for key, value in results.items():
-        print(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
-    return output_dir
 
 
 @command("train_features")
-def main(config: DictConfig) -> None:
-    train_features(config)
+def main(settings: Settings) -> None:
+    from mar_accel.training.features import train_features
+
+    for key, value in train_features(settings).items():
+        print(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Source: LazyMAR (arXiv:2503.12450, section 3): token redundancy and condition re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch

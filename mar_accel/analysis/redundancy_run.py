@@ -30,7 +30,9 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     session = Session.from_settings(settings)
     if len(session.plan.steps) < 2:
-        raise ConfigError("sampler.num_iter must be ≥ 2, or there are no adjacent AR steps to compare, got 1.")
+        raise ConfigError(
+            "sampler.num_iter must be ≥ 2, or there are no adjacent AR steps to compare, got 1."
+        )
     token = TokenCache(prune_block=settings.redundancy.prune_block)
     token.check(session.model.config)
     recorder, reuse = FeatureRecorder(token), _probe(settings, session)
@@ -39,7 +41,9 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
         module.observers.append(reuse)
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
-    trainer.predict(module, requests.limited(settings.trainer.limit_predict_batches, 1), return_predictions=False)
+    trainer.predict(
+        module, requests.limited(settings.trainer.limit_predict_batches, 1), return_predictions=False
+    )
     statistics = recorder.statistics
     write_figures(statistics, reuse, output_dir)
     ratio = statistics.residual_ratio()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.utils.readable import Readable
 
 
-class ConditionCache:
+class ConditionCache(Readable):
     """Keeps unconditional − conditional output of the last decoder block, before its norm.
 
     At a lazy step the backbone then computes the conditional branch alone. The difference is kept only for

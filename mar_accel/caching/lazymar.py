@@ -75,6 +75,16 @@ class LazyMAR(CachePolicy):
         """Start the schedule of refreshes for this policy's caches."""
         self.refresh.start(plan, both_branches=self.condition is None)
 
+    def num_refreshes(self, plan: Plan) -> int:
+        """AR steps that are refreshed; where drift decides, those of the last batch."""
+        last_batch: tuple[bool, ...] = getattr(self.refresh, "last_batch", ())
+        if len(last_batch) == len(plan.steps):
+            return sum(last_batch)
+        self.start_refresh(plan)
+        count = sum([self.refresh.due(step) for step in plan.steps])
+        self.refresh.finish()
+        return count
+
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         output = self._refresh(state, step) if self.refresh.due(step) else self._lazy(state, step)
         positions = state.predicted(step).repeat(output.shape[0] // state.batch_size, 1)

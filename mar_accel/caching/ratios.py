@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mar_accel.caching.refresh import check_share
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.utils.readable import Readable
 
 # The published table for 64 AR steps, as (first step, ratio): 1 for the first 20 steps, then falling.
 PUBLISHED_RATIOS = ((0, 1.0), (20, 0.6), (21, 0.5), (25, 0.4), (30, 0.15), (35, 0.12), (40, 0.05))
@@ -15,7 +16,7 @@ PUBLISHED_STEPS = 64
 MODES = ("progress", "step", "tokens")
 
 
-class Ratios:
+class Ratios(Readable):
     """The share of the sequence that a lazy step recomputes, from a table over AR steps.
 
     Args:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.utils.readable import Readable
 
 
-class Refresh:
+class Refresh(Readable):
     """Decides which AR steps are refreshed; step 0 always is, because nothing is kept before it.
 
     The policy asks ``due`` once per AR step, in turn, after ``start``.

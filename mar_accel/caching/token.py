@@ -19,6 +19,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.policy import DecodeState
+from mar_accel.utils.readable import Readable
 
 SIMILARITIES = ("cosine", "euclidean")
 FEATURES = ("value", "key")
@@ -65,7 +66,7 @@ class TokenStore:
         blocks[index][:, : kv.shape[1]] = kv[: self.rows]
 
 
-class TokenCache:
+class TokenCache(Readable):
     """Recomputes buffer, new tokens, and those that moved most; see docs/caches.md.
 
     Args:

@@ -49,6 +49,7 @@ class ModelSettings:
         sampling: what samplers and caches use unless told otherwise, handed on whole.
         architecture: sizes; see :class:`mar_accel.models.mar.MARConfig`.
         autoencoder: node of the autoencoder.
+        text_encoder: sizes of the text encoder; None: the model takes labels.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelSettings:
     weights: str | None = None
     ema: bool = True
     sampling: dict[str, Any] = field(default_factory=dict)
+    text_encoder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\\0") or self.name.startswith("."):
@@ -69,7 +71,7 @@ class DatasetSettings:
     """The group ``dataset``.
 
     Attributes:
-        num_classes: classes of the model. num_images: how many images are sampled.
+        num_images: how many images are sampled. num_classes: classes of the model; 1 for models of text.
         labels: a label or labels, repeated in turn; None: all classes in turn.
         images_per_class: consecutive samples of a label.
         training_data: node of a LightningDataModule; None: nothing to train on.
@@ -77,8 +79,8 @@ class DatasetSettings:
     """
 
     name: str
-    num_classes: Positive
     num_images: Positive
+    num_classes: Positive = 1
     labels: int | list[int] | None = None
     images_per_class: Positive = 1
     training_data: Node | None = None
@@ -278,9 +280,12 @@ class TrainingSettings:
         learning_rate, weight_decay: of AdamW (betas 0.9, 0.95). warmup_steps: of linear warm-up.
         decay_fraction: share of the steps, at the end, of linear decay to zero.
         ema_decay: decay of the averaged weights, which are what is sampled.
-        label_drop: probability that a label gives way to the unconditional embedding.
+        label_drop: probability that a label or a text gives way to the unconditional embedding.
         mask_ratio_min: smallest share of masked tokens (MAR, section 4).
-        gradient_clip: largest gradient norm. checkpoint_every: steps between checkpoints.
+        gradient_clip: largest gradient norm.
+        timestep_draws: noised versions of each masked token in a step (4 in MAR); the head sees all of them,
+            the backbone runs once.
+        checkpoint_every: steps between checkpoints.
         resume: checkpoint to go on from, "last" for the newest of this output_dir, or None.
     """
 
@@ -294,6 +299,7 @@ class TrainingSettings:
     label_drop: Share = 0.1
     mask_ratio_min: Share = 0.7
     gradient_clip: Annotated[float, Ge(0)] = 3.0
+    timestep_draws: Positive = 1
     checkpoint_every: Positive = 500
     resume: str | None = "last"
 

@@ -108,5 +108,3 @@ def tokenize(texts: Sequence[str]) -> Tensor:
 
 def _words(text: str) -> list[str]:
     return text.lower().replace(",", " ").replace(".", " ").split()
-
-

@@ -16,8 +16,8 @@ from mar_accel.errors import MarAccelError
 from mar_accel.evaluation.files import labelled_strips
 from mar_accel.evaluation.result import METRIC_KEYS, metric_text
 from mar_accel.profiling.speed import latency_summary, speedup
-from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils import markdown
+from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.images import save_png
 
 

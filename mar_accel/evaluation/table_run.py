@@ -89,9 +89,7 @@ def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
     return result
 
 
-def _try_row(
-    row: Row, settings: Settings, result: TableResult, output_dir: Path, progress: Progress
-) -> bool:
+def _try_row(row: Row, settings: Settings, result: TableResult, output_dir: Path, progress: Progress) -> bool:
     """Add a row to the result; returns whether it could be evaluated."""
     first = result.rows[0] if result.rows else None
     error_file = output_dir / "rows" / f"{row.name}.error.txt"

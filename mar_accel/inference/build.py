@@ -8,10 +8,11 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from mar_accel.config.check import check_arguments
+from mar_accel.config.check import check_arguments, check_node
 from mar_accel.config.settings import ModelSettings, Settings
 from mar_accel.errors import ConfigError, MarAccelError, WeightsError
 from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder
+from mar_accel.models.lightgen import LightGenConfig
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
@@ -58,8 +59,11 @@ def build_sampling(settings: Settings) -> tuple[Sampler, CachePolicy]:
     return sampler.for_model(defaults), cache.for_model(defaults)
 
 
-def build_architecture(model: ModelSettings) -> MARConfig:
-    """The architecture of a model; raises ConfigError where its sizes are wrong."""
+def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
+    """The architecture of a model, MAR's unless it names another; raises ConfigError for wrong sizes."""
+    if "_target_" in model.architecture:
+        check_node("model.architecture", model.architecture)
+        return build_node("model.architecture", model.architecture)
     check_arguments("model.architecture", model.architecture, MARConfig)
     return MARConfig(**model.architecture)
 
@@ -71,9 +75,18 @@ def build_model(model: ModelSettings) -> tuple[MAR, Autoencoder]:
 
     Raises:
         WeightsError: weights are missing, damaged, or of another model.
+        ConfigError: the model is of a family that cannot be sampled.
     """
-    network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
+    network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
     return network, build_autoencoder(model)
+
+
+def mar_architecture(model: ModelSettings) -> MARConfig:
+    """The architecture of a model that can be sampled."""
+    architecture = build_architecture(model)
+    if not isinstance(architecture, MARConfig):
+        raise ConfigError(f"model={model.name} takes text, which can be trained but not sampled yet.")
+    return architecture
 
 
 def build_autoencoder(model: ModelSettings) -> Autoencoder:

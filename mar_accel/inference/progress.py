@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -70,3 +72,26 @@ class ImageProgress(pl.Callback, Observer):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._stop(pl_module)
+
+
+class StepProgress(Observer):
+    """Moves a bar on by one at every AR step."""
+
+    def __init__(self, progress: Progress, total: int):
+        self.progress = progress
+        self.task = progress.add_task("sampling", total=total)
+
+    def step_end(self, state: DecodeState, step: ARStep) -> None:
+        self.progress.advance(self.task)
+
+
+@contextmanager
+def step_progress(total: int, **settings: Any) -> Iterator[StepProgress]:
+    """A bar over AR steps, gone at its end.
+
+    Args:
+        total: AR steps of all batches.
+        settings: of :class:`rich.progress.Progress`, such as ``disable=True``.
+    """
+    with Progress(**{"transient": True, **settings}) as progress:
+        yield StepProgress(progress, total)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_architecture, build_model, build_sampling
+from mar_accel.inference.build import build_model, build_sampling, mar_architecture
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
@@ -87,7 +87,7 @@ class Session:
         """
         # The cheap checks come first: nobody should wait for weights to learn of a typo.
         sampler, cache = build_sampling(settings)
-        architecture = build_architecture(settings.model)
+        architecture = mar_architecture(settings.model)
         cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
         return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
 

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mar_accel.config.settings import Settings
-
 from mar_accel.profiling.flops import FlopCount
 from mar_accel.profiling.interleaved import Measured
 from mar_accel.profiling.speed import latency_summary, speedup

@@ -11,7 +11,7 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import Row, merge_overrides
 from mar_accel.config.settings import BenchmarkSettings, Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_architecture, build_sampling
+from mar_accel.inference.build import build_sampling, mar_architecture
 from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.weights.loading import load_mar
@@ -76,9 +76,7 @@ def compose_variants(rows: Sequence[Row], overrides: Sequence[str]) -> list[Sett
     return settings
 
 
-def build_variants(
-    rows: Sequence[Row], composed: Sequence[Settings], autoencoder: bool
-) -> list[Variant]:
+def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencoder: bool) -> list[Variant]:
     """Sessions of all variants; those of the same model share its weights."""
     variants: list[Variant] = []
     for row, settings in zip(rows, composed, strict=True):
@@ -89,7 +87,7 @@ def build_variants(
             session = Session.from_settings(settings)
         else:
             model = settings.model
-            network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
+            network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
             session = Session.of(
                 network, NoAutoencoder(), *build_sampling(settings), settings.seed, model.sampling
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mar_accel.config.settings import ModelSettings, Settings
-from mar_accel.inference.build import build_architecture, build_autoencoder
+from mar_accel.inference.build import build_autoencoder, mar_architecture
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.runs.record import prepare_output_dir
 from mar_accel.weights.folder import VAE_FOLDER, save_model_folder
@@ -33,7 +33,7 @@ def convert(settings: Settings) -> Conversion:
         WeightsError: weights are missing, damaged, or of another model; nothing has been written then.
     """
     model = settings.model
-    network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
+    network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
     autoencoder = _autoencoder(model)
     folder = prepare_output_dir(Path(settings.output_dir).absolute())
     save_model_folder(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.step_sizes import StepSize
+from mar_accel.utils.readable import Readable
 
 
-class DiffusionSteps:
+class DiffusionSteps(Readable):
     """Maps AR steps to numbers of diffusion steps."""
 
     def per_step(self, steps: Sequence[StepSize]) -> list[int]:

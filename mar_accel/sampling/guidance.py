@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion import NUM_TRAIN_TIMESTEPS
+from mar_accel.utils.readable import Readable
 
 LAST_TIMESTEP = NUM_TRAIN_TIMESTEPS - 1
 
@@ -65,7 +66,7 @@ class Progress:
         return 1 - (self.index + 1) / self.num_steps * (1 - 1e-5)
 
 
-class GuidanceSchedule:
+class GuidanceSchedule(Readable):
     """Decides the guidance of each AR step. A schedule of one's own defines ``scale``."""
 
     def scale(self, guidance_scale: float, progress: Progress) -> float:

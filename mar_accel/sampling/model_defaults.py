@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from mar_accel.utils.readable import Readable
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -14,7 +16,7 @@ MODEL: Final = "model"
 FromModel = Literal["model"]
 
 
-class ModelDefaults:
+class ModelDefaults(Readable):
     """Base of objects with values that the model may decide; parts of an object are resolved with it.
 
     Attributes:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.utils.readable import Readable
 
 
-class Order:
+class Order(Readable):
     """An order of the grid's tokens, possibly in stages."""
 
     def stage_sizes(self, grid: tuple[int, int]) -> tuple[int, ...]:

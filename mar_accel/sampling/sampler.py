@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -110,6 +111,13 @@ class Sampler(ModelDefaults):
             raise ConfigError(
                 f"sampler.max_timestep={self.max_timestep} is unknown; give a timestep, auto, model or null."
             )
+
+    def with_guidance_scale(self, guidance_scale: float) -> Sampler:
+        """The same sampler under another w."""
+        copied = copy.copy(self)
+        copied.guidance_scale = guidance_scale
+        copied.check_settings()
+        return copied
 
     def plan(self, grid: tuple[int, int]) -> Plan:
         """The AR steps on a token grid; raises ConfigError where the parts do not fit it, or each other."""

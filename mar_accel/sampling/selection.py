@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.utils.readable import Readable
 
 
-class TokenSelection:
+class TokenSelection(Readable):
     """Chooses tokens by a score; subclasses say which.
 
     Args:

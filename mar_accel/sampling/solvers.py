@@ -10,6 +10,7 @@ from torch import Tensor
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
+from mar_accel.utils.readable import Readable
 
 
 class Solver(Protocol):
@@ -35,7 +36,7 @@ class Solver(Protocol):
         ...
 
 
-class DDPM:
+class DDPM(Readable):
     """Ancestral sampling with learned-range variance and without clipping of x₀ (MAR's published sampler)."""
 
     visits_every_timestep = True
@@ -73,7 +74,7 @@ class Update(NamedTuple):
     noise: float = 0.0
 
 
-class LinearSolver:
+class LinearSolver(Readable):
     """A solver whose steps are linear: their factors are found once per schedule, before any sampling.
 
     They come from diffusers' schedulers. Running those in the chain instead would cost dozens of operations

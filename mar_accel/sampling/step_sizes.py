@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from mar_accel.errors import ConfigError
+from mar_accel.utils.readable import Readable
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class StepSize:
     progress: float
 
 
-class StepSizes:
+class StepSizes(Readable):
     """Splits the tokens of the stages into AR steps. Step sizes of one's own define ``sizes``."""
 
     def sizes(self, stage_sizes: Sequence[int]) -> Sequence[int]:

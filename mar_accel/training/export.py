@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
+from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_autoencoder
 from mar_accel.training.build import build_trained
@@ -17,7 +17,7 @@ from mar_accel.weights.folder import save_model_folder
 _PREFIX = "model."
 
 
-def export_averaged(checkpoint: Path, model: DictConfig, folder: Path) -> Path:
+def export_averaged(checkpoint: Path, model: ModelSettings, folder: Path) -> Path:
     """Write the averaged weights of a training's checkpoint as a model folder.
 
     Args:
@@ -44,9 +44,7 @@ def export_averaged(checkpoint: Path, model: DictConfig, folder: Path) -> Path:
         network.eval(),
         autoencoder,
         name=model.name,
-        guidance_scale=model.sampling.guidance_scale,
-        max_timestep=model.sampling.max_timestep,
-        head_refresh_below=model.sampling.get("head_refresh_below", 0.0),
+        sampling=model.sampling,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,61 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mar_accel.errors import ConfigError
+from mar_accel.config.settings import TrainingSettings
 from mar_accel.models.lightgen import LightGen
 from mar_accel.models.mar import MAR
 from mar_accel.training.conditioning import Conditioner
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Optimisation settings; see ``conf/train.yaml`` for their defaults.
-
-    Attributes:
-        max_steps: optimiser steps. batch_size: images per step.
-        learning_rate, weight_decay: of AdamW (betas 0.9, 0.95).
-        warmup_steps: steps of linear warm-up.
-        decay_fraction: share of the steps, at the end, of linear decay to zero; 0..1.
-        ema_decay: decay of the averaged weights, which are what is sampled.
-        label_drop: probability that a label or a text gives way to the unconditional embedding; 0..1.
-        mask_ratio_min: smallest share of masked tokens; ratios follow a normal around 1 with
-            deviation 0.25, truncated to [mask_ratio_min, 1] (MAR, section 4).
-        gradient_clip: largest gradient norm.
-        timestep_draws: noised versions of each masked token in a step (4 in MAR); the head runs on all of
-            them, the backbone once.
-        checkpoint_every: steps between checkpoints. resume: checkpoint to go on from.
-    """
-
-    max_steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    decay_fraction: float
-    ema_decay: float
-    label_drop: float
-    mask_ratio_min: float
-    gradient_clip: float
-    checkpoint_every: int
-    timestep_draws: int = 1
-    resume: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("decay_fraction", "label_drop", "mask_ratio_min"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ConfigError(
-                    f"training.{key}={getattr(self, key)} is not a share; give a number in 0..1."
-                )
-        for key in ("max_steps", "batch_size", "checkpoint_every", "timestep_draws"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"training.{key}={getattr(self, key)} is too small; give at least 1.")
-        for key in ("learning_rate", "weight_decay", "warmup_steps", "gradient_clip"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"training.{key}={getattr(self, key)} is negative; give 0 or more.")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(
-                f"training.ema_decay={self.ema_decay} averages nothing; give 0 or more, below 1."
-            )
 
 
 def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) -> float:
@@ -81,7 +29,7 @@ def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) ->
 class TrainingModule(pl.LightningModule):
     """Batches of latents [B, c, H, W] and labels [B] or token numbers [B, N] to the loss."""
 
-    def __init__(self, model: MAR | LightGen, conditioner: Conditioner, config: TrainingConfig):
+    def __init__(self, model: MAR | LightGen, conditioner: Conditioner, config: TrainingSettings):
         super().__init__()
         self.model = model
         self.conditioner = conditioner

@@ -1,0 +1,73 @@
+"""What a cache and a sampler saved: one object to read after sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mar_accel.caching.lazymar import LazyMAR
+from mar_accel.caching.memory import cache_memory
+from mar_accel.inference.session import Session
+from mar_accel.profiling.flops import count_flops
+from mar_accel.sampling.policy import NoCache
+from mar_accel.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What sampling one image takes, beside the unaccelerated model.
+
+    Attributes:
+        num_ar_steps: AR steps of the plan. num_guided_steps: those that run both branches.
+        num_refreshes: AR steps that the cache computed in full; None without a cache of that kind.
+        share_reused: share of the sampler's FLOPs that the cache answered for instead of the model; 0..1.
+        cache_bytes: kept by the cache per image, at most.
+        tflops: counted per image. tflops_unaccelerated: of ``sampler=mar cache=none`` under the same w.
+    """
+
+    num_ar_steps: int
+    num_guided_steps: int
+    num_refreshes: int | None
+    share_reused: float
+    cache_bytes: int
+    tflops: float
+    tflops_unaccelerated: float
+
+    @property
+    def flops_ratio(self) -> float:
+        """How many times fewer FLOPs than unaccelerated."""
+        return self.tflops_unaccelerated / self.tflops
+
+    def __str__(self) -> str:
+        lines = [
+            f"AR steps: {self.num_ar_steps}, {self.num_guided_steps} of them guided",
+            f"FLOPs: {self.tflops:.4g} T per image, {self.flops_ratio:.2f} times fewer than unaccelerated",
+        ]
+        if self.share_reused:
+            refreshes = "" if self.num_refreshes is None else f"{self.num_refreshes} refreshes, "
+            lines.append(
+                f"Cache: {refreshes}{self.share_reused:.0%} of the work reused, "
+                f"{self.cache_bytes / 2**20:.1f} MiB kept per image"
+            )
+        return "\n".join(lines)
+
+
+def summarise(session: Session) -> Summary:
+    """Count what a session's sampling takes; seconds for the largest models."""
+    config, sampler, cache, plan = session.model.config, session.sampler, session.cache, session.plan
+    counted = count_flops(config, sampler, cache)
+    without = counted if type(cache) is NoCache else count_flops(config, sampler, NoCache())
+    published = Sampler(guidance_scale=sampler.guidance_scale).for_model(session.defaults)
+    plain = count_flops(config, published, NoCache())
+    refreshes, kept = None, 0
+    if isinstance(cache, LazyMAR):
+        refreshes = cache.num_refreshes(plan)
+        kept = cache_memory(cache, config, plan, session.model.fake_latent.element_size()).total
+    return Summary(
+        num_ar_steps=len(plan.steps),
+        num_guided_steps=sum(step.guided for step in plan.steps),
+        num_refreshes=refreshes,
+        share_reused=1 - counted.total / without.total,
+        cache_bytes=kept,
+        tflops=counted.total / 1e12,
+        tflops_unaccelerated=plain.total / 1e12,
+    )

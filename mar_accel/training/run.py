@@ -1,0 +1,169 @@
+"""A run of train: a model trained to its last step, its averaged weights as a model folder.
+
+A training that was stopped goes on when its command is given again; one that is finished is only exported.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+from mar_accel.config.settings import Settings, TrainingSettings
+from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_architecture, build_node
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.session import check_device
+from mar_accel.inference.trainer import trainer_or_config_error
+from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
+from mar_accel.runs.loggers import log_config, open_logger
+from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.training.build import build_trained
+from mar_accel.training.export import export_averaged, write_model_card
+from mar_accel.training.last_checkpoint import LastCheckpoint
+from mar_accel.training.module import TrainingModule
+
+LAST = "last.ckpt"
+LOG_EVERY_N_STEPS = 50
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The folder with the averaged weights, and the optimiser steps behind them."""
+
+    folder: Path
+    steps: int
+
+
+def train(settings: Settings) -> TrainingResult | None:
+    """Train as the settings say.
+
+    Returns:
+        What was trained; None on every process but the first.
+
+    Raises:
+        MarAccelError: the config cannot be run; nothing has been written then.
+    """
+    data = _training_data(settings)
+    output_dir = Path(settings.output_dir).absolute()
+    last = output_dir / "checkpoints" / LAST
+    resumed = _resume_path(settings.training, last)
+    steps_done = _global_step(resumed) if resumed is not None else 0
+    prepare_output_dir(output_dir)
+    seconds = 0.0
+    if steps_done < settings.training.max_steps:
+        pl.seed_everything(settings.seed, verbose=False)
+        torch.set_float32_matmul_precision("high")
+        module = TrainingModule(*build_trained(settings.model), settings.training)
+        trainer, seconds = _fit(settings, module, data, output_dir, resumed)
+        if not trainer.is_global_zero:
+            return None
+        resumed = last
+    assert resumed is not None
+    folder = export_averaged(resumed, settings.model, output_dir / "model")
+    steps = _global_step(resumed)
+    record = run_record(settings, steps=steps, resumed_at=steps_done, seconds=seconds)
+    write_json(record, output_dir / RECORD_FILE)
+    write_model_card(folder, record)
+    return TrainingResult(folder, steps)
+
+
+def _training_data(settings: Settings) -> pl.LightningDataModule:
+    """The training data of a config; refuses what cannot be trained."""
+    check_device(settings.trainer.accelerator)
+    dataset = settings.dataset
+    if dataset.training_data is None:
+        raise ConfigError(
+            f"dataset={dataset.name} has no training data; set dataset.training_data or use dataset=digits."
+        )
+    architecture = build_architecture(settings.model)
+    key, batch_size = "dataset.training_data", settings.training.batch_size
+    data = build_node(key, dataset.training_data, pl.LightningDataModule, batch_size=batch_size)
+    if data.channels != architecture.latent_channels:
+        raise ConfigError(
+            f"model={settings.model.name} works on {architecture.latent_channels} channels but "
+            f"dataset={dataset.name} has {data.channels}; choose a model that fits."
+        )
+    return data
+
+
+def _resume_path(settings: TrainingSettings, last: Path) -> Path | None:
+    if settings.resume is None:
+        return None
+    path = last if settings.resume == "last" else Path(settings.resume)
+    if not path.is_file():
+        if settings.resume == "last":
+            return None
+        raise ConfigError(
+            f"training.resume={settings.resume} is not a file; give a checkpoint, last or null."
+        )
+    # Only a file that was written to its end has the table that is looked for here.
+    if not zipfile.is_zipfile(path):
+        raise ConfigError(f"training.resume: {path} is damaged; give another checkpoint of the run or null.")
+    return path
+
+
+def _global_step(checkpoint: Path) -> int:
+    """Optimiser steps that a checkpoint has behind it."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def _fit(
+    settings: Settings,
+    module: TrainingModule,
+    data: pl.LightningDataModule,
+    output_dir: Path,
+    resumed: Path | None,
+) -> tuple[pl.Trainer, float]:
+    """Train to the last step; leaves ``checkpoints/last.ckpt``. Returns the Trainer and the seconds."""
+    training = settings.training
+    checkpoints = ModelCheckpoint(
+        dirpath=output_dir / "checkpoints",
+        filename="step-{step}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=training.checkpoint_every,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = trainer_or_config_error(
+        **settings.trainer.lightning,
+        max_steps=training.max_steps,
+        gradient_clip_val=training.gradient_clip,
+        # The last checkpoint is written before the averaged weights take the place of the current ones.
+        callbacks=[
+            LastCheckpoint(output_dir / "checkpoints" / LAST),
+            EMAWeightAveraging(decay=training.ema_decay),
+            checkpoints,
+        ],
+        logger=False,
+        default_root_dir=output_dir,
+        log_every_n_steps=LOG_EVERY_N_STEPS,
+        enable_model_summary=False,
+    )
+    if trainer.is_global_zero:
+        _keep_earlier_metrics(output_dir)
+        write_config(settings, output_dir)
+    trainer.logger = open_logger(settings)
+    log_config(trainer.logger, settings)
+    start = time.perf_counter()
+    with further_processes(output_dir / CONFIG_FILE):
+        try:
+            trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+        except SystemExit:
+            if trainer.is_global_zero:
+                print("stopped: the same command goes on from the last checkpoint.", file=sys.stderr)
+            raise
+    return trainer, time.perf_counter() - start
+
+
+def _keep_earlier_metrics(output_dir: Path) -> None:
+    """Keep what was logged before a resumption under another name: the CSV logger empties its file."""
+    for metrics in output_dir.glob("logs/metrics.csv"):
+        number = len(list(metrics.parent.glob("metrics-*.csv"))) + 1
+        metrics.rename(metrics.with_name(f"metrics-{number}.csv"))
