@@ -23,6 +23,7 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling import denoiser
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_schedule import diffusion_schedule
+from mar_accel.sampling.guidance import Guidance
 from mar_accel.sampling.policy import NoCache
 from mar_accel.sampling.solvers import DDPM
 

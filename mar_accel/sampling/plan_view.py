@@ -64,7 +64,6 @@ def plan_table(rows: Sequence[dict[str, float]], title: str) -> Table:
         ("stage", ""),
         ("tokens", f"{total['tokens']:.0f}"),
         ("w", ""),
-        ("branches", ""),
         ("T", ""),
         ("detail tokens", f"{total['detail_tokens']:.0f}"),
         ("head evaluations", f"{total['head_evaluations']:.0f}"),
@@ -78,7 +77,7 @@ def plan_table(rows: Sequence[dict[str, float]], title: str) -> Table:
             f"{row['detail_tokens']} at T={row['detail_diffusion_steps']}" if row["detail_tokens"] else ""
         )
         cells = [str(row["ar_step"]), str(row["stage"]), str(row["tokens"]), f"{row['guidance_scale']:.2f}"]
-        cells += [str(row["branches"]), str(row["diffusion_steps"]), detail, str(row["head_evaluations"])]
+        cells += [str(row["diffusion_steps"]), detail, str(row["head_evaluations"])]
         table.add_row(*cells, *([_giga(row["gflops"])] if with_flops else []))
     return table
 

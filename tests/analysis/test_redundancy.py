@@ -57,8 +57,8 @@ def test_figures_and_numbers(tmp_path: Path) -> None:
 
 
 def test_stretches_lie_between_refreshes() -> None:
-    assert stretches(HeadCache(period=3), 9) == [range(1, 3), range(4, 6), range(7, 8)]
-    assert stretches(HeadCache(period=1), 9) == []
+    assert stretches(HeadCache(period=3, period_for=None), 9) == [range(1, 3), range(4, 6), range(7, 8)]
+    assert stretches(HeadCache(period=1, period_for=None), 9) == []
 
 
 def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
@@ -76,7 +76,10 @@ def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
     probed = [
         (int(row["first_timestep"]), int(row["last_timestep"])) for row in rows if row["part"] == "stretch"
     ]
-    expected = [(timesteps[part[0]], timesteps[part[-1]]) for part in stretches(HeadCache(period=3), length)]
+    expected = [
+        (timesteps[part[0]], timesteps[part[-1]])
+        for part in stretches(HeadCache(period=3, period_for=None), length)
+    ]
     assert probed == expected
     assert all(float(row["mse"]) > 0 for row in rows) and rows[-1]["part"] == "all"
 

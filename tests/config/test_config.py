@@ -36,7 +36,8 @@ def _overrides(group: str, member: str) -> tuple[str, list[str]]:
     if above:
         parent = "/".join(above)
         for path in sorted((CONF / parent).glob("*.yaml")):
-            if part in _default_groups(path):
+            # A member that exchanges the part may not fit the others; one that has it of its own does.
+            if part in _default_groups(path) and f"override {part}:" not in path.read_text():
                 return "generate", [f"{parent}={path.stem}", f"{group}={member}"]
         return "generate", [f"+{group}@{'.'.join([*above, part])}={member}"]
     for name in ["generate", *PRIMARY]:

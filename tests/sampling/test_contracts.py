@@ -1,0 +1,206 @@
+"""A part of one's own that returns something else than it should is refused with its class's name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mar_accel.errors import ConfigError
+from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps, DiffusionSteps
+from mar_accel.sampling.guidance import GuidanceSchedule, Progress
+from mar_accel.sampling.orders import Order, RandomOrder
+from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.selection import RandomSelection
+from mar_accel.sampling.solvers import DDPM
+from mar_accel.sampling.step_sizes import CosineSteps, StepSize, StepSizes
+
+GRID = (16, 16)
+SIZES = {"embed_dim": 8, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1, "head_depth": 1}
+CONFIG = MARConfig(grid=(4, 4), latent_channels=3, num_classes=5, buffer_size=2, head_width=8, **SIZES)
+
+
+class MySteps(StepSizes):
+    def __init__(self, *sizes: int):
+        self.given = sizes
+
+    def sizes(self, stage_sizes: Sequence[int]) -> Sequence[int]:
+        return self.given
+
+
+class MyStages(Order):
+    def __init__(self, *sizes: int):
+        self.given = sizes
+
+    def stage_sizes(self, grid: tuple[int, int]) -> tuple[int, ...]:
+        return self.given
+
+
+class MyOrder(RandomOrder):
+    def __init__(self, order: Tensor):
+        self.order = order
+
+    def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return self.order
+
+
+class MyLengths(DiffusionSteps):
+    def __init__(self, *lengths: Any):
+        self.lengths = lengths
+
+    def per_step(self, steps: Sequence[StepSize]) -> list[int]:
+        return list(self.lengths)
+
+
+class MyGuidance(GuidanceSchedule):
+    def __init__(self, scale: Any):
+        self.given = scale
+
+    def scale(self, guidance_scale: float, progress: Progress) -> float:
+        return self.given
+
+
+class Greedy(RandomSelection):
+    def num_selected(self, num_tokens: int) -> int:
+        return num_tokens + 1
+
+
+PLANS: dict[str, tuple[dict[str, Any], str]] = {
+    "too few tokens": (
+        {"step_sizes": MySteps(100, 100)},
+        r"sampler\.step_sizes \(MySteps\) decodes 200 of 256 tokens; its step sizes must add up to 256\.",
+    ),
+    "too many tokens": ({"step_sizes": MySteps(100, 200)}, r"\(MySteps\) decodes 300 of 256 tokens"),
+    "a step without tokens": (
+        {"step_sizes": MySteps(128, 0, 128)},
+        r"\(MySteps\) decodes 0 tokens at AR step 1",
+    ),
+    "half a token": ({"step_sizes": MySteps(127.5, 128.5)}, r"decodes 127\.5 tokens at AR step 0"),  # type: ignore[arg-type]
+    "no step": ({"step_sizes": MySteps()}, r"decodes 0 of 256 tokens"),
+    "stages that are not the grid": (
+        {"order": MyStages(128, 64)},
+        r"sampler\.order \(MyStages\) has stages of 192 tokens in all, but the grid has 256",
+    ),
+    "an empty stage": ({"order": MyStages(256, 0)}, r"\(MyStages\) has the stage sizes \[256, 0\]"),
+    "a T too few": (
+        {"step_sizes": CosineSteps(3), "diffusion_steps": MyLengths(9, 9)},
+        r"sampler\.diffusion_steps \(MyLengths\) has 2 values for 3 AR steps",
+    ),
+    "half a T": (
+        {"step_sizes": CosineSteps(2), "diffusion_steps": MyLengths(9, 9.5)},
+        r"\(MyLengths\) must return integers, got 9\.5 at AR step 1",
+    ),
+    "a negative scale": (
+        {"guidance_schedule": MyGuidance(-1)},
+        r"sampler\.guidance_schedule \(MyGuidance\) has the scale -1 at AR step 0",
+    ),
+    "an infinite scale": ({"guidance_schedule": MyGuidance(math.inf)}, "has the scale inf"),
+    "a scale that is none": ({"guidance_schedule": MyGuidance(None)}, "has the scale None"),
+    "more chosen than there are": (
+        {"selection": Greedy(0.1, 100)},
+        r"sampler\.selection \(Greedy\) chooses \d+ of \d+ tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLANS)
+def test_a_plan_of_wrong_parts_is_refused(case: str) -> None:
+    parts, message = PLANS[case]
+    with pytest.raises(ConfigError, match=message):
+        Sampler(**parts).plan(GRID)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"guidance_scale": -1}, r"sampler\.guidance_scale must be a finite number >= 0 \(1 .* got -1\."),
+        ({"guidance_scale": math.nan}, r"guidance_scale must be .* got nan"),
+        ({"guidance_scale": "abc"}, r"guidance_scale must be .* got abc"),
+        ({"temperature": math.inf}, r"sampler\.temperature must be a finite number >= 0, got inf"),
+        ({"temperature": "model"}, r"temperature must be .* got model"),
+    ],
+)
+def test_settings_are_finite(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Sampler(**settings)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (torch.zeros(256, dtype=torch.int64), r"\(MyOrder\) returns no permutation; .* from 0 to 255 once"),
+        (torch.arange(1, 257), "returns no permutation"),
+        (
+            torch.arange(255),
+            r"must return an int64 tensor of shape \[256\], got torch\.int64 of shape \[255\]",
+        ),
+        (torch.arange(256).float(), r"got torch\.float32"),
+        (torch.arange(256).view(16, 16), r"of shape \[16, 16\]"),
+    ],
+)
+def test_an_order_is_a_permutation(order: Tensor, message: str) -> None:
+    sampler = Sampler(order=MyOrder(order), diffusion_steps=ConstantDiffusionSteps(2))
+    with pytest.raises(ConfigError, match=message):
+        sampler.draw(sampler.plan(GRID), 0, [0], token_dim=1)
+
+
+class AllPositions(CachePolicy):
+    """Returns z of the whole grid."""
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        tokens, known = state.known(step)
+        return state.model(state.embedding(step), tokens, known, state.order)
+
+
+class OneBranch(CachePolicy):
+    """Forgets the unconditional branch."""
+
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
+        return super().conditioning_vectors(state, step)[: state.batch_size]
+
+
+class FlatScores(RandomSelection):
+    def scores(self, z: Tensor, random_scores: Tensor) -> Tensor:
+        return random_scores[0]
+
+
+class WholeChain(DDPM):
+    def sample(self, denoise: Any, noise: Tensor, schedule: Any, temperature: float) -> Tensor:
+        return noise
+
+
+def _decode(cache: CachePolicy, **parts: Any) -> None:
+    model = MAR(CONFIG).eval()
+    sampler = Sampler(
+        step_sizes=CosineSteps(4), diffusion_steps=ConstantDiffusionSteps(2), guidance_scale=2.0, **parts
+    )
+    plan = sampler.plan(CONFIG.grid)
+    noise = sampler.draw(plan, 0, [0, 1], CONFIG.token_dim)
+    engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
+    decode(engine, model.class_embedding(torch.tensor([0, 1])), noise)
+
+
+def test_what_the_decode_loop_gets_has_the_shape_that_it_needs() -> None:
+    # The first of four steps decodes two of sixteen tokens; two images, two branches, width 8.
+    with pytest.raises(
+        ConfigError, match=r"cache \(AllPositions\): .* shape \[4, 2, 8\] at AR step 0, got \[4, 16"
+    ):
+        _decode(AllPositions())
+    with pytest.raises(
+        ConfigError, match=r"cache \(OneBranch\): .* shape \[4, 2, 8\] at AR step 0, got \[2, 2, 8"
+    ):
+        _decode(OneBranch())
+    with pytest.raises(
+        ConfigError, match=r"sampler\.selection \(FlatScores\): scores must return shape \[2, "
+    ):
+        _decode(NoCache(), selection=FlatScores(0.5, 2))
+    with pytest.raises(ConfigError, match=r"sampler\.solver \(WholeChain\): sample must return shape \[4, "):
+        _decode(NoCache(), solver=WholeChain())
