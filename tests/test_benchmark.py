@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mar_accel.benchmark import benchmark
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.profiling.benchmark_result import compare, timing_table
@@ -43,7 +43,7 @@ def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Pat
         f"output_dir={tmp_path}",
     ]
     shared = [*TINY, "sampler.num_iter=6"]
-    timings = benchmark(compose_config("benchmark", [*own, *shared]), [*own, *shared])
+    timings = benchmark(compose_settings("benchmark", [*own, *shared]), [*own, *shared])
     record = json.loads((tmp_path / "benchmark.json").read_text())
     few, mar = record["variants"]
     assert (few["name"], mar["name"]) == ("few", "mar")
@@ -74,13 +74,13 @@ def test_a_stopped_run_keeps_the_rounds_that_it_finished(
         f"output_dir={tmp_path}",
     ]
     with pytest.raises(StopIteration):
-        benchmark(compose_config("benchmark", [*own, *overrides]), overrides)
+        benchmark(compose_settings("benchmark", [*own, *overrides]), overrides)
     (mar,) = json.loads((tmp_path / "benchmark.json").read_text())["variants"]
     assert len(mar["seconds_per_image"]) == 1 and mar["peak_flops"] == 2e9
 
 
 def test_every_variant_of_the_config_composes() -> None:
-    config = compose_config("benchmark")
+    config = compose_settings("benchmark")
     rows = select_rows(config.benchmark.variants, None)
     configs = compose_variants(rows, TINY)
     assert rows[0].name == "mar"
@@ -89,7 +89,7 @@ def test_every_variant_of_the_config_composes() -> None:
 
 
 def test_variants_of_one_model_share_its_weights() -> None:
-    rows = select_rows(compose_config("benchmark").benchmark.variants, ["mar", "gtr"])
+    rows = select_rows(compose_settings("benchmark").benchmark.variants, ["mar", "gtr"])
     first, second = build_variants(rows, compose_variants(rows, TINY), autoencoder=False)
     assert first.module.model is second.module.model
     assert isinstance(first.module.autoencoder, NoAutoencoder)
@@ -124,7 +124,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
 ) -> None:
     if torch.cuda.is_available() and "cuda" in overrides[0]:
         pytest.skip("there is a CUDA device")
-    config = compose_config("benchmark", [*TINY, *overrides, f"output_dir={tmp_path / 'run'}"])
+    config = compose_settings("benchmark", [*TINY, *overrides, f"output_dir={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match=sentence):
         benchmark(config, TINY)
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.convert import convert
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
@@ -42,7 +42,7 @@ def checkpoint(tmp_path: Path) -> tuple[Path, MAR]:
 
 
 def _convert(*overrides: str) -> Path:
-    return convert(compose_config("convert", ["model=mar_base", *OVERRIDES, *overrides]))
+    return convert(compose_settings("convert", ["model=mar_base", *OVERRIDES, *overrides]))
 
 
 def test_checkpoint_to_folder(

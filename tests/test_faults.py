@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_architecture
 from mar_accel.models.mar import MAR
 from mar_accel.weights.folder import save_model_folder
@@ -84,9 +84,9 @@ def test_folder_that_cannot_be_written(run_here: Any, tiny_model: list[str], tmp
 @pytest.fixture
 def weights(tiny_model: list[str], tmp_path: Path) -> Path:
     """A folder with the weights of the tiny model."""
-    config = compose_config("generate", tiny_model)
+    config = compose_settings("generate", tiny_model)
     model = MAR(build_architecture(config.model))
-    return save_model_folder(tmp_path / "weights", model, name="digits", guidance_scale=2.0)
+    return save_model_folder(tmp_path / "weights", model, name="digits", sampling={"guidance_scale": 2.0})
 
 
 def test_weights_of_a_folder_are_sampled(

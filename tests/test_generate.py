@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.generate import build_module, generate
@@ -32,7 +32,7 @@ def _pixels(folder: Path, num_images: int = NUM_IMAGES) -> np.ndarray:
 
 
 def _generate(folder: Path, overrides: list[str]) -> np.ndarray:
-    config = compose_config(
+    config = compose_settings(
         "generate", [*overrides, f"dataset.num_images={NUM_IMAGES}", f"output_dir={folder}"]
     )
     assert generate(config).output_dir == folder
@@ -53,7 +53,7 @@ def test_batch_size_does_not_matter(method: list[str], tiny_model: list[str], tm
 
 
 def test_order_of_indices_does_not_matter(tiny_model: list[str]) -> None:
-    module = build_module(compose_config("generate", tiny_model))
+    module = build_module(compose_settings("generate", tiny_model))
 
     def sample(indices: list[int]) -> dict[int, np.ndarray]:
         batch = torch.tensor(indices), torch.tensor([index % 10 for index in indices])
@@ -100,7 +100,7 @@ def test_multirun_over_processes_gives_each_job_its_folder(
 
 
 def test_processes_without_work_are_refused(tiny_model: list[str], tmp_path: Path) -> None:
-    config = compose_config(
+    config = compose_settings(
         "generate", [*tiny_model, "trainer=ddp_cpu", "dataset.num_images=1", f"output_dir={tmp_path}/run"]
     )
     with pytest.raises(ConfigError, match=r"trainer\.devices=2 .* dataset\.num_images=1"):
@@ -152,7 +152,7 @@ def test_labels_take_turns() -> None:
 
 
 def _rerun(folder: Path, tiny_model: list[str], *overrides: str) -> Any:
-    config = compose_config(
+    config = compose_settings(
         "generate", [*tiny_model, "dataset.num_images=2", f"output_dir={folder}", *overrides]
     )
     return generate(config)

@@ -44,7 +44,7 @@ def pipe() -> MARPipeline:
         head_width=32,
     )
     model = load_mar(config, "random", "small")
-    return MARPipeline(model, PixelAutoencoder(), name="small", guidance_scale=2.0)
+    return MARPipeline(model, PixelAutoencoder(), name="small", sampling={"guidance_scale": 2.0})
 
 
 def test_images_do_not_depend_on_the_batch(pipe: MARPipeline) -> None:
@@ -180,11 +180,11 @@ def test_importing_it_does_not_import_lightning() -> None:
 
 @pytest.mark.slow
 def test_same_images_as_generate(tmp_path: Path) -> None:
-    from mar_accel.config.compose import compose_config
-    from mar_accel.generate import generate
+    from mar_accel.config.compose import compose_settings
+    from mar_accel.runs.generation import generate
 
     settings = ["sampler.num_iter=4", "sampler.num_diffusion_steps=10", "seed=5", "sampler=halton"]
-    config = compose_config(
+    config = compose_settings(
         "generate",
         [
             *("model=digits", "model.weights=random", "logger=none", "callbacks=none"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.plan import show_plan
 
@@ -23,7 +23,7 @@ GTR += ["sampler.diffusion_steps.reconstruction_steps=3", "sampler.selection.num
 
 
 def _show(folder: Path, *overrides: str) -> tuple[list[dict[str, str]], dict]:
-    show_plan(compose_config("plan", [*TINY, *overrides, f"output_dir={folder}"]))
+    show_plan(compose_settings("plan", [*TINY, *overrides, f"output_dir={folder}"]))
     with (folder / "plan.csv").open() as file:
         return list(csv.DictReader(file)), json.loads((folder / "run.json").read_text())
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.train import train
 from mar_accel.training.module import TrainingConfig, TrainingModule, draw_mask_ratio
+from mar_accel.training.run import train
 
 # The overrides of a sampler mean nothing to a training.
 SETTINGS = ["training.batch_size=4", "training.checkpoint_every=2", "training.warmup_steps=2", "logger=none"]
@@ -31,7 +31,7 @@ def tiny(tiny_model: list[str]) -> list[str]:
 
 def _train(folder: Path, overrides: list[str], *more: str) -> dict[str, Any]:
     """Train; returns the record."""
-    assert train(compose_config("train", [*overrides, f"output_dir={folder}", *more])) == folder / "model"
+    assert train(compose_settings("train", [*overrides, f"output_dir={folder}", *more])) == folder / "model"
     return json.loads((folder / "run.json").read_text())
 
 
@@ -134,7 +134,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(
 def test_bad_settings_are_refused(override: str, sentence: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=sentence):
-        train(compose_config("train", [f"output_dir={folder}", override]))
+        train(compose_settings("train", [f"output_dir={folder}", override]))
     assert not folder.exists()
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.digit_features import DigitFeatures
-from mar_accel.train_features import train_features
+from mar_accel.training.features import train_features
 
 
 def test_trained_network_is_loaded_and_measured_on_scans_it_has_not_seen(tmp_path: Path) -> None:
-    folder = train_features(compose_config("train_features", ["training.epochs=3", f"output_dir={tmp_path}"]))
+    folder = train_features(
+        compose_settings("train_features", ["training.epochs=3", f"output_dir={tmp_path}"])
+    )
     record = json.loads((folder / "run.json").read_text())
     assert record["num_trained_on"] + record["num_held_out"] == 1797
     assert 0.8 < record["accuracy_held_out"] <= 1 and 0.8 < record["accuracy_held_out_augmented"] <= 1
@@ -25,4 +27,4 @@ def test_trained_network_is_loaded_and_measured_on_scans_it_has_not_seen(tmp_pat
 @pytest.mark.parametrize("override", ["training.epochs=0", "training.held_out=1"])
 def test_bad_settings_are_named(override: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=override.replace(".", r"\.")):
-        train_features(compose_config("train_features", [override, f"output_dir={tmp_path}"]))
+        train_features(compose_settings("train_features", [override, f"output_dir={tmp_path}"]))

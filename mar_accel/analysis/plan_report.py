@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mar_accel.config.settings import Settings
-from mar_accel.inference.build import build_sampling, mar_architecture
+from mar_accel.inference.build import build_cache, build_sampler, mar_architecture
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
@@ -30,7 +30,7 @@ def show_plan(settings: Settings) -> Plan:
     Raises:
         ConfigError: sampler, cache and model cannot be combined; nothing has been written then.
     """
-    sampler, cache = build_sampling(settings)
+    sampler, cache = build_sampler(settings), build_cache(settings)
     architecture = mar_architecture(settings.model)
     plan = sampler.plan(architecture.grid)
     cache.check(architecture, plan, sampler.solver)

@@ -47,16 +47,16 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
     return built
 
 
-def build_sampling(settings: Settings) -> tuple[Sampler, CachePolicy]:
-    """Sampler and cache policy of a config, with what they leave to the model.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
+def build_sampler(settings: Settings) -> Sampler:
+    """The sampler of a config, with what it leaves to the model; raises ConfigError for wrong values."""
     sampler: Sampler = build_node("sampler", settings.sampler, Sampler)
+    return sampler.for_model(settings.model.sampling)
+
+
+def build_cache(settings: Settings) -> CachePolicy:
+    """The cache policy of a config, with what it leaves to the model; raises ConfigError for wrong values."""
     cache: CachePolicy = build_node("cache", settings.cache, CachePolicy)
-    defaults = settings.model.sampling
-    return sampler.for_model(defaults), cache.for_model(defaults)
+    return cache.for_model(settings.model.sampling)
 
 
 def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:

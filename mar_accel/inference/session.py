@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_model, build_sampling, mar_architecture
+from mar_accel.inference.build import build_cache, build_model, build_sampler, mar_architecture
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
@@ -86,7 +86,7 @@ class Session:
             WeightsError: weights are missing, damaged or of another model.
         """
         # The cheap checks come first: nobody should wait for weights to learn of a typo.
-        sampler, cache = build_sampling(settings)
+        sampler, cache = build_sampler(settings), build_cache(settings)
         architecture = mar_architecture(settings.model)
         cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
         return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
@@ -97,7 +97,7 @@ class Session:
 
     def with_settings(self, settings: Settings) -> Session:
         """The same model with the sampler and the cache of other settings."""
-        return self.with_sampling(*build_sampling(settings))
+        return self.with_sampling(build_sampler(settings), build_cache(settings))
 
     def with_autoencoder(self, autoencoder: Autoencoder) -> Session:
         """The same with another autoencoder."""

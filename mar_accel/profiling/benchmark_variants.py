@@ -11,7 +11,7 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import Row, merge_overrides
 from mar_accel.config.settings import BenchmarkSettings, Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_sampling, mar_architecture
+from mar_accel.inference.build import build_cache, build_sampler, mar_architecture
 from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.weights.loading import load_mar
@@ -89,7 +89,12 @@ def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencode
             model = settings.model
             network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
             session = Session.of(
-                network, NoAutoencoder(), *build_sampling(settings), settings.seed, model.sampling
+                network,
+                NoAutoencoder(),
+                build_sampler(settings),
+                build_cache(settings),
+                settings.seed,
+                model.sampling,
             )
         variants.append(Variant(row.name, settings, session))
     return variants

@@ -10,6 +10,7 @@ class Readable:
 
     def __repr__(self) -> str:
         names = inspect.signature(type(self)).parameters
-        kept = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        # A method of an argument's name is no value, and its own repr would come back here.
+        kept = {name: getattr(self, name) for name in names if name in vars(self)}
         arguments = ", ".join(f"{name}={value!r}" for name, value in kept.items())
         return f"{type(self).__name__}({arguments})"

@@ -10,7 +10,7 @@ import torch
 
 from mar_accel.analysis.head_reuse import stretches
 from mar_accel.caching.head import HeadCache
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.redundancy import measure_redundancy
 from mar_accel.sampling.diffusion_schedule import respaced_timesteps
@@ -32,7 +32,7 @@ SMALL = [
 
 
 def test_figures_and_numbers(tmp_path: Path) -> None:
-    statistics = measure_redundancy(compose_config("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
+    statistics = measure_redundancy(compose_settings("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
     assert statistics.num_images == 3
     with (tmp_path / "token_distance.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -64,7 +64,9 @@ def test_stretches_lie_between_refreshes() -> None:
 def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
     """The tokens stay those of the plain solver; all of a period of 3 is three stretches, one that of 9."""
     overrides = [*SMALL, "model.architecture.head_depth=2", "redundancy.head_every=2"]
-    config = compose_config("redundancy", [*overrides, "redundancy.head_period=3", f"output_dir={tmp_path}"])
+    config = compose_settings(
+        "redundancy", [*overrides, "redundancy.head_period=3", f"output_dir={tmp_path}"]
+    )
     measure_redundancy(config)
     with (tmp_path / "head_reuse.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -91,18 +93,18 @@ def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
 def test_a_probe_that_measures_nothing_is_refused(tmp_path: Path, override: str, text: str) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=text):
-        measure_redundancy(compose_config("redundancy", [*SMALL, override, f"output_dir={folder}"]))
+        measure_redundancy(compose_settings("redundancy", [*SMALL, override, f"output_dir={folder}"]))
     assert not folder.exists()
 
 
 def test_a_solver_that_jumps_is_not_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DDPM, "visits_every_timestep", False)
-    measure_redundancy(compose_config("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
+    measure_redundancy(compose_settings("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
     assert (tmp_path / "branch_mse.csv").exists() and not (tmp_path / "head_reuse.csv").exists()
 
 
 def test_without_guidance_there_is_no_residual(tmp_path: Path) -> None:
-    config = compose_config("redundancy", [*SMALL, "sampler.guidance_scale=1", f"output_dir={tmp_path}"])
+    config = compose_settings("redundancy", [*SMALL, "sampler.guidance_scale=1", f"output_dir={tmp_path}"])
     statistics = measure_redundancy(config)
     assert statistics.residual_ratio() is None and list(statistics.matrices()) == ["output"]
 
@@ -111,7 +113,7 @@ def test_one_step_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ConfigError, match=r"sampler\.num_iter"):
         measure_redundancy(
-            compose_config("redundancy", [*SMALL, "sampler.num_iter=1", f"output_dir={folder}"])
+            compose_settings("redundancy", [*SMALL, "sampler.num_iter=1", f"output_dir={folder}"])
         )
     assert not folder.exists()
 
@@ -119,4 +121,4 @@ def test_one_step_is_refused(tmp_path: Path) -> None:
 def test_several_devices_are_one(tmp_path: Path) -> None:
     """What is recorded stays in one process; two would write half of it each."""
     overrides = [*SMALL, "trainer=ddp_cpu", "trainer.batch_size=2", f"output_dir={tmp_path}"]
-    assert measure_redundancy(compose_config("redundancy", overrides)).num_images == 3
+    assert measure_redundancy(compose_settings("redundancy", overrides)).num_images == 3

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
@@ -28,7 +28,7 @@ EAGER_REFRESH = ["cache.refresh.warmup_steps=3", "cache.refresh.period=3"]
 
 @lru_cache
 def _config(overrides: tuple[str, ...]) -> DictConfig:
-    config = compose_config("generate", [*SHORT, *overrides])
+    config = compose_settings("generate", [*SHORT, *overrides])
     if config.cache.get("head") and config.cache.head.period_for == 100:
         # Chains of nine timesteps would get no head cache under the default, a period for a hundred.
         config.cache.head.period_for = 9

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import load_rows
 from mar_accel.inference.build import build_architecture, build_cache, build_sampler
 
@@ -17,7 +17,7 @@ ROWS = Path(__file__).parents[2] / "experiments" / "lazymar_ablation" / "rows.ya
 def test_every_row_composes_and_fits_the_embedded_model() -> None:
     seen = []
     for row in load_rows(ROWS):
-        config = compose_config("generate", list(row.overrides))
+        config = compose_settings("generate", list(row.overrides))
         sampler, cache = build_sampler(config), build_cache(config)
         architecture = build_architecture(config.model)
         cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR
@@ -172,7 +172,9 @@ def test_refreshing_all_of_a_chain_is_no_cache(run: Decode, plain: Any) -> None:
 
 def test_lazymar_late_computes_no_more_timesteps_than_lazymar() -> None:
     published, late = (
-        build_cache(compose_config("generate", ["model=mar_base", "model.weights=random", f"cache={cache}"]))
+        build_cache(
+            compose_settings("generate", ["model=mar_base", "model.weights=random", f"cache={cache}"])
+        )
         for cache in ("lazymar", "lazymar_late")
     )
     assert isinstance(published, LazyMAR) and isinstance(late, LazyMAR) and published.head and late.head
@@ -190,7 +192,7 @@ def test_works_with_every_sampler(run: Decode, model: MAR, sampler: str) -> None
     if sampler.startswith("gtr"):
         overrides.append("sampler.num_iter=null")
     lazy_steps: list[int] = []
-    cache = build_cache(compose_config("generate", [*SHORT, "cache=lazymar", *EAGER_REFRESH]))
+    cache = build_cache(compose_settings("generate", [*SHORT, "cache=lazymar", *EAGER_REFRESH]))
     assert isinstance(cache, LazyMAR)
     due = cache.refresh.due
     cache.refresh.due = lambda step: due(step) or bool(lazy_steps.append(step.index))  # type: ignore[func-returns-value,method-assign]
@@ -222,7 +224,7 @@ def test_nothing_comes_to_the_host(run: Decode) -> None:
 
 
 def test_kept_tensors_have_the_compute_dtype_and_are_freed(run: Decode, model: MAR) -> None:
-    cache = build_cache(compose_config("generate", [*SHORT, "cache=lazymar", *EAGER_REFRESH]))
+    cache = build_cache(compose_settings("generate", [*SHORT, "cache=lazymar", *EAGER_REFRESH]))
     assert isinstance(cache, LazyMAR)
     kept: list[weakref.ref[Tensor]] = []
 
@@ -271,7 +273,7 @@ def test_what_cannot_work_is_refused_with_the_reason(run: Decode, overrides: lis
 
 
 def test_a_solver_that_jumps_between_timesteps_is_refused(model: MAR) -> None:
-    config = compose_config("generate", [*SHORT, "cache=lazymar"])
+    config = compose_settings("generate", [*SHORT, "cache=lazymar"])
     sampler, cache = build_sampler(config), build_cache(config)
     sampler.solver.visits_every_timestep = False
     with pytest.raises(ConfigError, match=r"cache\.head .* sampler\.solver"):
@@ -279,6 +281,6 @@ def test_a_solver_that_jumps_between_timesteps_is_refused(model: MAR) -> None:
 
 
 def test_parts_are_chosen_by_name(model: MAR) -> None:
-    config = compose_config("generate", ["cache=token", "cache.condition=residual", "cache.head=periodic"])
-    everything = compose_config("generate", ["cache=lazymar"])
+    config = compose_settings("generate", ["cache=token", "cache.condition=residual", "cache.head=periodic"])
+    everything = compose_settings("generate", ["cache=lazymar"])
     assert config.cache == everything.cache

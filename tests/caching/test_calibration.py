@@ -9,7 +9,7 @@ import torch
 
 from mar_accel.caching.calibration import Schedule, least_tolerance, schedule_of
 from mar_accel.calibrate import calibrate
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_cache, build_sampler
 from mar_accel.profiling.flops import count_flops
@@ -69,19 +69,19 @@ def test_what_cannot_be_calibrated_is_refused_before_sampling(
 ) -> None:
     monkeypatch.setattr("mar_accel.calibrate._distances", lambda *_: pytest.fail("sampled"))
     with pytest.raises(ConfigError, match=text):
-        calibrate(compose_config("calibrate", [*SMALL, override, f"output_dir={tmp_path / 'run'}"]))
+        calibrate(compose_settings("calibrate", [*SMALL, override, f"output_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_the_overrides_give_the_wanted_speedup(tmp_path: Path) -> None:
-    config = compose_config("calibrate", [*SMALL, "calibrate.speedup=1.5", f"output_dir={tmp_path}"])
+    config = compose_settings("calibrate", [*SMALL, "calibrate.speedup=1.5", f"output_dir={tmp_path}"])
     result = calibrate(config)
     overrides = (tmp_path / "overrides.txt").read_text().split()
     assert overrides == list(result.overrides)
     counted = []
     for cache in (["cache=none"], ["cache=lazymar", *overrides]):
-        composed = compose_config("generate", [*SMALL, *cache])
+        composed = compose_settings("generate", [*SMALL, *cache])
         architecture = build_architecture(composed.model)
         counted.append(count_flops(architecture, build_sampler(composed), build_cache(composed)).total)
     assert counted[0] / counted[1] == pytest.approx(result.speedup) and result.speedup >= 1.5
@@ -93,5 +93,5 @@ def test_the_overrides_give_the_wanted_speedup(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_calibrated(override: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=text):
-        calibrate(compose_config("calibrate", [*SMALL, override, f"output_dir={tmp_path / 'run'}"]))
+        calibrate(compose_settings("calibrate", [*SMALL, override, f"output_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()

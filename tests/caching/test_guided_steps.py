@@ -14,7 +14,7 @@ from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.memory import cache_memory
 from mar_accel.caching.refresh import FixedRefresh, ListedRefresh, Refresh, StaticRefresh
 from mar_accel.caching.token import TokenCache
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR
 from mar_accel.profiling.flops import count_flops
@@ -45,7 +45,9 @@ class Steps(GuidanceSchedule):
 
 
 def _plan(num_iter: int, *guided: int) -> Plan:
-    sampler = Sampler(step_sizes=CosineSteps(num_iter), guidance_schedule=Steps(*guided), guidance_scale=2.0)
+    sampler = Sampler(
+        step_sizes=CosineSteps(num_iter), guidance_schedule=Steps(*guided), sampling={"guidance_scale": 2.0}
+    )
     return sampler.plan((8, 8))
 
 
@@ -132,13 +134,13 @@ def test_alternating_guidance_works_with_every_cache(run: Callable[..., Tensor],
 
 
 def _sampler(*overrides: str) -> Sampler:
-    return build_sampler(compose_config("generate", [*SHORT, *overrides]))
+    return build_sampler(compose_settings("generate", [*SHORT, *overrides]))
 
 
 @pytest.mark.parametrize("cache", ["token", "condition", "lazymar"])
 def test_an_unguided_step_costs_one_branch(model: MAR, cache: str) -> None:
     """Steps before the interval cost what they do without guidance."""
-    policy = build_cache(compose_config("generate", [*SHORT, f"cache={cache}", *EAGER_REFRESH]))
+    policy = build_cache(compose_settings("generate", [*SHORT, f"cache={cache}", *EAGER_REFRESH]))
     assert isinstance(policy, LazyMAR)
     interval = _sampler(*INTERVALS["from a lazy step on"])
     mixed = count_flops(model.config, interval, policy).per_step
@@ -159,7 +161,7 @@ def test_an_unguided_step_costs_one_branch(model: MAR, cache: str) -> None:
 def test_memory_is_stated_exactly(run: Callable[..., Tensor], model: MAR, cache: str, interval: str) -> None:
     from .test_memory import BATCH, _bytes
 
-    policy = build_cache(compose_config("generate", [*SHORT, f"cache={cache}", *EAGER_REFRESH]))
+    policy = build_cache(compose_settings("generate", [*SHORT, f"cache={cache}", *EAGER_REFRESH]))
     assert isinstance(policy, LazyMAR)
     most = [0, 0]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mar_accel.caching.head import HeadCacheDenoiser
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.memory import cache_memory
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.observer import Observer
@@ -22,7 +22,7 @@ BATCH = 3
 
 
 def _lazymar(*overrides: str) -> LazyMAR:
-    cache = build_cache(compose_config("generate", [*SHORT, *overrides]))
+    cache = build_cache(compose_settings("generate", [*SHORT, *overrides]))
     assert isinstance(cache, LazyMAR)
     return cache
 
@@ -47,7 +47,7 @@ def test_memory_is_stated_exactly(run: Callable[..., Tensor], model: MAR, cache:
                 most[number] = max(most[number], _bytes(part.tensors()) if part is not None else 0)
 
     run(guidance, cache=policy, batch=BATCH, observer=Meter())
-    plan = build_sampler(compose_config("generate", [*SHORT, guidance])).plan(model.config.grid)
+    plan = build_sampler(compose_settings("generate", [*SHORT, guidance])).plan(model.config.grid)
     stated = cache_memory(policy, model.config, plan, bytes_per_element=4)
     assert most == [BATCH * stated.token, BATCH * stated.condition]
     assert stated.total > 0
@@ -55,7 +55,7 @@ def test_memory_is_stated_exactly(run: Callable[..., Tensor], model: MAR, cache:
 
 def test_memory_of_the_head_cache(model: MAR) -> None:
     policy = _lazymar("cache=head", "cache.head.period_for=9")
-    plan = build_sampler(compose_config("generate", SHORT)).plan(model.config.grid)
+    plan = build_sampler(compose_settings("generate", SHORT)).plan(model.config.grid)
     step = max(plan.steps, key=lambda step: step.num_tokens)
     net, count = model.diffloss.net, step.num_tokens
     with torch.inference_mode():
@@ -71,8 +71,8 @@ def test_chains_that_refresh_everywhere_keep_nothing(model: MAR) -> None:
     """Nine timesteps, under a period of 7 for a hundred: only the chosen tokens' chain is long enough."""
     policy = _lazymar("cache=head")
     fts = ["sampler/selection=fts", "sampler.selection.num_diffusion_steps=50"]
-    short = build_sampler(compose_config("generate", SHORT)).plan(model.config.grid)
-    mixed = build_sampler(compose_config("generate", [*SHORT, *fts])).plan(model.config.grid)
+    short = build_sampler(compose_settings("generate", SHORT)).plan(model.config.grid)
+    mixed = build_sampler(compose_settings("generate", [*SHORT, *fts])).plan(model.config.grid)
     most = max(step.num_detail_tokens for step in mixed.steps)
     per_token = model.config.head_depth * model.config.head_width + model.config.token_dim
     assert cache_memory(policy, model.config, short, 4).head == 0
@@ -81,7 +81,7 @@ def test_chains_that_refresh_everywhere_keep_nothing(model: MAR) -> None:
 
 def test_no_lazy_step_needs_no_memory(model: MAR) -> None:
     policy = _lazymar("cache=lazymar", "cache.head=null", "cache.refresh.period=1")
-    plan = build_sampler(compose_config("generate", SHORT)).plan(model.config.grid)
+    plan = build_sampler(compose_settings("generate", SHORT)).plan(model.config.grid)
     assert cache_memory(policy, model.config, plan, 4).total == 0
 
 
@@ -90,7 +90,7 @@ def test_memory_of_mar_huge() -> None:
     huge = MARConfig(
         embed_dim=1280, num_heads=16, encoder_depth=20, decoder_depth=20, head_depth=12, head_width=1536
     )
-    config = compose_config("generate", ["cache=lazymar", "sampler.guidance_scale=3.25"])
+    config = compose_settings("generate", ["cache=lazymar", "sampler.guidance_scale=3.25"])
     policy = build_cache(config)
     assert isinstance(policy, LazyMAR)
     stated = cache_memory(policy, huge, build_sampler(config).plan(huge.grid), bytes_per_element=2)

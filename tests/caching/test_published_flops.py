@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mar_accel.caching.lazymar import LazyMAR
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MARConfig
 from mar_accel.profiling.flops import count_flops
@@ -65,7 +65,7 @@ def _left_out(config: MARConfig, plan: Plan, cache: LazyMAR | None) -> float:
 def test_flops_are_the_published_ones_up_to_what_is_left_out_exactly(size: str) -> None:
     config, published_plain, published = SIZES[size]
     # With the model's own max_timestep: that of the embedded model takes timesteps off the chains.
-    composed = compose_config("generate", [f"model=mar_{size}", "cache=lazymar"])
+    composed = compose_settings("generate", [f"model=mar_{size}", "cache=lazymar"])
     sampler, cache = build_sampler(composed), build_cache(composed)
     assert isinstance(cache, LazyMAR)
     counted = count_flops(config, sampler, cache).total / 1e12

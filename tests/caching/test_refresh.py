@@ -12,7 +12,7 @@ from mar_accel.caching.adaptive import AdaptiveRefresh
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.ratios import PUBLISHED_RATIOS, Ratios
 from mar_accel.caching.refresh import FixedRefresh, Refresh
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.profiling.flops import FlopCount, count_flops
@@ -24,7 +24,7 @@ PUBLISHED_REFRESHES = [0, 1, 2, 3, 4, 5, 14, 23, 32, 41, 50, 59]
 
 
 def _plan(*overrides: str) -> Plan:
-    return build_sampler(compose_config("generate", list(overrides))).plan((16, 16))
+    return build_sampler(compose_settings("generate", list(overrides))).plan((16, 16))
 
 
 def _refreshes(refresh: Refresh, plan: Plan) -> list[int]:
@@ -81,7 +81,7 @@ def test_ratios_by_step_progress_and_tokens() -> None:
 def _adaptive(threshold: float) -> LazyMAR:
     overrides = ["cache=token", "cache/refresh=adaptive", f"cache.refresh.threshold={threshold}"]
     overrides += ["cache.refresh.warmup_steps=1", "cache.refresh.max_new_share=null"]
-    cache = build_cache(compose_config("generate", [*SHORT, *overrides]))
+    cache = build_cache(compose_settings("generate", [*SHORT, *overrides]))
     assert isinstance(cache, LazyMAR)
     return cache
 
@@ -103,14 +103,14 @@ def test_adaptive_refresh_follows_the_drift(run: Callable[..., Tensor]) -> None:
 def test_flops_of_adaptive_refresh_are_those_of_the_last_batch(
     run: Callable[..., Tensor], model: MAR
 ) -> None:
-    sampler = build_sampler(compose_config("generate", SHORT))
+    sampler = build_sampler(compose_settings("generate", SHORT))
     cache = _adaptive(0.0)
     before = count_flops(model.config, sampler, cache).total
     run(cache=cache)
     after = count_flops(model.config, sampler, cache).total
     steps = [k for k, due in enumerate(cache.refresh.last_batch) if due]  # type: ignore[attr-defined]
     overrides = ["cache=token", "cache/refresh=listed", f"cache.refresh.steps={steps}"]
-    listed = build_cache(compose_config("generate", [*SHORT, *overrides]))
+    listed = build_cache(compose_settings("generate", [*SHORT, *overrides]))
     lower, exact = before, count_flops(model.config, sampler, listed).total
     # Adaptive refreshes keep what a lazy step would need even where none follows; that costs no FLOPs.
     assert lower < after == exact
@@ -133,5 +133,5 @@ def test_every_cache_saves_flops(model: MAR, cache: str) -> None:
 
 
 def _flops(config: MARConfig, overrides: list[str]) -> FlopCount:
-    composed = compose_config("generate", overrides)
+    composed = compose_settings("generate", overrides)
     return count_flops(config, build_sampler(composed), build_cache(composed))

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.config.check import check_value
-from mar_accel.config.compose import compose_config, conf_dir
+from mar_accel.config.compose import compose_settings, conf_dir
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_architecture, build_cache, build_part, build_sampler
+from mar_accel.inference.build import build_architecture, build_cache, build_sampler
 
 CONF = conf_dir()
 # "base" is a part of the others.
@@ -48,7 +48,7 @@ def _overrides(group: str, member: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("name", PRIMARY)
 def test_primary_configs_compose(name: str) -> None:
-    config = compose_config(name, REQUIRED.get(name, []))
+    config = compose_settings(name, REQUIRED.get(name, []))
     OmegaConf.to_container(config, resolve=True, throw_on_missing=name != "convert")
     assert config.command == name and config.output_dir.startswith(f"outputs/{name}/")
 
@@ -57,7 +57,7 @@ def test_primary_configs_compose(name: str) -> None:
 def test_members_of_all_groups_compose(path: Path) -> None:
     group, member = str(path.parent), path.stem
     primary, overrides = _overrides(group, member)
-    config = compose_config(primary, [*overrides, *REQUIRED.get(f"{group}/{member}", [])])
+    config = compose_settings(primary, [*overrides, *REQUIRED.get(f"{group}/{member}", [])])
     OmegaConf.to_container(config, resolve=True)
     node: Any = OmegaConf.select(config, group.replace("/", "."))
     if group == "experiment":
@@ -75,7 +75,7 @@ def test_members_of_all_groups_compose(path: Path) -> None:
     elif group == "model":
         assert build_architecture(config.model).seq_len == 256
     elif group.startswith(("sampler/", "cache/")):
-        assert build_part(node) is not None
+        assert build_node("part", node) is not None
 
 
 PARTS = ["sampler/order", "sampler/solver", "sampler/guidance_schedule", "cache/head", "cache/token"]
@@ -84,13 +84,13 @@ PARTS = ["sampler/order", "sampler/solver", "sampler/guidance_schedule", "cache/
 @pytest.mark.parametrize("group", PARTS)
 def test_parts_are_chosen_by_name_as_by_group(group: str) -> None:
     for path in sorted((CONF / group).glob("*.yaml")):
-        by_group = compose_config("generate", ["cache=lazymar", f"{group}={path.stem}"])
-        by_name = compose_config("generate", ["cache=lazymar", f"{group.replace('/', '.')}={path.stem}"])
+        by_group = compose_settings("generate", ["cache=lazymar", f"{group}={path.stem}"])
+        by_name = compose_settings("generate", ["cache=lazymar", f"{group.replace('/', '.')}={path.stem}"])
         assert (by_group.sampler, by_group.cache) == (by_name.sampler, by_name.cache)
 
 
 def test_a_part_that_is_left_out_is_put_in_with_its_keys() -> None:
-    config = compose_config("generate", ["cache=token", "cache.head=late", "cache.head.period=5"])
+    config = compose_settings("generate", ["cache=token", "cache.head=late", "cache.head.period=5"])
     assert (config.cache.head.period, config.cache.head.refresh_below) == (5, 0.08)
     assert config.cache.condition is None
 
@@ -99,7 +99,7 @@ def test_the_head_cache_suits_the_model() -> None:
     """The published models have the published constants; the embedded one shows what they leave."""
 
     def refreshed_below(*overrides: str) -> float:
-        config = compose_config("generate", ["cache=lazymar", *overrides])
+        config = compose_settings("generate", ["cache=lazymar", *overrides])
         cache = build_cache(config)
         assert isinstance(cache, LazyMAR) and cache.head is not None
         return float(cache.head.refresh_below)
@@ -113,11 +113,11 @@ def test_the_head_cache_suits_the_model() -> None:
 
 def test_values_left_to_the_user_are_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"cache\.refresh\.steps has no value of its own; give a list"):
-        compose_config("generate", ["cache=lazymar", "cache/refresh=listed"])
+        compose_settings("generate", ["cache=lazymar", "cache/refresh=listed"])
 
 
 def test_default_run_folders_differ_between_commands() -> None:
-    folders = {compose_config(name).output_dir.split("/")[1] for name in ("generate", "train")}
+    folders = {compose_settings(name).output_dir.split("/")[1] for name in ("generate", "train")}
     assert folders == {"generate", "train"}
 
 

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mar_accel.evaluation.sampling import baseline_config
+from mar_accel.evaluation.settings import EvaluationSettings
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
-from mar_accel.evaluate import evaluate
 from mar_accel.evaluation.comparison import open_baseline
 from mar_accel.evaluation.result import METRIC_KEYS
-from mar_accel.evaluation.sampling import baseline_config
-from mar_accel.evaluation.settings import EvaluationSettings
+from mar_accel.evaluation.run import evaluate
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 from mar_accel.runs.folder import claim_run_folder
 from mar_accel.runs.identity import config_hash
@@ -42,7 +42,7 @@ SETTINGS = [
 
 def _evaluate(folder: Path, tiny: list[str], *overrides: str) -> dict[str, Any]:
     evaluate(
-        compose_config(
+        compose_settings(
             "evaluate",
             [*tiny, *SETTINGS, f"output_dir={folder}", f"reference.cache_dir={folder.parent}", *overrides],
         )
@@ -129,7 +129,7 @@ def test_a_baseline_folder_gives_the_fidelity_of_a_generated_one(
 
 
 def test_the_baseline_keeps_seed_and_guidance_and_is_unaccelerated() -> None:
-    config = compose_config("evaluate", ["sampler.guidance_scale=3.5", "sampler.num_iter=9", "seed=4"])
+    config = compose_settings("evaluate", ["sampler.guidance_scale=3.5", "sampler.num_iter=9", "seed=4"])
     baseline = baseline_config(config)
     assert baseline.sampler.guidance_scale == 3.5 and baseline.seed == 4
     assert baseline.sampler.num_iter == 64 and baseline.sampler.num_diffusion_steps == 100
@@ -139,7 +139,7 @@ def test_the_baseline_keeps_seed_and_guidance_and_is_unaccelerated() -> None:
 
 def test_the_hash_names_what_is_computed() -> None:
     def name(*overrides: str) -> str:
-        return config_hash(compose_config("evaluate", list(overrides)))
+        return config_hash(compose_settings("evaluate", list(overrides)))
 
     assert name() == name("output_dir=elsewhere", "logger=none", "reference.cache_dir=/tmp")
     assert name() == name("sampler.guidance_scale=4") == name("sampler.guidance_scale=4.0")
@@ -149,7 +149,7 @@ def test_the_hash_names_what_is_computed() -> None:
     assert name("cache=head", "model.sampling.head_refresh_below=0") != name("cache=head")
     others = ("seed=1", "sampler.num_iter=32", "model.weights=random", "evaluate.images=/folder")
     assert len({name(), *(name(other) for other in others)}) == 5
-    few, many = (compose_config("evaluate", [f"dataset.num_images={n}"]) for n in (100, 200))
+    few, many = (compose_settings("evaluate", [f"dataset.num_images={n}"]) for n in (100, 200))
     assert config_hash(few) != config_hash(many)
     assert config_hash(few, any_number=True) == config_hash(many, any_number=True)
 
@@ -199,7 +199,7 @@ def _stored_run(folder: Path, *overrides: str) -> Path:
     for index in range(4):
         pixels = np.full((32, 32), 60 * index, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{index:06d}.png")
-    config = OmegaConf.to_container(compose_config("generate", list(overrides)), resolve=True)
+    config = OmegaConf.to_container(compose_settings("generate", list(overrides)), resolve=True)
     (folder / "run.json").write_text(json.dumps({"config": config, "git_revision": "abc"}))
     return folder
 
@@ -239,7 +239,7 @@ def test_a_baseline_of_other_weights_is_refused_however_they_are_spelled(
     def pairs(there: str, here: str) -> bool:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         _stored_run(folder, f"model.weights={there}")
-        config = compose_config("evaluate", [f"model.weights={here}", f"evaluate.baseline={folder}"])
+        config = compose_settings("evaluate", [f"model.weights={here}", f"evaluate.baseline={folder}"])
         try:
             open_baseline(config, EvaluationSettings.of(config))
         except ConfigError as error:
@@ -269,7 +269,7 @@ def test_a_run_that_was_cut_off_goes_on(
     assert "earlier_revisions" not in record
     (tmp_path / "run.json").write_text(json.dumps(record | {"git_revision": "old"}))
     # Cut off again, by a kill that leaves no run.json: what made the images is known all the same.
-    claim_run_folder(tmp_path, compose_config("evaluate", [*tiny, *SETTINGS, *settings]))
+    claim_run_folder(tmp_path, compose_settings("evaluate", [*tiny, *SETTINGS, *settings]))
     assert not (tmp_path / "run.json").exists()
     resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
     assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save_file
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
 from mar_accel.errors import ConfigError
 from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
@@ -61,7 +61,7 @@ def _run(folder: Path, tiny: list[str]) -> list[RowResult]:
     if not rows.exists():
         rows.write_text(ROWS)
     overrides = _overrides(folder, tiny, rows)
-    results, failures = evaluate_table(compose_config("evaluate_table", overrides), overrides)
+    results, failures = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
     assert not failures
     return results
 
@@ -128,7 +128,7 @@ def test_a_row_that_fails_leaves_the_others(finished: tuple[Path, list[RowResult
     names = ROWS.replace("- name: short", f"{broken}- name: short")
     (folder / "with_broken.yaml").write_text(names)
     overrides = _overrides(folder, tiny, folder / "with_broken.yaml")
-    results, failures = evaluate_table(compose_config("evaluate_table", overrides), overrides)
+    results, failures = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
     assert [row.name for row in results] == [row.name for row in before]
     assert list(failures) == ["broken"] and "num_iter=9999" in failures["broken"]
     assert "num_iter=9999" in (folder / "out" / "rows" / "broken.error.txt").read_text()
@@ -144,7 +144,7 @@ def test_a_row_is_finished_only_with_the_comparison_and_number_asked_for(
         if first is not None:
             overrides.append("sampler.num_diffusion_steps=2")
         merged = merge_overrides([o for o in overrides if not o.startswith("table.")])
-        return _finished(file, compose_config("evaluate", merged), first)
+        return _finished(file, compose_settings("evaluate", merged), first)
 
     assert is_finished(plain)
     assert not is_finished(cold)
@@ -167,7 +167,7 @@ def test_a_row_is_finished_only_with_the_comparison_and_number_asked_for(
 
 
 def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Path) -> None:
-    config = compose_config("evaluate_table", ["logger=csv", f"output_dir={tmp_path}"])
+    config = compose_settings("evaluate_table", ["logger=csv", f"output_dir={tmp_path}"])
     log_table(config, finished[1], tmp_path)
     with next(tmp_path.rglob("metrics.csv")).open() as file:
         (row,) = csv.DictReader(file)
@@ -263,7 +263,7 @@ def test_timings_are_kept_for_the_same_batch_and_revision(
     def seconds(num_images: int, revision: str = "a") -> float:
         monkeypatch.setattr(timing, "git_revision", lambda: revision)
         settings = [f"dataset.num_images={num_images}", "trainer.batch_size=10"]
-        config = compose_config("evaluate", [*tiny, *settings])
+        config = compose_settings("evaluate", [*tiny, *settings])
         return timing.time_rows([config], ["row"], 1, tmp_path)[0][0]
 
     assert seconds(20) == 1 and seconds(30) == 1  # ten images per round

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mar_accel.config.compose import compose_config
-from mar_accel.evaluate import evaluate
+from mar_accel.config.compose import compose_settings
+from mar_accel.evaluation.run import evaluate
 from mar_accel.runs.identity import config_hash
 
 SETTINGS = [
@@ -26,7 +26,7 @@ SETTINGS = [
 
 def _run(folder: Path, tiny: list[str], *overrides: str) -> str:
     paths = [f"output_dir={folder}", f"reference.cache_dir={folder}"]
-    config = compose_config("evaluate", [*tiny, *SETTINGS, *paths, *overrides])
+    config = compose_settings("evaluate", [*tiny, *SETTINGS, *paths, *overrides])
     evaluate(config)
     return config_hash(config)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_sampler
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MAR, MARConfig
@@ -40,7 +40,7 @@ HUGE = MARConfig(
 
 
 def _sampler(*overrides: str) -> Sampler:
-    return build_sampler(compose_config("generate", ["model=digits", *overrides]))
+    return build_sampler(compose_settings("generate", ["model=digits", *overrides]))
 
 
 def _short(*overrides: str) -> Sampler:
@@ -149,6 +149,6 @@ def test_a_step_costs_what_its_cache_computes() -> None:
 @pytest.mark.parametrize(("name", "tflops"), [("mar", 64.52), ("gtr", 26.7), ("gtr_18", 16.1)])
 def test_published_flops_of_the_huge_model(name: str, tflops: float) -> None:
     """GtR's table (arXiv:2510.17171); 26.7 and 16.1 are what its printed rates and one more split come to."""
-    sampler = build_sampler(compose_config("generate", ["model=mar_huge", f"sampler={name}"]))
+    sampler = build_sampler(compose_settings("generate", ["model=mar_huge", f"sampler={name}"]))
     count = count_flops(HUGE, sampler, NoCache())
     assert count.total / 1e12 == pytest.approx(tflops, rel=0.05)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.inference.module import InferenceModule
 from mar_accel.models.autoencoders import PixelAutoencoder
@@ -25,7 +25,7 @@ NUM_STEPS = 6
 
 def _module(cache: str) -> InferenceModule:
     overrides = [f"sampler.num_iter={NUM_STEPS}", "sampler.num_diffusion_steps=4", f"cache={cache}"]
-    config = compose_config("generate", [*overrides, "sampler.guidance_scale=2"])
+    config = compose_settings("generate", [*overrides, "sampler.guidance_scale=2"])
     sizes = {"embed_dim": 16, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 2, "head_depth": 1}
     architecture = MARConfig(
         grid=(8, 8), patch_size=2, latent_channels=1, num_classes=4, buffer_size=4, head_width=16, **sizes

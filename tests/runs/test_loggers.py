@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import yaml
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
-from mar_accel.generate import generate
+from mar_accel.runs.generation import generate
 from mar_accel.runs.loggers import open_logger
 
 
 def _run(folder: Path, tiny_model: list[str], *overrides: str) -> dict[str, Any]:
     """Generate with a logger; returns run.json."""
     plain = [override for override in tiny_model if not override.startswith("logger=")]
-    generate(compose_config("generate", [*plain, "dataset.num_images=4", f"output_dir={folder}", *overrides]))
+    generate(
+        compose_settings("generate", [*plain, "dataset.num_images=4", f"output_dir={folder}", *overrides])
+    )
     return json.loads((folder / "run.json").read_text())
 
 
@@ -85,4 +87,4 @@ def test_missing_package_of_a_logger_is_named(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(loggers.TensorBoardLogger, "__init__", absent)
     plain = [override for override in tiny_model if not override.startswith("logger=")]
     with pytest.raises(ConfigError, match="logger: TensorBoardLogger needs a package"):
-        open_logger(compose_config("generate", [*plain, "logger=tensorboard"]))
+        open_logger(compose_settings("generate", [*plain, "logger=tensorboard"]))

@@ -18,7 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
 from mar_accel.generate import build_requests
@@ -56,14 +56,14 @@ def test_the_same_command_again_makes_nothing_again(
     assert [run["status"] for run in _summary(tmp_path)] == ["skipped", "skipped", "done"]
     assert [run["seed"] for run in _summary(tmp_path)] == ["0", "1", "2"]
     assert {run["config_hash"] for run in _runs(tmp_path)} == {
-        config_hash(compose_config("generate", [*tiny_model, *FEW, f"seed={seed}"])) for seed in range(3)
+        config_hash(compose_settings("generate", [*tiny_model, *FEW, f"seed={seed}"])) for seed in range(3)
     }
     assert not list((tmp_path / ".results").iterdir())
 
 
 def test_names_depend_on_what_is_computed_alone(tiny_model: list[str]) -> None:
     def name(*overrides: str, measured: bool = True) -> str:
-        return config_hash(compose_config("evaluate", [*tiny_model, *overrides]), measured=measured)
+        return config_hash(compose_settings("evaluate", [*tiny_model, *overrides]), measured=measured)
 
     for same in (
         "output_dir=x",
@@ -92,7 +92,7 @@ def test_names_depend_on_the_content_of_weights(
         names = []
         for content in (b"one", b"two", b"one"):
             file.write_bytes(content)
-            config = compose_config("generate", [*tiny_model, f"model.weights='{weights}'"])
+            config = compose_settings("generate", [*tiny_model, f"model.weights='{weights}'"])
             names.append(config_hash(config))
         assert names[0] == names[2] != names[1], weights
 
@@ -102,7 +102,7 @@ def test_images_of_weights_that_have_changed_are_not_gone_on_with(
 ) -> None:
     weights, folder = tmp_path / "w.safetensors", tmp_path / "run"
     weights.write_bytes(b"one")
-    config = compose_config("generate", [*tiny_model, f"model.weights='{weights}'"])
+    config = compose_settings("generate", [*tiny_model, f"model.weights='{weights}'"])
     (claim_run_folder(folder, config) / "images").mkdir()
     (folder / "images" / "000000.png").touch()
     claim_run_folder(folder, config)
@@ -221,7 +221,7 @@ def test_generate_goes_on_with_whole_batches(run_here: Any, tiny_model: list[str
 
 def test_what_is_left_of_a_run_is_whole_batches_and_enough_for_all_processes(tiny_model: list[str]) -> None:
     requests = build_requests(
-        compose_config("generate", [*tiny_model, "dataset.num_images=11", "trainer.batch_size=4"])
+        compose_settings("generate", [*tiny_model, "dataset.num_images=11", "trainer.batch_size=4"])
     )
 
     def left(finished: list[int], processes: int = 1) -> list[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import load_rows
 from mar_accel.inference.build import build_sampler
 
@@ -19,7 +19,7 @@ FILES = [*FOLDER.glob("gtr_*/rows*.yaml"), *FOLDER.glob("max_timestep/rows.yaml"
 def test_rows_make_different_plans(path: Path) -> None:
     plans = {}
     for row in load_rows(path):
-        config = compose_config("evaluate", row.overrides)
+        config = compose_settings("evaluate", row.overrides)
         sampler = build_sampler(config)
         plan = sampler.plan(tuple(config.model.architecture.grid))
         plans[str(config.sampler)] = plan

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
@@ -52,7 +52,7 @@ class OnlyAt(GuidanceSchedule):
 
 def _sampler(*overrides: str) -> Sampler:
     short = ["sampler.num_iter=6", "sampler.num_diffusion_steps=8", "sampler.guidance_scale=3"]
-    return build_sampler(compose_config("generate", [*short, *overrides]))
+    return build_sampler(compose_settings("generate", [*short, *overrides]))
 
 
 def _guided(sampler: Sampler, grid: tuple[int, int] = (16, 16)) -> list[int]:
@@ -137,7 +137,7 @@ HEAD = {"cache.head.period_for=8", "cache.head.refresh_below=0.0"}
 
 def _cache(name: str) -> CachePolicy:
     head = sorted(HEAD) if name in ("head", "lazymar") else []
-    return build_cache(compose_config("generate", [f"cache={name}", *head]))
+    return build_cache(compose_settings("generate", [f"cache={name}", *head]))
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_range_of_timesteps_follows_its_definition(model: MAR, period: int) ->
     expected = _decode(model, sampler, Definition(schedule))
     torch.testing.assert_close(_decode(model, sampler, NoCache()), expected, rtol=1e-4, atol=1e-4)
     keys = [f"cache.head.period={period}", "cache.head.period_for=null", "cache.head.refresh_below=0.0"]
-    tokens = _decode(model, sampler, build_cache(compose_config("generate", ["cache=head", *keys])))
+    tokens = _decode(model, sampler, build_cache(compose_settings("generate", ["cache=head", *keys])))
     assert tokens.isfinite().all()
     if period == 1:
         torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
@@ -248,7 +248,7 @@ def test_flops_of_mar_b_where_a_quarter_of_the_steps_is_guided() -> None:
     """Sixteen AR steps: 6.03 TFLOPs if all are guided, 4.07 if the last four are."""
     counts = []
     for overrides in ([], [INTERVAL, "sampler.guidance_schedule.low=0.65"]):
-        config = compose_config(
+        config = compose_settings(
             "generate", ["model=mar_base", "model.weights=random", "sampler.num_iter=16", *overrides]
         )
         architecture, sampler = build_architecture(config.model), build_sampler(config)
@@ -259,5 +259,5 @@ def test_flops_of_mar_b_where_a_quarter_of_the_steps_is_guided() -> None:
 
 def test_the_schedule_inside_can_be_ones_own() -> None:
     schedule = IntervalGuidance("decoded", 0.0, 1.0, OnlyAt(3))
-    assert _guided(Sampler(guidance_schedule=schedule, guidance_scale=2.0)) == [3]
+    assert _guided(Sampler(guidance_schedule=schedule, sampling={"guidance_scale": 2.0})) == [3]
     assert isinstance(IntervalGuidance().schedule, LinearGuidance)

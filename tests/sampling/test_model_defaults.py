@@ -16,7 +16,7 @@ from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.refresh import FixedRefresh
 from mar_accel.caching.token import TokenCache
-from mar_accel.config.compose import compose_config, conf_dir
+from mar_accel.config.compose import compose_settings, conf_dir
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.sampling.model_defaults import MODEL, ModelDefaults
@@ -47,7 +47,7 @@ def test_defaults_of_a_class_are_those_of_its_config(path: Path) -> None:
     overrides = [f"sampler={PRESETS.get(_name(path), 'mar')}", "cache=lazymar", f"{group}/{part}={path.stem}"]
     if _name(path) == "refresh/listed":
         overrides.append("cache.refresh.steps=[0]")
-    node = compose_config("generate", overrides)[group][part]
+    node = compose_settings("generate", overrides)[group][part]
     configured = OmegaConf.to_container(node, resolve=True)
     assert isinstance(configured, dict)
     parameters = inspect.signature(get_class(configured.pop("_target_"))).parameters
@@ -79,7 +79,7 @@ def _settings(value: Any) -> Any:
 
 @pytest.mark.parametrize("model", ["digits", "mar_base"])
 def test_objects_from_python_are_those_of_the_presets(model: str) -> None:
-    config = compose_config("generate", [f"model={model}", "model.weights=random", "cache=lazymar"])
+    config = compose_settings("generate", [f"model={model}", "model.weights=random", "cache=lazymar"])
     defaults = config.model.sampling
     cache = LazyMAR(FixedRefresh(), TokenCache(), ConditionCache(), HeadCache()).for_model(defaults)
     assert _settings(cache) == _settings(build_cache(config))

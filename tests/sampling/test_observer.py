@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
@@ -40,7 +40,7 @@ def model() -> MAR:
 
 
 def _decode(model: MAR, overrides: list[str], observer: Observer | None = None) -> Tensor:
-    config = compose_config("generate", [*SHORT, *overrides])
+    config = compose_settings("generate", [*SHORT, *overrides])
     sampler, cache = build_sampler(config), build_cache(config)
     plan = sampler.plan(model.config.grid)
     engine = Engine(model, plan, sampler.solver, cache, sampler.selection)

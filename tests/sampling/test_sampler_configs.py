@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.config.compose import compose_config, with_part_choices
+from mar_accel.config.compose import compose_settings, with_part_choices
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_sampler
 from mar_accel.sampling.diffusion_steps import AnnealedDiffusionSteps
@@ -19,7 +19,7 @@ GRID = (16, 16)
 
 
 def _sampler(*overrides: str) -> Sampler:
-    return build_sampler(compose_config("generate", overrides))
+    return build_sampler(compose_settings("generate", overrides))
 
 
 def _plan(*overrides: str) -> Plan:

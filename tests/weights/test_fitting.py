@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import WeightsError
 from mar_accel.models.kl16 import kl16_autoencoder
 from mar_accel.models.mar import MAR, MARConfig
@@ -58,7 +58,7 @@ def test_only_the_first_three_are_shown(tiny_model: MAR) -> None:
 
 def test_checkpoint_of_another_size(tmp_path: Path) -> None:
     """A file of the embedded model for MAR-B: nothing of MAR-B's size is allocated to find out."""
-    architecture = MARConfig(**compose_config("generate", ["model=digits"]).model.architecture)
+    architecture = MARConfig(**compose_settings("generate", ["model=digits"]).model.architecture)
     path = tmp_path / "digits.safetensors"
     save_file(load_mar(architecture, "random", "digits").state_dict(), path)
     with pytest.raises(WeightsError) as caught:

@@ -18,7 +18,7 @@ from mar_accel.weights.loading import load_kl_autoencoder, load_mar
 
 
 def _publish(hub, model: MAR, repo: str = "someone/tiny", autoencoder=None) -> None:
-    save_model_folder(hub.root / repo, model, autoencoder, name="tiny", guidance_scale=2.0)
+    save_model_folder(hub.root / repo, model, autoencoder, name="tiny", sampling={"guidance_scale": 2.0})
     (hub.root / repo / "huge.bin").write_bytes(b"not wanted")
 
 
@@ -80,6 +80,6 @@ def test_embedded_model(tmp_path: Path, tiny_model: MAR, monkeypatch: pytest.Mon
     monkeypatch.setattr(sources, "embedded_folder", lambda name: tmp_path / name)
     with pytest.raises(WeightsError, match=r"lacks assets/digits/model\.safetensors"):
         sources.locate("digits", "model.weights", [])
-    save_model_folder(tmp_path / "digits", tiny_model, name="digits", guidance_scale=2.0)
+    save_model_folder(tmp_path / "digits", tiny_model, name="digits", sampling={"guidance_scale": 2.0})
     assert sources.locate("digits", "model.weights", []) == tmp_path / "digits"
     shutil.rmtree(tmp_path / "digits")
