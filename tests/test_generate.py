@@ -15,9 +15,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.config.settings import DatasetSettings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
-from mar_accel.generate import build_module, generate
+from mar_accel.inference.session import Session
+from mar_accel.runs.generation import generate
 from mar_accel.utils.images import image_name, to_pil
 
 NUM_IMAGES = 16
@@ -35,7 +37,8 @@ def _generate(folder: Path, overrides: list[str]) -> np.ndarray:
     config = compose_settings(
         "generate", [*overrides, f"dataset.num_images={NUM_IMAGES}", f"output_dir={folder}"]
     )
-    assert generate(config).output_dir == folder
+    result = generate(config)
+    assert result is not None and result.output_dir == folder
     return _pixels(folder)
 
 
@@ -53,11 +56,10 @@ def test_batch_size_does_not_matter(method: list[str], tiny_model: list[str], tm
 
 
 def test_order_of_indices_does_not_matter(tiny_model: list[str]) -> None:
-    module = build_module(compose_settings("generate", tiny_model))
+    session = Session.from_settings(compose_settings("generate", tiny_model))
 
     def sample(indices: list[int]) -> dict[int, np.ndarray]:
-        batch = torch.tensor(indices), torch.tensor([index % 10 for index in indices])
-        prediction = module.predict_step(batch, 0)
+        prediction = session.sample(indices, torch.tensor([index % 10 for index in indices]))
         assert prediction.indices.tolist() == indices
         return {
             index: np.asarray(to_pil(image)).astype(int)
@@ -146,7 +148,8 @@ def test_grid_shows_the_images_in_order(tiny_model: list[str], tmp_path: Path) -
 
 
 def test_labels_take_turns() -> None:
-    requests = GenerationRequests(6, 10, [4, 8], batch_size=4, images_per_class=2)
+    dataset = DatasetSettings("digits", num_images=6, num_classes=10, labels=[4, 8], images_per_class=2)
+    requests = GenerationRequests(dataset, batch_size=4)
     indices, labels = (torch.cat(parts) for parts in zip(*requests.predict_dataloader(), strict=True))
     assert indices.tolist() == [0, 1, 2, 3, 4, 5] and labels.tolist() == [4, 4, 8, 8, 4, 4]
 
@@ -198,6 +201,6 @@ def test_a_folder_of_adaptive_refreshes_belongs_to_one_batch_size(
 
 def test_images_of_unknown_origin_are_not_mixed(tiny_model: list[str], tmp_path: Path) -> None:
     _rerun(tmp_path, tiny_model)
-    (tmp_path / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match=r"has images but no config\.yaml"):
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"has images but no run\.json"):
         _rerun(tmp_path, tiny_model)

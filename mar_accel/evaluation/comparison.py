@@ -14,7 +14,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluation.result import Comparison, Evaluation
 from mar_accel.metrics.fidelity import fidelity
 from mar_accel.metrics.lpips import lpips
-from mar_accel.runs.folder import IDENTITY_FILE, read_json
+from mar_accel.runs.folder import images_identity
 from mar_accel.runs.identity import Identity, differences
 
 
@@ -49,7 +49,7 @@ def recorded_identity(images: ImageSet) -> Identity | None:
     if not config:
         return None
     recorded = Identity.of(check_settings(Settings, config))
-    content = read_json(images.path / IDENTITY_FILE).get("images")
+    content = images_identity(images.path)
     # The content of the weights when the images were sampled, which may have changed since.
     weights = {"weights": content["weights"]} if content else {}
     return replace(recorded, samples={**recorded.samples, **weights})

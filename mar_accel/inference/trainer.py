@@ -69,8 +69,8 @@ def check_num_processes(trainer: pl.Trainer, num_images: int) -> None:
     """Refuse processes that would have nothing to do: the others would wait for them."""
     if trainer.world_size > num_images:
         raise ConfigError(
-            f"trainer.devices gives {trainer.world_size} processes, more than "
-            f"dataset.num_images={num_images}; use at most {num_images}."
+            f"trainer.devices={trainer.world_size} are more processes than dataset.num_images={num_images} has "
+            f"images; use at most {num_images}."
         )
 
 

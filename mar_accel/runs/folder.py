@@ -19,7 +19,8 @@ from mar_accel.utils.ranks import is_first_process
 from mar_accel.utils.whole_files import written_whole
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
-# The image identity that the folder belongs to, and the revisions of the code that may have made its images.
+# What an unfinished run's images are of: their identity, and the revisions of the code that may have made them.
+# A finished run says it in its record.
 IDENTITY_FILE = ".identity.json"
 
 
@@ -69,10 +70,11 @@ def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool
     earlier = [revision for revision in revisions if revision != own] if images_kept else []
     if earlier:
         record = {**record, "earlier_revisions": earlier}
-    if (output_dir / IDENTITY_FILE).is_file():
-        identity = read_json(output_dir / IDENTITY_FILE)
-        write_json({**identity, "revisions": [*earlier, own]}, output_dir / IDENTITY_FILE)
+    content = read_json(output_dir / IDENTITY_FILE).get("images")
+    if content is not None:
+        record = {**record, "identity": {**record["identity"], "content": content}}
     write_json(record, output_dir / RECORD_FILE)
+    (output_dir / IDENTITY_FILE).unlink(missing_ok=True)
 
 
 def image_indices(output_dir: Path) -> list[int]:
@@ -100,13 +102,13 @@ def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: 
     """
     if image_indices(folder):
         return
-    for file in sorted(sweep_dir.glob(f"*/{IDENTITY_FILE}")):
-        other = file.parent
-        content = read_json(file)
-        if other == folder or differences(content.get("images"), identity.images):
+    for images in sorted(sweep_dir.glob(f"*/{IMAGES}")):
+        other = images.parent
+        content = images_identity(other)
+        if other == folder or content is None or differences(content, identity.images):
             continue
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        write_json(content, folder / IDENTITY_FILE)
+        write_json({"images": content, "revisions": _revisions(other)}, folder / IDENTITY_FILE)
         for tokens in (*other.glob("tokens.safetensors"), *other.glob(".tokens/*.safetensors")):
             _link(tokens, folder / tokens.relative_to(other))
         for index in image_indices(other):
@@ -124,11 +126,19 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def images_identity(output_dir: Path) -> dict[str, Any] | None:
+    """The identity of the images in a run folder, finished or not; None where nothing tells it."""
+    unfinished = read_json(output_dir / IDENTITY_FILE).get("images")
+    return unfinished or read_json(output_dir / RECORD_FILE).get("identity", {}).get("content")
+
+
 def _revisions(output_dir: Path) -> list[str | None]:
     """Revisions of the code that may have made the folder's images, oldest first; None: no checkout."""
     if not image_indices(output_dir):
         return []
-    return read_json(output_dir / IDENTITY_FILE).get("revisions", [])
+    record = read_json(output_dir / RECORD_FILE)
+    finished = [*record.get("earlier_revisions", []), record.get("git_revision")] if record else []
+    return [*finished, *read_json(output_dir / IDENTITY_FILE).get("revisions", [])]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -146,10 +156,10 @@ def _check_images(output_dir: Path, settings: Settings, identity: Identity) -> N
     if not indices:
         return
     advice = "choose another folder or remove this one"
-    there = read_json(output_dir / IDENTITY_FILE).get("images")
+    there = images_identity(output_dir)
     if there is None:
         raise ConfigError(
-            f"output_dir={output_dir} has images but no {IDENTITY_FILE} that says what they are; {advice}."
+            f"output_dir={output_dir} has images but no {RECORD_FILE} that says what they are; {advice}."
         )
     for key, theirs, ours in differences(there, identity.images):
         if key.startswith("weights."):

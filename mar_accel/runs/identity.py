@@ -64,15 +64,9 @@ class Identity:
             "defaults": settings.model.sampling,
             "sampler": settings.sampler,
             "cache": settings.cache,
-            "precision": settings.trainer.precision,
+            "trainer": {key: plain["trainer"][key] for key in _image_conditions(settings)},
             "sources": sources_of(plain["model"], settings.sampler, settings.cache),
         }
-        if decides_per_batch(settings):
-            images["batches"] = [
-                settings.trainer.batch_size,
-                settings.trainer.devices,
-                settings.trainer.num_nodes,
-            ]
         return cls(samples, images, *_judged(settings, plain, images))
 
     @property
@@ -122,6 +116,12 @@ def _judged(
         "judge_sources": sources_of(plain["features"], plain["reference"]),
     }
     return evaluation, {**evaluation, "trainer": plain["trainer"], "timed": timed}
+
+
+def _image_conditions(settings: Settings) -> tuple[str, ...]:
+    """Keys of the trainer that decide images."""
+    batches = ("batch_size", "devices", "num_nodes") if decides_per_batch(settings) else ()
+    return ("precision", *batches)
 
 
 def decides_per_batch(settings: Settings) -> bool:
