@@ -14,7 +14,7 @@ import mar_accel
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(path.stem for path in (ROOT / "conf").glob("*.yaml") if path.stem != "base")
 
-# Python imports sitecustomize before anything else. An import of torch, or of what imports it, ends the process.
+# Python imports sitecustomize before anything else. Here an import of torch, or of what needs it, is the end.
 _NO_TORCH = """
 import sys
 

@@ -34,8 +34,8 @@ def set_default_threads(environment: MutableMapping[str, str] = os.environ) -> N
         environment.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         environment.setdefault("KMP_BLOCKTIME", _BLOCK_TIME)
     quota = cgroup_quota()
-    # Only a quota has to be told: OpenMP sees the cores that the process may run on. Where the variable is not
-    # set, Lightning shares these cores among the processes of several devices.
+    # Only a quota has to be told: OpenMP itself sees the cores that the process may run on. Without the
+    # variable, Lightning shares these cores among the processes of several devices.
     if quota is not None and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & environment.keys():
         threads = max(1, ceil(quota))
         if threads < usable_cores():
