@@ -89,7 +89,9 @@ def test_help_says_what_the_command_does(name: str, without_torch: dict[str, str
     assert list(tmp_path.glob("outputs")) == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "generate" else pytest.mark.slow) for name in COMMANDS]
+)
 @pytest.mark.parametrize(
     ("typo", "named"),
     [("seeed=1", "seeed"), ("smapler=mar", "smapler"), ("logger=cvs", "logger"), ("seed=[1", "seed")],
