@@ -1,8 +1,10 @@
-# Commands that do their own set-up: they need Python 3.10 to 3.13 and make, nothing else.
+# Commands that do their own set-up: they need Python 3.11 to 3.14 and make, nothing else.
 #
-#   make demo    16 images of the embedded model, in outputs/demo
-#   make test    the test suite; with CI=true the slow tests too
-#   make check   linter, formatter, types
+#   make demo       16 images of the embedded model, in outputs/demo
+#   make test       the test suite; with CI=true the slow tests too
+#   make test-long  the tests that take minutes: killed runs and sweeps, notebooks
+#   make test-gpu   the tests that need a CUDA device
+#   make check      linter, formatter, types
 #
 # pip is used as this machine configures it. To fetch torch from another place, set pip's own variables, such as
 # PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS: the commands here need a CPU build only.
@@ -11,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check clean
+.PHONY: help demo test test-long test-gpu check clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -26,22 +28,24 @@ INSTALL_TORCH = $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
 TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 ifeq ($(CI),true)
-SELECTION := -m "slow or not slow"
+SELECTION := -m "not long"
 endif
+# One thread per worker: workers that each use all cores only get in each other's way.
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
 # `command -v` is not enough: version managers leave stubs on the path that cannot run.
 $(PYTHON):
-	@for python in python3.11 python3.12 python3.13 python3.10 python3; do \
-	  if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' \
+	@for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' \
 	    >/dev/null 2>&1; then \
 	    echo "Creating $(VENV) with $$($$python --version)"; \
 	    exec $$python -m venv $(VENV); \
 	  fi; \
 	done; \
-	echo "No Python 3.10 to 3.13 with the venv module was found." >&2; exit 1
+	echo "No Python 3.11 to 3.14 with the venv module was found." >&2; exit 1
 
 $(CORE): pyproject.toml constraints.txt | $(PYTHON)
 	@echo "Installing mar_accel into $(VENV) (minutes, once)"
@@ -60,9 +64,15 @@ demo: $(CORE)
 	@$(PYTHON) -m mar_accel.generate model=digits dataset=digits dataset.num_images=16 output_dir=$(DEMO_DIR)
 	@echo "Images: $(DEMO_DIR)/images   All in one: $(DEMO_DIR)/grid.png   Record: $(DEMO_DIR)/run.json"
 
-# One thread per worker: workers that each use all cores only get in each other's way.
 test: $(DEV)
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest -n $(TEST_WORKERS) $(SELECTION) $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_WORKERS) $(SELECTION) $(PYTEST_ARGS)
+
+test-long: $(DEV)
+	@$(PYTEST) -n $(TEST_WORKERS) -m long $(PYTEST_ARGS)
+
+# One process: a device's memory is not shared among workers, and these tests may time it.
+test-gpu: $(DEV)
+	@$(PYTHON) -m pytest -n 0 -m gpu $(PYTEST_ARGS)
 
 check: $(DEV)
 	@$(PYTHON) -m ruff check .

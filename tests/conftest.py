@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,27 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a GPU where there is none; torch is only imported if there are such tests."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_wandb() -> Iterator[None]:
+    """W&B gives its service half a minute to start; on a busy machine that takes longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_X_SERVICE_WAIT", "1200")
+        patch.setenv("WANDB_INIT_TIMEOUT", "1200")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +71,7 @@ class Outcome:
 
 
 Run = Callable[..., Outcome]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -73,8 +96,13 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def start() -> Callable[..., subprocess.Popen[str]]:
-    """Starts a command as a process of its own: ``start(folder, "generate", …)``."""
+def start() -> Iterator[Start]:
+    """Starts a command as a process group of its own: ``start(folder, "generate", …)``.
+
+    The test waits for it without a deadline. What still runs when the test ends is killed, with all that it
+    started, also where the test ended by pytest's deadline.
+    """
+    started: list[subprocess.Popen[str]] = []
 
     def run(cwd: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -82,9 +110,30 @@ def start() -> Callable[..., subprocess.Popen[str]]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         # Whoever runs the tests in the background may have left them to ignore SIGINT, which is inherited.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen(command, cwd=cwd, env=environment, text=True, preexec_fn=heed, **pipes)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment, text=True, preexec_fn=heed, start_new_session=True, **pipes
+        )
+        started.append(process)
+        return process
 
-    return run
+    yield run
+    for process in started:
+        # The group can outlive the process that was started.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool], subprocess.Popen[str]], None]:
+    """Waits until something is so; fails if the process that has to bring it about ends before."""
+
+    def wait(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+        while not reached():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+
+    return wait
 
 
 @pytest.fixture
@@ -93,13 +142,11 @@ def wandb_records() -> Callable[[Path], list[Any]]:
 
     def read(folder: Path) -> list[Any]:
         (path,) = folder.rglob("run-*.wandb")
-        give_up = time.monotonic() + 60
         while True:
             records = list(parse(path))
             if any(record.WhichOneof("record_type") == "exit" for record in records):
                 return records
-            assert time.monotonic() < give_up, f"{path} was not written to its end"
-            time.sleep(0.5)
+            time.sleep(0.1)
 
     def parse(path: Path) -> Iterator[Any]:
         from wandb.proto.wandb_internal_pb2 import Record

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +152,7 @@ def test_failing_job_of_a_multirun_does_not_stop_the_others(
 def test_stopped_run_leaves_whole_images_and_can_be_repeated(
     stop: signal.Signals,
     start: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
     run_here: Any,
     tiny_model: list[str],
     tmp_path: Path,
@@ -160,12 +160,9 @@ def test_stopped_run_leaves_whole_images_and_can_be_repeated(
     folder = tmp_path / "run"
     arguments = [*tiny_model, "trainer.batch_size=1", f"output_dir={folder}"]
     process = start(tmp_path, "generate", *arguments, "dataset.num_images=5000")
-    try:
-        _wait_for(folder / "images" / "000003.png", process)
-        process.send_signal(stop)
-        _, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    wait_for((folder / "images" / "000003.png").exists, process)
+    process.send_signal(stop)
+    _, stderr = process.communicate()
     assert process.returncode != 0
     assert "Traceback" not in stderr
     names = sorted((folder / "images").glob("*.png"))
@@ -179,11 +176,3 @@ def test_stopped_run_leaves_whole_images_and_can_be_repeated(
     assert np.array_equal(np.asarray(Image.open(names[3])), kept)
     assert (folder / "run.json").is_file()
     assert not list((folder / "images").glob(".*"))
-
-
-def _wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{path.name} did not come"
-        time.sleep(0.05)

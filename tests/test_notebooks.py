@@ -9,7 +9,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
@@ -18,9 +18,9 @@ def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("MAR_ACCEL_NOTEBOOK_WEIGHTS", "random")
     monkeypatch.setenv("MAR_ACCEL_NOTEBOOK_OVERRIDES", "sampler.num_iter=8 sampler.num_diffusion_steps=5")
     notebook = nbformat.read(path, as_version=4)
-    # A kernel imports torch and Lightning: on a busy machine that takes more than the minute it is given.
+    # Cells have no deadline but the test's; a kernel's start cannot be left without one.
     resources = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=300, startup_timeout=300, resources=resources).execute()
+    nbclient.NotebookClient(notebook, timeout=None, startup_timeout=1200, resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs), "no picture was shown"
     assert list(tmp_path.iterdir()) == [], "the notebook left files"

@@ -175,7 +175,7 @@ def test_importing_it_does_not_import_lightning() -> None:
     check = (
         "import sys, mar_accel.pipeline; sys.exit('lightning' in sys.modules or 'diffusers' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", check], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
 @pytest.mark.slow

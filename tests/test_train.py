@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,16 +99,14 @@ def test_metrics_of_before_a_resumption_are_kept(tiny: list[str], tmp_path: Path
 
 @pytest.mark.slow
 def test_killed_training_goes_on_from_its_last_checkpoint(
-    start: Callable[..., subprocess.Popen[str]], tiny: list[str], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
+    tiny: list[str],
+    tmp_path: Path,
 ) -> None:
     arguments = [*tiny, f"output_dir={tmp_path}", "logger=csv", "training.max_steps=100000"]
     process = start(tmp_path, "train", *arguments)
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for((tmp_path / "checkpoints" / "last.ckpt").exists, process)
     process.kill()
     process.communicate()
     step = _checkpoint(tmp_path)["global_step"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -352,18 +351,15 @@ def test_images_of_another_config_are_not_taken_for_this_one(
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(
-    run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
+    run: tuple[Path, dict[str, Any]],
+    start: Callable[..., subprocess.Popen[str]],
+    tiny: list[str],
+    tmp_path: Path,
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mar_accel.evaluate",
-        *tiny,
-        *SETTINGS,
-        "trainer=ddp_cpu",
-        f"output_dir={tmp_path}",
-    ]
-    subprocess.run([*command, "trainer.batch_size=5"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    processes = ["trainer=ddp_cpu", "trainer.batch_size=5", f"output_dir={tmp_path}"]
+    process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
     assert metrics["psnr"] == pytest.approx(run[1]["psnr"], rel=1e-3)

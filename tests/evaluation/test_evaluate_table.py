@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -175,23 +174,27 @@ def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Pat
     assert float(row["both/speedup"]) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_table_goes_on_and_two_processes_agree(
-    finished: tuple[Path, list[RowResult]], tiny: list[str], tmp_path: Path
+    finished: tuple[Path, list[RowResult]],
+    start: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
+    tiny: list[str],
+    tmp_path: Path,
 ) -> None:
     folder, before = finished
     overrides = _overrides(folder, tiny, folder / "rows.yaml")
     overrides = [o for o in overrides if not o.startswith("output_dir=")] + [f"output_dir={tmp_path}"]
-    command = [sys.executable, "-m", "mar_accel.evaluate_table", *overrides, "trainer=ddp_cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    while process.poll() is None and not list(tmp_path.glob("rows/short-*/config.yaml")):
-        time.sleep(0.1)
+    overrides.append("trainer=ddp_cpu")
+    process = start(tmp_path, "evaluate_table", *overrides)
+    wait_for(lambda: any(tmp_path.glob("rows/short-*/config.yaml")), process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     (first,) = tmp_path.glob("rows/plain-*/metrics.json")
     written = first.stat().st_mtime_ns
-    subprocess.run(command, check=True, env=environment)
+    process = start(tmp_path, "evaluate_table", *overrides)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     assert first.stat().st_mtime_ns == written
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))

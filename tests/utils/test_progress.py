@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -11,13 +10,33 @@ from mar_accel.utils import progress as module
 from mar_accel.utils.progress import progress
 
 
+class Clock:
+    """Stands still but for what a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.mark.usefixtures("clock")
 def test_items_pass_unchanged_and_quick_ones_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(range(5), "quick")) == [0, 1, 2, 3, 4]
     assert list(progress((n for n in "ab"), "generator", total=2)) == ["a", "b"]
     assert capsys.readouterr().out == ""
 
 
-def test_a_slow_loop_gets_a_bar_that_is_gone_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_loop_gets_a_bar_that_is_gone_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     calls: list[tuple[object, ...]] = []
 
     class Recorder:
@@ -32,10 +51,9 @@ def test_a_slow_loop_gets_a_bar_that_is_gone_at_the_end(monkeypatch: pytest.Monk
             return lambda *args, **kwargs: calls.append((name, *args, *kwargs.values()))
 
     monkeypatch.setattr(module, "Progress", Recorder)
-    monkeypatch.setattr(module, "SECONDS_WITHOUT_BAR", 0.05)
     with pytest.raises(RuntimeError):
         for number in progress(range(4), "features"):
-            time.sleep(0.1)
+            clock.now += 2 * module.SECONDS_WITHOUT_BAR
             if number == 2:
                 raise RuntimeError
     assert calls[0] == ("features", 4, 1) and ("update", 7, 2) in calls and calls[-1] == ("stop",)

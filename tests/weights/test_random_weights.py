@@ -49,7 +49,8 @@ def test_large_matrices_do_not_repeat_themselves() -> None:
 
 
 def test_base_model_is_ready_in_seconds() -> None:
-    start = time.perf_counter()
+    # Time of the processor, which other processes do not lengthen.
+    start = time.process_time()
     model = load_mar(MARConfig(), "random", "mar_base")
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30
     assert sum(parameter.numel() for parameter in model.parameters()) == 207_924_768
