@@ -23,27 +23,60 @@ from mar_accel.weights.folder import save_model_folder
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 BAD_INPUT = {
-    "label outside the classes": (["dataset.labels=[3,10]"], "dataset.labels: 10 is no"),
+    "label outside the classes": (["dataset.labels=[3,10]"], "dataset.labels must be classes of the model"),
     "no labels": (["dataset.labels=[]"], "dataset.labels is empty"),
+    "word for a label": (["dataset.labels=[3,seven]"], "dataset.labels[1] must be an integer, got 'seven'."),
     "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter=257"),
-    "negative guidance": (["sampler.guidance_scale=-0.5"], "sampler.guidance_scale=-0.5 is negative"),
+    "negative guidance": (["sampler.guidance_scale=-0.5"], "(1 disables guidance), got -0.5."),
+    "infinite guidance": (["sampler.guidance_scale=inf"], "sampler.guidance_scale must be finite"),
     "unknown member": (["sampler=fast"], "sampler=fast is unknown; choose one of "),
     "unknown part": (["sampler/order=spiral"], "sampler/order=spiral is unknown; choose one of "),
-    "unknown part by name": (["sampler.order=spiral"], "sampler.order=spiral is unknown; choose one of "),
+    "unknown part by name": (["sampler.order=spiral"], "sampler/order=spiral is unknown; choose one of "),
     "unknown model": (["model=mar_tiny"], "model=mar_tiny is unknown; choose one of digits, "),
     "unknown group": (["smapler=mar"], "smapler is not a key of the config; did you mean sampler?"),
     "unknown key": (["dataset.num_image=4"], "did you mean dataset.num_images?"),
-    "unknown argument": (["+sampler.speed=9"], "sampler.speed is not a setting of Sampler"),
-    "unreadable command line": (["dataset.labels=[1,"], "the command line cannot be read"),
-    "word for a number": (["dataset.num_images=abc"], "dataset.num_images=abc has the wrong type"),
-    "word for a number in a part": (["sampler.num_iter=many"], "sampler.num_iter=many has the wrong type"),
-    "half an image": (["dataset.num_images=1.5"], "dataset.num_images=1.5 has the wrong type"),
-    "no images": (["dataset.num_images=0"], "dataset.num_images=0 is too small"),
-    "no batch": (["trainer.batch_size=0"], "trainer.batch_size=0 is too small"),
-    "negative seed": (["seed=-1"], "seed=-1 is negative"),
+    "unknown argument": (
+        ["+sampler.speed=9"],
+        "sampler.speed is not a key of the config; sampler takes order",
+    ),
+    "unknown key of the dataset": (["+dataset.nonsense=3"], "dataset.nonsense is not a key of the config"),
+    "unknown key of the trainer": (["+trainer.num_node=2"], "did you mean trainer.num_nodes?"),
+    "key of a training": (["+trainer.max_epochs=2"], "trainer.max_epochs means something in training only"),
+    "key of another command": (["+evaluate.lpips=true"], "evaluate belongs to mar_accel.evaluate"),
+    "unknown key of the command": (["+generate.foo=1"], "generate.foo is not a key of the config"),
+    "key that is there": (["+seed=1"], "seed is in the config already; give it without the +."),
+    "forked processes": (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn starts processes"),
+    "no batches": (["trainer.limit_predict_batches=0"], "trainer.limit_predict_batches must be a number of"),
+    "neither true nor false": (
+        ["generate.resume=flase"],
+        "generate.resume must be true or false, got 'flase'.",
+    ),
+    "unreadable command line": (["dataset.labels=[1,"], "dataset.labels=[1, cannot be read"),
+    "word for a number": (["dataset.num_images=abc"], "dataset.num_images must be an integer, got 'abc'."),
+    "word for a number in a part": (
+        ["sampler.num_iter=many"],
+        "sampler.num_iter must be an integer, got 'many'.",
+    ),
+    "half an image": (["dataset.num_images=1.5"], "dataset.num_images must be an integer, got 1.5."),
+    "no images": (["dataset.num_images=0"], "dataset.num_images must be ≥ 1, got 0."),
+    "no batch": (["trainer.batch_size=0"], "trainer.batch_size must be ≥ 1, got 0."),
+    "negative seed": (["seed=-1"], "seed must be ≥ 0, got -1."),
     "heads that do not divide": (["model.architecture.num_heads=3"], "num_heads=3"),
+    "unknown size": (["+model.architecture.widht=3"], "model.architecture.widht is not a key of the config"),
+    "folders in a name": (["model.name=../../x"], "model.name must be a plain name without slashes"),
+    "no folder": (["output_dir=''"], "output_dir must name a folder"),
+    "no sampler": (["sampler=null"], "the command line cannot be read"),
     "unknown precision": (["trainer.precision=17"], "trainer: Precision 17 is invalid"),
     "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),
+    "unknown module": (
+        ["sampler.order._target_=my.Order"],
+        "there is no module my; give a class's import path.",
+    ),
+    "no import path": (["sampler.order._target_=Order"], "must be an import path such as my_module.MyClass"),
+    "class of another kind": (
+        ["cache._target_=mar_accel.sampling.orders.RandomOrder"],
+        "must be a CachePolicy",
+    ),
 }
 
 
@@ -68,7 +101,7 @@ def test_bad_input_is_one_sentence(
 def test_gpu_where_there_is_none(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = run_here("generate", *tiny_model, f"output_dir={folder}", "trainer=gpu")
-    _refused(outcome, "trainer.accelerator=gpu asks for a GPU (CUDA) but there is none", folder)
+    _refused(outcome, "trainer.accelerator=gpu asks for a GPU, but this machine has none", folder)
 
 
 def test_folder_that_cannot_be_written(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
@@ -139,8 +172,11 @@ def test_failing_job_of_a_multirun_does_not_stop_the_others(
 ) -> None:
     sweep = ["dataset.labels=[1],[99],[2]", "dataset.num_images=1", f"hydra.sweep.dir={tmp_path}"]
     outcome = run_here("generate", "-m", *tiny_model, *sweep)
-    assert outcome.status == 2 and "error: run 1: dataset.labels: 99 is no" in outcome.stderr
-    assert "run 1 failed: dataset.labels: 99 is no" in outcome.stdout and "2 done, 1 failed" in outcome.stdout
+    assert (
+        outcome.status == 2
+        and "error: run 1: dataset.labels must be classes of the model, 0 to 9, got 99." in outcome.stderr
+    )
+    assert "run 1 failed: dataset.labels must be" in outcome.stdout and "2 done, 1 failed" in outcome.stdout
     labels = [
         json.loads(file.read_text())["config"]["dataset"]["labels"] for file in tmp_path.glob("*/run.json")
     ]

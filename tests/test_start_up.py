@@ -12,7 +12,7 @@ import pytest
 import mar_accel
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = sorted(path.stem for path in (ROOT / "conf").glob("*.yaml") if path.stem != "base")
+COMMANDS = sorted(path.stem for path in (ROOT / "conf").glob("*.yaml") if not path.stem.startswith("base"))
 
 # Python imports sitecustomize before anything else. Here an import of torch, or of what needs it, is the end.
 _NO_TORCH = """

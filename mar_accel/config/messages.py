@@ -11,6 +11,7 @@ from hydra.errors import (
     ConfigCompositionException,
     HydraException,
     MissingConfigException,
+    OverrideParseException,
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,12 +41,22 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
         if isinstance(cause, ConfigCompositionException) and _KEY.search(str(cause)):
             return _unknown_key(str(cause), config_name)
     for cause in chain:
+        if isinstance(cause, OverrideParseException):
+            return (
+                f"{cause.override} cannot be read ({_reason(cause)}); put a value with special characters in "
+                "quotes twice, as in 'key=\"a=b\"'."
+            )
         if isinstance(cause, OmegaConfBaseException):
             where = f"{cause.full_key}: " if cause.full_key else ""
             return f"{where}{_first_line(cause)}; see the config with --cfg job."
     if composing or isinstance(error, HydraException):
         return f"the command line cannot be read: {_first_line(error)}."
     return None
+
+
+def _reason(error: OverrideParseException) -> str:
+    """What Hydra's parser says, without its advice on other lines."""
+    return _first_line(error).removeprefix("Error parsing override ").removeprefix(f"'{error.override}'").strip(": ")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

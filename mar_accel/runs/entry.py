@@ -23,6 +23,7 @@ from mar_accel.config.settings import COMMAND_NODES, Settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.processes import settings_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
+from mar_accel.utils.threads import set_default_threads
 
 USER_ERROR = 2
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
@@ -52,6 +53,7 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                 print(f"mar_accel {__version__}")
                 return None
             _find_own_modules()
+            set_default_threads()
             keep_freed_memory()
             errors = _ErrorReport(config_name)
 

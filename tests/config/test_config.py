@@ -17,7 +17,7 @@ from mar_accel.inference.build import build_architecture, build_cache, build_sam
 
 CONF = conf_dir()
 # "base" is a part of the others.
-PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
+PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("base"))
 MEMBERS = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
 # Values that a config leaves to the user.
 REQUIRED = {"cache/refresh/listed": ["cache.refresh.steps=[0,5]"]}
