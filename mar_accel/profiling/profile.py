@@ -50,7 +50,8 @@ class _Clock(Observer):
         self.totals = dict.fromkeys(("encoder", "backbone", "head", "autoencoder"), 0.0)
         self.steps: list[dict[str, float]] = []
         self._before = dict(self.totals)
-        self._start = self._encoder_end = 0.0
+        self._start = 0.0
+        self._encoded: float | None = None
 
     def now(self) -> float:
         synchronise(self.device)
@@ -58,14 +59,15 @@ class _Clock(Observer):
 
     def step_start(self, state: DecodeState, step: ARStep) -> None:
         self._before = dict(self.totals)
-        self._start = self._encoder_end = self.now()
+        self._start, self._encoded = self.now(), None
 
     def encoded(self, state: DecodeState, step: ARStep, x: torch.Tensor) -> None:
-        self._encoder_end = self.now()
+        self._encoded = self.now()
 
     def conditioning(self, state: DecodeState, step: ARStep, z: torch.Tensor) -> None:
-        self.totals["encoder"] += self._encoder_end - self._start
-        self.totals["backbone"] += self.now() - self._start
+        end = self.now()
+        self.totals["encoder"] += (end if self._encoded is None else self._encoded) - self._start
+        self.totals["backbone"] += end - self._start
 
     def chain_start(self, state: DecodeState, step: ARStep, chain: Chain) -> None:
         self._start = self.now()

@@ -14,10 +14,11 @@ from mar_accel.inference.module import InferenceModule
 from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.profiling import profile
+from mar_accel.profiling.flops import count_flops
 from mar_accel.profiling.profile import COMPONENTS, profile_batch
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.policy import CachePolicy, DecodeState
 
 BATCH = torch.tensor([0, 1]), torch.tensor([3, 1])
 NUM_STEPS = 6
@@ -48,6 +49,21 @@ def test_each_component_has_its_ticks(monkeypatch: pytest.MonkeyPatch, cache: st
     assert sum(result.shares().values()) == pytest.approx(1)
     assert [step["index"] for step in result.steps] == list(range(NUM_STEPS))
     assert all(step["backbone_seconds"] == 1 and step["head_seconds"] == 0.5 for step in result.steps)
+
+
+class Unannounced(CachePolicy):
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> torch.Tensor:
+        return state.model(state.embedding, *state.known(step), state.predicted(step))
+
+
+def test_a_backbone_that_is_not_told_apart_is_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(profile._Clock, "now", lambda self: float(next(ticks)))
+    module = _module("none")
+    seconds = profile_batch(module.with_sampling(module.sampler, Unannounced()), BATCH).seconds
+    assert (seconds["encoder"], seconds["decoder"]) == (NUM_STEPS / 2, 0)
+    counted = count_flops(module.model.config, module.sampler, Unannounced())
+    assert counted.encoder > 0 and counted.decoder == 0
 
 
 def test_profiling_leaves_the_module_as_it_was() -> None:
