@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,67 @@ def test_keys_of_gtr() -> None:
 def test_bad_configs_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _plan(*overrides)
+
+
+OWN_PARTS = """
+import torch
+from mar_accel.sampling.guidance import GuidanceSchedule
+from mar_accel.sampling.orders import Order
+from mar_accel.sampling.step_sizes import StepSizes
+
+class Columns(Order):
+    def permutation(self, grid, generator):
+        return torch.arange(grid[0] * grid[1]).view(grid).T.flatten()
+
+class Halves(Columns):
+    def stage_sizes(self, grid):
+        return (grid[0] * grid[1] // 2,) * 2
+
+class Eights(StepSizes):
+    def sizes(self, stage_sizes):
+        return [8] * (sum(stage_sizes) // 8)
+
+class LateHalf(GuidanceSchedule):
+    def scale(self, guidance_scale, progress):
+        return guidance_scale if progress.decoded > 0.5 else 1
+"""
+PRESETS = ["mar", "mar_256", "mar_reduced", "gtr", "gtr_18", "disa", "halton", "raster", "subsample"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parts_of_ones_own_fit_every_preset(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_parts.py").write_text(OWN_PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = importlib.import_module("my_parts")
+
+    sampler = _sampler(f"sampler={preset}")
+    sampler.order = parts.Columns()
+    order = sampler.draw(sampler.plan(GRID), 0, [0], token_dim=1).order[0]
+    assert order[:2].tolist() == [0, 16]
+
+    sampler = _sampler(f"sampler={preset}")
+    sampler.step_sizes, sampler.guidance_schedule = parts.Eights(), parts.LateHalf()
+    steps = sampler.plan(GRID).steps
+    assert [step.num_tokens for step in steps] == [8] * 32
+    assert [step.guided for step in steps] == [False] * 16 + [True] * 16
+
+    sampler = _sampler(f"sampler={preset}")
+    sampler.order = parts.Halves()
+    if preset.startswith("gtr"):
+        with pytest.raises(ConfigError, match=r"rates has \d values for the 2 stages of sampler\.order"):
+            sampler.plan(GRID)
+    else:
+        assert sampler.plan(GRID).steps[-1].stage == 1
+
+
+@pytest.mark.parametrize("over", ["decoded", "ar_time", "timestep"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_interval_of_guidance_fits_every_preset(preset: str, over: str) -> None:
+    low, high = ("200", "600") if over == "timestep" else ("0.1", "0.6")
+    keys = [f"sampler.guidance_schedule.{key}" for key in ("over", "low", "high")]
+    interval = ["sampler/guidance_schedule=interval", f"{keys[0]}={over}", f"{keys[1]}={low}"]
+    steps = _plan(f"sampler={preset}", *interval, f"{keys[2]}={high}").steps
+    guided = sum(step.guided for step in steps)
+    assert guided == len(steps) if over == "timestep" else 0 < guided < len(steps)
