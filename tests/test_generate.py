@@ -202,5 +202,8 @@ def test_a_folder_of_adaptive_refreshes_belongs_to_one_batch_size(
 def test_images_of_unknown_origin_are_not_mixed(tiny_model: list[str], tmp_path: Path) -> None:
     _rerun(tmp_path, tiny_model)
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ConfigError, match=r"has images but no run\.json"):
+    _rerun(tmp_path, tiny_model)  # its config still says what they are
+    for name in ("run.json", "config.yaml"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match=r"has images but no config\.yaml"):
         _rerun(tmp_path, tiny_model)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.runs.identity import Identity, decides_per_batch, differences
@@ -129,7 +131,15 @@ def _link(source: Path, target: Path) -> None:
 def images_identity(output_dir: Path) -> dict[str, Any] | None:
     """The identity of the images in a run folder, finished or not; None where nothing tells it."""
     unfinished = read_json(output_dir / IDENTITY_FILE).get("images")
-    return unfinished or read_json(output_dir / RECORD_FILE).get("identity", {}).get("content")
+    found = unfinished or read_json(output_dir / RECORD_FILE).get("identity", {}).get("content")
+    if found is not None:
+        return found
+    # Without both, as where somebody removed the record to have the run again: its config, and files of now.
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(output_dir / CONFIG_FILE))
+        return Identity.of(check_settings(Settings, config)).images
+    except (OSError, ValueError, OmegaConfBaseException):
+        return None
 
 
 def _revisions(output_dir: Path) -> list[str | None]:
@@ -159,7 +169,7 @@ def _check_images(output_dir: Path, settings: Settings, identity: Identity) -> N
     there = images_identity(output_dir)
     if there is None:
         raise ConfigError(
-            f"output_dir={output_dir} has images but no {RECORD_FILE} that says what they are; {advice}."
+            f"output_dir={output_dir} has images but no {CONFIG_FILE} that says what they are; {advice}."
         )
     for key, theirs, ours in differences(there, identity.images):
         if key.startswith("weights."):

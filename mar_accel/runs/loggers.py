@@ -33,9 +33,10 @@ def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
         return build_node("logger", node, Logger, **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
+            kind = node["_target_"].rsplit(".", 1)[-1]
             raise ConfigError(
-                f"logger._target_={node['_target_']} needs a package that is not installed "
-                f"({error.__cause__.name}); install it or choose another logger."
+                f"logger: {kind} needs a package that is not installed; install it (for TensorBoard: pip "
+                "install -e '.[tensorboard]') or choose another logger."
             ) from error
         raise
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.config.settings import Settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
@@ -27,12 +27,13 @@ EAGER_REFRESH = ["cache.refresh.warmup_steps=3", "cache.refresh.period=3"]
 
 
 @lru_cache
-def _config(overrides: tuple[str, ...]) -> DictConfig:
-    config = compose_settings("generate", [*SHORT, *overrides])
-    if config.cache.get("head") and config.cache.head.period_for == 100:
+def _settings(overrides: tuple[str, ...]) -> Settings:
+    settings = compose_settings("generate", [*SHORT, *overrides])
+    head = settings.cache.get("head")
+    if head and head["period_for"] == 100:
         # Chains of nine timesteps would get no head cache under the default, a period for a hundred.
-        config.cache.head.period_for = 9
-    return config
+        return settings.with_(cache={**settings.cache, "head": {**head, "period_for": 9}})
+    return settings
 
 
 def small_model(**changes: int) -> MAR:
@@ -69,8 +70,8 @@ def run(model: MAR) -> Decode:
         observer: Observer | None = None,
     ) -> Tensor:
         network = network or model
-        config = _config(overrides)
-        sampler, policy = build_sampler(config), cache or build_cache(config)
+        settings = _settings(overrides)
+        sampler, policy = build_sampler(settings), cache or build_cache(settings)
         plan = sampler.plan(network.config.grid)
         policy.check(network.config, plan, sampler.solver)
         noise = sampler.draw(plan, 0, list(range(batch)), network.config.token_dim)

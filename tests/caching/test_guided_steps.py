@@ -46,7 +46,7 @@ class Steps(GuidanceSchedule):
 
 def _plan(num_iter: int, *guided: int) -> Plan:
     sampler = Sampler(
-        step_sizes=CosineSteps(num_iter), guidance_schedule=Steps(*guided), sampling={"guidance_scale": 2.0}
+        step_sizes=CosineSteps(num_iter), guidance_schedule=Steps(*guided), guidance_scale=2.0
     )
     return sampler.plan((8, 8))
 

@@ -44,8 +44,8 @@ class Adapter(nn.Module):
     def unconditional_embedding(self, batch_size: int) -> Tensor:
         return torch.zeros(batch_size, 1)
 
-    def forward(self, rows: Tensor, tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
-        return self.model(self.branches[: len(rows) // len(tokens)], tokens, known, predicted)
+    def encode_tokens(self, rows: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
+        return self.model.encode_tokens(self.branches[: len(rows) // len(tokens)], tokens, known)
 
 
 class Recorder(NoCache):

@@ -22,9 +22,9 @@ from filelock import FileLock
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
-from mar_accel.generate import build_requests
+from mar_accel.data.requests import GenerationRequests
 from mar_accel.runs.folder import claim_run_folder
-from mar_accel.runs.identity import config_hash
+from mar_accel.runs.identity import Identity
 
 FEW = ["dataset.num_images=4", "trainer.batch_size=2"]
 EVALUATION = [
@@ -37,6 +37,10 @@ EVALUATION = [
 def _runs(sweep: Path, file: str = "run.json") -> list[dict[str, Any]]:
     """Records of the finished runs."""
     return [json.loads(path.read_text()) for path in sorted(sweep.glob(f"*/{file}"))]
+
+
+def _identity(command: str, *overrides: str) -> Identity:
+    return Identity.of(compose_settings(command, overrides))
 
 
 def _summary(sweep: Path) -> list[dict[str, str]]:
@@ -56,30 +60,42 @@ def test_the_same_command_again_makes_nothing_again(
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert [run["status"] for run in _summary(tmp_path)] == ["skipped", "skipped", "done"]
     assert [run["seed"] for run in _summary(tmp_path)] == ["0", "1", "2"]
-    assert {run["config_hash"] for run in _runs(tmp_path)} == {
-        config_hash(compose_settings("generate", [*tiny_model, *FEW, f"seed={seed}"])) for seed in range(3)
+    assert {run["identity"]["images"] for run in _runs(tmp_path)} == {
+        _identity("generate", *tiny_model, *FEW, f"seed={seed}").images_hash for seed in range(3)
     }
     assert not list((tmp_path / ".results").iterdir())
 
 
-def test_names_depend_on_what_is_computed_alone(tiny_model: list[str]) -> None:
-    def name(*overrides: str, measured: bool = True) -> str:
-        return config_hash(compose_settings("evaluate", [*tiny_model, *overrides]), measured=measured)
+def test_identities_are_nested(tiny_model: list[str]) -> None:
+    """What changes images changes what is found and measured of them, but not the other way round."""
+    plain = _identity("evaluate", *tiny_model)
 
-    for same in (
-        "output_dir=x",
-        "logger=csv",
-        "trainer.devices=2",
-        "trainer.batch_size=3",
-        "callbacks=default",
+    def changed(*overrides: str) -> tuple[bool, bool, bool]:
+        other = _identity("evaluate", *tiny_model, *overrides)
+        return (
+            other.images_hash != plain.images_hash,
+            other.evaluation_hash != plain.evaluation_hash,
+            other.measurement_hash != plain.measurement_hash,
+        )
+
+    for nothing in ("output_dir=x", "logger=csv", "callbacks=default", "evaluate.resume=true"):
+        assert changed(nothing) == (False, False, False), nothing
+    for conditions in ("trainer.devices=2", "trainer.batch_size=3", "evaluate.timing_rounds=7"):
+        assert changed(conditions) == (False, False, True), conditions
+    for judging in (
+        "evaluate.lpips=true",
+        "dataset.num_images=7",
+        "features=none",
+        "reference.augmentations=3",
     ):
-        assert name(same) == name(), same
-    for other in ("seed=1", "cache=lazymar", "evaluate.lpips=true", "dataset.num_images=7"):
-        assert name(other) != name(), other
-    assert name("evaluate.lpips=true", measured=False) == name(measured=False)
+        assert changed(judging) == (False, True, True), judging
+    for images in ("seed=1", "cache=lazymar", "trainer.precision=bf16-true", "sampler.guidance_scale=2"):
+        assert changed(images) == (True, True, True), images
+    assert changed("sampler.guidance_scale=4") == (False, False, False), "4 is 4.0"
     adaptive = ["cache=lazymar", "cache/refresh=adaptive"]
     for batches in ("trainer.batch_size=3", "trainer.devices=2"):
-        assert name(*adaptive, batches) != name(*adaptive), "a batch refreshes together"
+        one, other = (_identity("generate", *tiny_model, *adaptive, *more) for more in ((), (batches,)))
+        assert one.images_hash != other.images_hash, "a batch refreshes together"
 
 
 def test_names_depend_on_the_content_of_weights(
@@ -93,8 +109,7 @@ def test_names_depend_on_the_content_of_weights(
         names = []
         for content in (b"one", b"two", b"one"):
             file.write_bytes(content)
-            config = compose_settings("generate", [*tiny_model, f"model.weights='{weights}'"])
-            names.append(config_hash(config))
+            names.append(_identity("generate", *tiny_model, f"model.weights='{weights}'").images_hash)
         assert names[0] == names[2] != names[1], weights
 
 
@@ -103,19 +118,20 @@ def test_images_of_weights_that_have_changed_are_not_gone_on_with(
 ) -> None:
     weights, folder = tmp_path / "w.safetensors", tmp_path / "run"
     weights.write_bytes(b"one")
-    config = compose_settings("generate", [*tiny_model, f"model.weights='{weights}'"])
-    (claim_run_folder(folder, config) / "images").mkdir()
+    settings = compose_settings("generate", [*tiny_model, f"model.weights='{weights}'"])
+    claim_run_folder(folder, settings, Identity.of(settings))
+    (folder / "images").mkdir()
     (folder / "images" / "000000.png").touch()
-    claim_run_folder(folder, config)
+    claim_run_folder(folder, settings, Identity.of(settings))
     weights.write_bytes(b"two")
     with pytest.raises(ConfigError, match="images of other weights"):
-        claim_run_folder(folder, config)
+        claim_run_folder(folder, settings, Identity.of(settings))
 
 
 def test_a_run_out_of_memory_does_not_stop_the_others(
     run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mar_accel.generate as command
+    from mar_accel.runs import generation as command
 
     generate = command.generate
 
@@ -228,9 +244,8 @@ def test_generate_goes_on_with_whole_batches(run_here: Any, tiny_model: list[str
 
 
 def test_what_is_left_of_a_run_is_whole_batches_and_enough_for_all_processes(tiny_model: list[str]) -> None:
-    requests = build_requests(
-        compose_settings("generate", [*tiny_model, "dataset.num_images=11", "trainer.batch_size=4"])
-    )
+    settings = compose_settings("generate", [*tiny_model, "dataset.num_images=11", "trainer.batch_size=4"])
+    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
 
     def left(finished: list[int], processes: int = 1) -> list[int]:
         return list(requests.without(finished, processes).requests.indices)

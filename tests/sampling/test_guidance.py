@@ -259,5 +259,5 @@ def test_flops_of_mar_b_where_a_quarter_of_the_steps_is_guided() -> None:
 
 def test_the_schedule_inside_can_be_ones_own() -> None:
     schedule = IntervalGuidance("decoded", 0.0, 1.0, OnlyAt(3))
-    assert _guided(Sampler(guidance_schedule=schedule, sampling={"guidance_scale": 2.0})) == [3]
+    assert _guided(Sampler(guidance_schedule=schedule, guidance_scale=2.0)) == [3]
     assert isinstance(IntervalGuidance().schedule, LinearGuidance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,17 +18,19 @@ from mar_accel.weights.folder import read_description, save_model_folder
 from mar_accel.weights.loading import load_kl_autoencoder, load_mar
 
 
-def _save(path: Path, model: MAR, autoencoder: Autoencoder | None = None, **settings) -> Path:
-    return save_model_folder(path, model, autoencoder, name="tiny", guidance_scale=2.5, **settings)
+SAMPLING = {"guidance_scale": 2.5}
+
+
+def _save(path: Path, model: MAR, autoencoder: Autoencoder | None = None, **settings: Any) -> Path:
+    return save_model_folder(path, model, autoencoder, name="tiny", **{"sampling": SAMPLING, **settings})
 
 
 def test_round_trip(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig) -> None:
     folder = _save(tmp_path / "new" / "tiny", tiny_model, PixelAutoencoder())
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     described = read_description(folder, "model.weights")
-    assert (described.name, described.guidance_scale, described.autoencoder) == ("tiny", 2.5, "pixel")
+    assert (described.name, described.sampling, described.autoencoder) == ("tiny", SAMPLING, "pixel")
     assert described.architecture == tiny_config
-    assert (described.max_timestep, described.head_refresh_below) == ("auto", 0)
     loaded = load_mar(tiny_config, str(folder), "tiny")
     torch.testing.assert_close(loaded.state_dict(), tiny_model.state_dict(), rtol=0, atol=0)
     assert not loaded.training
@@ -36,8 +39,9 @@ def test_round_trip(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig) -> 
 
 
 def test_what_a_model_is_sampled_with_is_kept(tmp_path: Path, tiny_model: MAR) -> None:
-    described = read_description(_save(tmp_path, tiny_model, max_timestep=950, head_refresh_below=0.1), "key")
-    assert (described.max_timestep, described.head_refresh_below) == (950, 0.1)
+    sampling = {"max_timestep": 950, "head_refresh_below": 0.1, "of_my_own": [1, None]}
+    described = read_description(_save(tmp_path, tiny_model, sampling=sampling), "key")
+    assert described.sampling == sampling
 
 
 def test_vae_round_trip(tmp_path: Path, tiny_model: MAR) -> None:
