@@ -19,7 +19,9 @@ from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR
 from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling.guidance import GuidanceSchedule, Progress
+from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.sampling.policy import DecodeState
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.step_sizes import CosineSteps
 
@@ -45,9 +47,7 @@ class Steps(GuidanceSchedule):
 
 
 def _plan(num_iter: int, *guided: int) -> Plan:
-    sampler = Sampler(
-        step_sizes=CosineSteps(num_iter), guidance_schedule=Steps(*guided), guidance_scale=2.0
-    )
+    sampler = Sampler(step_sizes=CosineSteps(num_iter), guidance_schedule=Steps(*guided), guidance_scale=2.0)
     return sampler.plan((8, 8))
 
 
@@ -165,11 +165,12 @@ def test_memory_is_stated_exactly(run: Callable[..., Tensor], model: MAR, cache:
     assert isinstance(policy, LazyMAR)
     most = [0, 0]
 
-    def measure(*_: object) -> None:
-        for number, part in enumerate((policy.token, policy.condition)):
-            most[number] = max(most[number], _bytes(part.tensors()) if part is not None else 0)
+    class Measure(Observer):
+        def step_end(self, state: DecodeState, step: ARStep) -> None:
+            for number, part in enumerate((policy.token, policy.condition)):
+                most[number] = max(most[number], _bytes(part.tensors()) if part is not None else 0)
 
-    run(*INTERVALS[interval], cache=policy, batch=BATCH, on_step=measure)
+    run(*INTERVALS[interval], cache=policy, batch=BATCH, observer=Measure())
     plan = _sampler(*INTERVALS[interval]).plan(model.config.grid)
     stated = cache_memory(policy, model.config, plan, bytes_per_element=4)
     assert most == [BATCH * stated.token, BATCH * stated.condition]

@@ -45,7 +45,14 @@ class Adapter(nn.Module):
         return torch.zeros(batch_size, 1)
 
     def encode_tokens(self, rows: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-        return self.model.encode_tokens(self.branches[: len(rows) // len(tokens)], tokens, known)
+        # The backbone does not depend on the text: the branches share its rows.
+        x = self.model.encode(self.model.embed_tokens(tokens, known))
+        return x.repeat(len(rows) // len(tokens), 1, 1)
+
+    def predict(self, encoded: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+        branches = self.branches[: len(encoded) // len(known)]
+        decoded = self.model.decode(self.model.decoder_inputs(encoded[: len(known)], known), predicted)
+        return torch.cat([self.model.cross(decoded, predicted, keys) for keys in branches])
 
 
 class Recorder(NoCache):

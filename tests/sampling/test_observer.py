@@ -126,9 +126,7 @@ def test_a_chain_can_be_run_again(model: MAR) -> None:
         chains = 0
 
         def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: Tensor) -> None:
-            denoise = GuidedDenoiser(
-                chain.net, chain.z, chain.time_embeddings, step.guidance, chain.guided
-            )
+            denoise = GuidedDenoiser(chain.net, chain.z, chain.time_embeddings, step.guidance, chain.guided)
             assert torch.equal(chain.run(denoise), tokens)
             self.chains += 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mar_accel.config.compose import compose_settings, with_part_choices
+from mar_accel.config.compose import compose_settings, group_choices
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_sampler
 from mar_accel.sampling.diffusion_steps import AnnealedDiffusionSteps
@@ -76,14 +76,14 @@ def test_every_part_of_a_preset_can_be_exchanged() -> None:
     assert {step.num_diffusion_steps for step in sampler.plan(GRID).steps} == {50}
 
 
-def test_only_parts_that_are_changed_too_become_choices() -> None:
-    assert with_part_choices(["sampler.order=gtr"]) == ["sampler.order=gtr"]
-    assert with_part_choices(["sampler.order=nix", "sampler.order.a=1"]) == [
-        "sampler.order=nix",
-        "sampler.order.a=1",
-    ]
+def test_parts_that_are_named_are_choices_of_their_group() -> None:
+    """So they come from every folder that Hydra searches; what is no name stays as it is."""
+    assert group_choices(["sampler.order=gtr"]) == ["sampler/order=gtr"]
     changed = ["sampler.order=gtr,halton", "sampler.order.a=1", "model.order=b"]
-    assert with_part_choices(changed) == ["sampler/order=gtr,halton", *changed[1:]]
+    assert group_choices(changed) == ["sampler/order=gtr,halton", *changed[1:]]
+    kept = ["cache.head=null", "sampler.order={_target_: a.B}", "sampler.solver=my.Solver", "sampler.nope=a"]
+    kept += ["sampler.guidance_scale=a", "sampler.order._target_=my.Order", "~sampler.order", "sampler=gtr"]
+    assert group_choices(kept) == kept
 
 
 def test_a_part_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

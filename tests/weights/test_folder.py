@@ -17,7 +17,6 @@ from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.weights.folder import read_description, save_model_folder
 from mar_accel.weights.loading import load_kl_autoencoder, load_mar
 
-
 SAMPLING = {"guidance_scale": 2.5}
 
 
