@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mar_accel.analysis.plan_report import show_plan
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
-from mar_accel.plan import show_plan
 
 TINY = [
     *("model.architecture.embed_dim=16", "model.architecture.num_heads=2", "model.architecture.grid=[6,4]"),

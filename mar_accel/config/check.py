@@ -132,7 +132,7 @@ def check_node(key: str, node: Any, given: Sequence[str] = ()) -> None:
     Raises:
         ConfigError: names the key and what is wrong.
     """
-    if not isinstance(node, dict) or "_target_" not in node:
+    if not isinstance(node, dict) or node.get("_target_") is None:
         return
     target = locate(key, node["_target_"])
     arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}

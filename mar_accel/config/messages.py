@@ -56,7 +56,12 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
 
 def _reason(error: OverrideParseException) -> str:
     """What Hydra's parser says, without its advice on other lines."""
-    return _first_line(error).removeprefix("Error parsing override ").removeprefix(f"'{error.override}'").strip(": ")
+    return (
+        _first_line(error)
+        .removeprefix("Error parsing override ")
+        .removeprefix(f"'{error.override}'")
+        .strip(": ")
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,48 +20,89 @@ from mar_accel.runs.folder import images_identity
 from mar_accel.runs.identity import Identity, differences
 
 
-def open_baseline(settings: Settings, identity: Identity, sampled_by: str) -> ImageSet | None:
+@dataclass(frozen=True)
+class Sampled:
+    """What images were sampled with.
+
+    Attributes:
+        samples: what decides classes and noise of a sample index, weights aside.
+        weights: of the model, as its config names them; None where nobody knows.
+        content: digest of these weights when the images were sampled; None where it is not known.
+    """
+
+    samples: dict[str, Any]
+    weights: str | None
+    content: str | None
+
+    @classmethod
+    def of(cls, settings: Settings, identity: Identity) -> Sampled:
+        """What a config samples with."""
+        samples = {key: value for key, value in identity.samples.items() if key != "weights"}
+        model = {
+            key: value for key, value in samples["model"].items() if key not in ("weights", "autoencoder")
+        }
+        content = identity.samples["weights"]["model"]
+        return cls({**samples, "model": model}, settings.model.weights, content)
+
+    @classmethod
+    def recorded(cls, images: ImageSet) -> Sampled | None:
+        """What the record of a run says of its images; None without a record."""
+        config = images.record.get("config")
+        if not config:
+            return None
+        settings = check_settings(Settings, config)
+        sampled = cls.of(settings, Identity.of(settings))
+        # The weights may have changed since.
+        content = (images_identity(images.path) or {}).get("weights", {}).get("model", sampled.content)
+        return replace(sampled, content=content)
+
+    def differs_from(self, other: Sampled) -> tuple[str, Any, Any] | None:
+        """The first config key that makes the samples others, with both values."""
+        for key, ours, theirs in differences(self.samples, other.samples):
+            return {"guidance_scale": "sampler.guidance_scale"}.get(key, key), ours, theirs
+        if not self._same_weights(other):
+            return "model.weights", self.weights, other.weights
+        return None
+
+    def _same_weights(self, other: Sampled) -> bool:
+        """Whether the weights are the same, by content where it is known, however they are spelled.
+
+        A relative path belongs to the folder that its command ran in, which no record tells: a path that
+        leads nowhere from here is taken for every path that ends with it.
+        """
+        if self.weights is None or other.weights is None or self.weights == other.weights:
+            return self.content is None or other.content is None or self.content == other.content
+        if self.content is not None and other.content is not None:
+            return self.content == other.content
+        tails = [[part for part in Path(w).parts if part != ".."] for w in (self.weights, other.weights)]
+        short, long = sorted(tails, key=len)
+        return bool(short) and long[-len(short) :] == short
+
+
+def open_baseline(settings: EvaluateSettings, sampled: Sampled, by: str) -> ImageSet | None:
     """The folder of unaccelerated images that ``evaluate.baseline`` names, or None.
 
     Args:
-        identity: of the images that are to be compared.
-        sampled_by: what these images are, for messages.
+        sampled: what the images that are to be compared were sampled with.
+        by: what these images are, for messages.
 
     Raises:
         DataError: there are no images in it.
         ConfigError: it is of a run with other samples, so that comparing them one by one means nothing.
     """
-    folder = settings.evaluate.baseline_folder
-    if folder is None or not settings.evaluate.fidelity_images:
+    folder = settings.baseline_folder
+    if folder is None or not settings.fidelity_images:
         return None
     images = open_images(folder, "evaluate.baseline")
-    there = recorded_identity(images)
-    for key, theirs, ours in differences(there.samples, identity.samples) if there else ():
+    recorded = Sampled.recorded(images)
+    difference = recorded.differs_from(sampled) if recorded is not None else None
+    if difference is not None:
+        key, theirs, ours = difference
         raise ConfigError(
-            f"evaluate.baseline={folder} was sampled with {_key_of(key)}={theirs} but {sampled_by} {ours}; "
-            "give a run of the same samples, generate to sample them now, or evaluate.fidelity_images=0 to "
-            "compare none."
+            f"evaluate.baseline={folder} was sampled with {key}={theirs} but {by} {ours}; give a run of the "
+            "same samples, generate to sample them now, or evaluate.fidelity_images=0 to compare none."
         )
     return images
-
-
-def recorded_identity(images: ImageSet) -> Identity | None:
-    """The identity of a run's images; None where no record tells it."""
-    config = images.record.get("config")
-    if not config:
-        return None
-    recorded = Identity.of(check_settings(Settings, config))
-    content = images_identity(images.path)
-    # The content of the weights when the images were sampled, which may have changed since.
-    weights = {"weights": content["weights"]} if content else {}
-    return replace(recorded, samples={**recorded.samples, **weights})
-
-
-def _key_of(key: str) -> str:
-    """The config key that an identity's key stands for."""
-    return {"weights.model": "model.weights of content", "guidance_scale": "sampler.guidance_scale"}.get(
-        key, key
-    )
 
 
 def compare_with_folder(

@@ -17,6 +17,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluation.baseline_store import Samples, shared_samples
 from mar_accel.evaluation.collect import Collected, Collector
 from mar_accel.evaluation.comparison import (
+    Sampled,
     add_lpips,
     check_lpips,
     compare,
@@ -132,7 +133,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
         judge=Judge.of(settings),
         num_compared=min(settings.evaluate.fidelity_images, requests.num_images),
         plain=plain,
-        baseline=open_baseline(settings, identity, "this run has"),
+        baseline=open_baseline(settings.evaluate, Sampled.of(settings, identity), "this run has"),
         measured=read_measured(output_dir, identity, flops=decides_per_batch(settings)),
     )
     claim_run_folder(output_dir, settings, identity, (METRICS_FILE, RECORD_FILE))

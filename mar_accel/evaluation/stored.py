@@ -10,11 +10,11 @@ from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.comparison import (
+    Sampled,
     add_lpips,
     check_lpips,
     compare_with_folder,
     open_baseline,
-    recorded_identity,
 )
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
@@ -42,8 +42,8 @@ def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
     images, judge = open_images(path), Judge.of(settings)
     if judge is None:
         raise ConfigError("features=none judges nothing of evaluate.images; choose features.")
-    identity = recorded_identity(images) or Identity.of(_without_weights(settings))
-    baseline = open_baseline(settings, identity, f"evaluate.images={path} with")
+    sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))
+    baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with")
     check_lpips(settings.evaluate)
     prepare_output_dir(output_dir)
     features = _features(images, judge)

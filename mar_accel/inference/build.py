@@ -31,7 +31,7 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
         ConfigError: the object is of another kind, or refuses its values; errors of this package come
             through as they are.
     """
-    if "_target_" not in node:
+    if node.get("_target_") is None:
         return None
     try:
         built = instantiate(dict(node), **arguments, _convert_="all")

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mar_accel.caching.adaptive import AdaptiveRefresh
+from mar_accel.config.check import locate
 from mar_accel.config.settings import Settings
 from mar_accel.runs.contents import content_of, size_and_time, sources_of
+from mar_accel.sampling.model_defaults import MODEL
 
 # What never counts: where things are written or cached, what is shown or logged, and how a run is resumed.
 NEVER_COUNTS = (
@@ -61,7 +63,7 @@ class Identity:
         }
         images = {
             **samples,
-            "defaults": settings.model.sampling,
+            "defaults": _left_to_model(settings),
             "sampler": settings.sampler,
             "cache": settings.cache,
             "trainer": {key: plain["trainer"][key] for key in _image_conditions(settings)},
@@ -116,6 +118,22 @@ def _judged(
         "judge_sources": sources_of(plain["features"], plain["reference"]),
     }
     return evaluation, {**evaluation, "trainer": plain["trainer"], "timed": timed}
+
+
+def _left_to_model(settings: Settings) -> dict[str, Any]:
+    """Values that sampler and cache leave to the model, by their place: a model's defaults count where used."""
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("sampler", settings.sampler), ("cache", settings.cache)]
+    while waiting:
+        key, node = waiting.pop()
+        if not isinstance(node, dict) or node.get("_target_") is None:
+            continue
+        target = locate(key, node["_target_"])
+        for name, (default, fallback) in getattr(target, "model_defaults", {}).items():
+            if node.get(name, MODEL) == MODEL:
+                found[f"{key}.{name}"] = settings.model.sampling.get(default, fallback)
+        waiting += [(f"{key}.{name}", value) for name, value in node.items()]
+    return found
 
 
 def _image_conditions(settings: Settings) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
     """
     node = settings.logger
     arguments: dict[str, Any] = {}
-    if node.get("_target_", "").endswith(".WandbLogger"):
+    if (node.get("_target_") or "").endswith(".WandbLogger"):
         tags = [*(node.get("tags") or ()), *run_tags(settings)]
         group = node.get("group") or settings.model.name
         arguments = {"id": run_id, "resume": "allow", "group": group, "tags": tags}

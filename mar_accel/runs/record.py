@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def run_record(settings: Settings, **results: Any) -> dict[str, Any]:
     return {
         "command": settings.command,
         "overrides": list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
         **results,
         "config": settings.plain(),

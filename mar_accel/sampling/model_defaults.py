@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from mar_accel.utils.readable import Readable
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 # The value that means "as model.sampling says".
 MODEL: Final = "model"

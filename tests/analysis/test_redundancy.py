@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mar_accel.analysis.head_reuse import stretches
+from mar_accel.analysis.redundancy_run import measure_redundancy
 from mar_accel.caching.head import HeadCache
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
-from mar_accel.redundancy import measure_redundancy
 from mar_accel.sampling.diffusion_schedule import respaced_timesteps
 from mar_accel.sampling.solvers import DDPM
 
@@ -71,7 +71,7 @@ def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
     with (tmp_path / "head_reuse.csv").open() as file:
         rows = list(csv.DictReader(file))
     timesteps = respaced_timesteps(
-        9, config.sampler.max_timestep if config.sampler.max_timestep != "auto" else 950
+        9, config.sampler["max_timestep"] if config.sampler["max_timestep"] != "auto" else 950
     )
     length = len(timesteps)
     assert {int(row["diffusion_steps"]) for row in rows} == {length}
@@ -88,7 +88,11 @@ def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("override", "text"),
-    [("redundancy.head_every=0", r"head_every=0"), ("redundancy.head_period=1", r"head_period=1")],
+    [
+        ("redundancy.head_every=0", r"redundancy\.head_every must be ≥ 1, got 0"),
+        ("redundancy.head_period=1", r"redundancy\.head_period must be ≥ 2, got 1"),
+        ("redundancy.prune_block=first", r"redundancy\.prune_block must be an integer or auto, got 'first'"),
+    ],
 )
 def test_a_probe_that_measures_nothing_is_refused(tmp_path: Path, override: str, text: str) -> None:
     folder = tmp_path / "run"

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mar_accel.evaluation.sampling import baseline_config
-from mar_accel.evaluation.settings import EvaluationSettings
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
-from mar_accel.evaluation.comparison import open_baseline
+from mar_accel.evaluation.comparison import Sampled, open_baseline
 from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.evaluation.run import evaluate
+from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 from mar_accel.runs.folder import claim_run_folder
-from mar_accel.runs.identity import config_hash
+from mar_accel.runs.identity import Identity
 from mar_accel.weights.sources import embedded_folder
 
 SETTINGS = [
@@ -73,7 +72,9 @@ def test_metrics_json_has_every_key_and_plausible_numbers(run: tuple[Path, dict[
     assert metrics["peak_memory_bytes"] > 1e6
     assert sum(metrics["time_shares"].values()) == pytest.approx(1)
     assert all(share >= 0 for share in metrics["time_shares"].values())
-    assert metrics["config_hash"] == json.loads((folder / "run.json").read_text())["config_hash"]
+    recorded = json.loads((folder / "run.json").read_text())["identity"]
+    assert metrics["identity"] == {key: recorded[key] for key in metrics["identity"]}
+    assert len(set(metrics["identity"].values())) == 4
 
 
 def test_the_run_folder_holds_pictures_and_the_steps(run: tuple[Path, dict[str, Any]]) -> None:
@@ -129,16 +130,20 @@ def test_a_baseline_folder_gives_the_fidelity_of_a_generated_one(
 
 def test_the_baseline_keeps_seed_and_guidance_and_is_unaccelerated() -> None:
     config = compose_settings("evaluate", ["sampler.guidance_scale=3.5", "sampler.num_iter=9", "seed=4"])
-    baseline = baseline_config(config)
-    assert baseline.sampler.guidance_scale == 3.5 and baseline.seed == 4
-    assert baseline.sampler.num_iter == 64 and baseline.sampler.num_diffusion_steps == 100
-    assert baseline_config(config, {"num_iter": 256}).sampler.num_iter == 256
-    assert config.sampler.num_iter == 9
+    baseline = unaccelerated(config)
+    assert baseline.sampler["guidance_scale"] == 3.5 and baseline.seed == 4
+    assert baseline.sampler["num_iter"] == 64 and baseline.sampler["num_diffusion_steps"] == 100
+    longer = unaccelerated(config.with_(evaluate={"baseline_sampler": {"num_iter": 256}}))
+    assert longer.sampler["num_iter"] == longer.sampler["step_sizes"]["num_iter"] == 256
+    assert config.sampler["num_iter"] == 9
 
 
 def test_the_hash_names_what_is_computed() -> None:
+    def identity(*overrides: str) -> Identity:
+        return Identity.of(compose_settings("evaluate", list(overrides)))
+
     def name(*overrides: str) -> str:
-        return config_hash(compose_settings("evaluate", list(overrides)))
+        return identity(*overrides).evaluation_hash
 
     assert name() == name("output_dir=elsewhere", "logger=none", "reference.cache_dir=/tmp")
     assert name() == name("sampler.guidance_scale=4") == name("sampler.guidance_scale=4.0")
@@ -148,16 +153,19 @@ def test_the_hash_names_what_is_computed() -> None:
     assert name("cache=head", "model.sampling.head_refresh_below=0") != name("cache=head")
     others = ("seed=1", "sampler.num_iter=32", "model.weights=random", "evaluate.images=/folder")
     assert len({name(), *(name(other) for other in others)}) == 5
-    few, many = (compose_settings("evaluate", [f"dataset.num_images={n}"]) for n in (100, 200))
-    assert config_hash(few) != config_hash(many)
-    assert config_hash(few, any_number=True) == config_hash(many, any_number=True)
+    few, many = (identity(f"dataset.num_images={number}") for number in (100, 200))
+    assert few.evaluation_hash != many.evaluation_hash and few.images_hash == many.images_hash
 
 
 @pytest.mark.parametrize(
     ("override", "error", "text"),
     [
-        ("dataset.num_images=1", ConfigError, "dataset.num_images=1"),
-        ("evaluate.fidelity_images=-1", ConfigError, "evaluate.fidelity_images=-1"),
+        ("dataset.num_images=1", ConfigError, "dataset.num_images must be ≥ 2"),
+        ("evaluate.fidelity_images=-1", ConfigError, "evaluate.fidelity_images must be ≥ 0"),
+        ("evaluate.fidelity_images=abc", ConfigError, "evaluate.fidelity_images must be an integer"),
+        ("evaluate.timing_rounds=1.5", ConfigError, "evaluate.timing_rounds must be an integer"),
+        ("+evaluate.foo=1", ConfigError, "evaluate.foo is not a key of the config"),
+        ("evaluate.objective=fidd", ConfigError, "evaluate.objective=fidd is not a metric"),
         ("+evaluate.baseline_sampler.steps=3", ConfigError, r"evaluate\.baseline_sampler\.steps"),
         ("evaluate.images=/nowhere", DataError, "/nowhere"),
         ("evaluate.baseline=/nowhere", DataError, "/nowhere"),
@@ -198,7 +206,7 @@ def _stored_run(folder: Path, *overrides: str) -> Path:
     for index in range(4):
         pixels = np.full((32, 32), 60 * index, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{index:06d}.png")
-    config = OmegaConf.to_container(compose_settings("generate", list(overrides)), resolve=True)
+    config = compose_settings("generate", list(overrides)).plain()
     (folder / "run.json").write_text(json.dumps({"config": config, "git_revision": "abc"}))
     return folder
 
@@ -233,14 +241,14 @@ def test_a_baseline_of_other_weights_is_refused_however_they_are_spelled(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("one.pth", "other.pth"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text(name)
 
     def pairs(there: str, here: str) -> bool:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         _stored_run(folder, f"model.weights={there}")
         config = compose_settings("evaluate", [f"model.weights={here}", f"evaluate.baseline={folder}"])
         try:
-            open_baseline(config, EvaluationSettings.of(config))
+            open_baseline(config.evaluate, Sampled.of(config, Identity.of(config)), "this run has")
         except ConfigError as error:
             assert "model.weights" in str(error)
             return False
@@ -268,7 +276,8 @@ def test_a_run_that_was_cut_off_goes_on(
     assert "earlier_revisions" not in record
     (tmp_path / "run.json").write_text(json.dumps(record | {"git_revision": "old"}))
     # Cut off again, by a kill that leaves no run.json: what made the images is known all the same.
-    claim_run_folder(tmp_path, compose_settings("evaluate", [*tiny, *SETTINGS, *settings]))
+    cut_off = compose_settings("evaluate", [*tiny, *SETTINGS, *settings])
+    claim_run_folder(tmp_path, cut_off, Identity.of(cut_off))
     assert not (tmp_path / "run.json").exists()
     resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
     assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)
@@ -285,7 +294,7 @@ def test_a_run_that_was_cut_off_goes_on(
     # All images are made anew.
     _evaluate(tmp_path, tiny, *settings)
     assert "earlier_revisions" not in json.loads((tmp_path / "run.json").read_text())
-    assert not list(tmp_path.glob(".revisions*"))
+    assert not list(tmp_path.glob(".identity*"))
 
 
 def test_where_every_image_is_there_nothing_is_sampled(
@@ -304,9 +313,12 @@ def test_where_every_image_is_there_nothing_is_sampled(
     assert any("no speed was measured" in warning for warning in again["warnings"])
     # What an evaluation has measured is not lost where a later one only looks at its images.
     (tmp_path / "metrics.json").write_text(json.dumps(whole))
-    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "evaluate.fidelity_images=9")
+    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true")
     for key in ("latency_s_per_image", "throughput_img_s", "peak_memory_bytes", "tflops_per_image"):
         assert again[key] == whole[key] is not None
+    # A speed is never shown for conditions that it was not measured under.
+    again = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
+    assert again["latency_s_per_image"] is None and again["tflops_per_image"] == whole["tflops_per_image"]
 
 
 def test_flops_of_adaptive_refresh_are_not_those_of_a_schedule_that_nobody_ran(

@@ -12,16 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.errors import HydraException
-from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save_file
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
+from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.evaluate_table import _finished, _revisions, evaluate_table
-from mar_accel.evaluation import timing
+from mar_accel.evaluation import table_run, timing
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.report import log_table
 from mar_accel.evaluation.table import (
@@ -31,6 +29,7 @@ from mar_accel.evaluation.table import (
     write_strips,
     write_table,
 )
+from mar_accel.evaluation.table_run import _finished, _revisions, evaluate_table
 
 SHARED = [
     "sampler.num_diffusion_steps=6",
@@ -60,9 +59,9 @@ def _run(folder: Path, tiny: list[str]) -> list[RowResult]:
     if not rows.exists():
         rows.write_text(ROWS)
     overrides = _overrides(folder, tiny, rows)
-    results, failures = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
-    assert not failures
-    return results
+    table = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
+    assert not table.failures
+    return table.rows
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +75,18 @@ def test_rows_are_compared_with_the_first(finished: tuple[Path, list[RowResult]]
     assert plain.metrics["speedup"] == 1 and plain.metrics["psnr"] is None
     assert all(row.metrics["fidelity_images"] == 5 for row in (short, cold, both))
     assert 0 < short.metrics["psnr"] < 110 and cold.metrics["latent_mse"] > 0
-    assert len({row.metrics["config_hash"] for row in finished[1]}) == 4
+    assert len({row.metrics["identity"]["images"] for row in finished[1]}) == 4
     assert len({row.metrics["fid"] for row in finished[1]}) == 4
 
 
 def test_finished_rows_are_kept_and_a_lost_one_is_made_again(
     finished: tuple[Path, list[RowResult]], tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mar_accel.evaluate_table as module
-
     folder, before = finished
     sampled = []
-    evaluate = module.evaluate
+    evaluate = table_run.evaluate
     monkeypatch.setattr(
-        module, "evaluate", lambda config, calls: sampled.append(config) or evaluate(config, calls)
+        table_run, "evaluate", lambda config, calls: sampled.append(config) or evaluate(config, calls)
     )
     (before[2].folder / "metrics.json").unlink()
     errors = [folder / "out" / "rows" / f"{before[number].name}.error.txt" for number in (1, 2)]
@@ -127,7 +124,8 @@ def test_a_row_that_fails_leaves_the_others(finished: tuple[Path, list[RowResult
     names = ROWS.replace("- name: short", f"{broken}- name: short")
     (folder / "with_broken.yaml").write_text(names)
     overrides = _overrides(folder, tiny, folder / "with_broken.yaml")
-    results, failures = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
+    table = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
+    results, failures = table.rows, table.failures
     assert [row.name for row in results] == [row.name for row in before]
     assert list(failures) == ["broken"] and "num_iter=9999" in failures["broken"]
     assert "num_iter=9999" in (folder / "out" / "rows" / "broken.error.txt").read_text()
@@ -257,14 +255,14 @@ def test_timings_are_kept_for_the_same_batch_and_revision(
 ) -> None:
     timed: list[int] = []
 
-    def time_plan(plan: DictConfig, on_batch: object) -> list[list[float]]:
-        timed.append(plan.rows[0].dataset.num_images)
+    def time_in_process(plan: Settings, on_batch: object) -> list[list[float]]:
+        timed.append(plan.dataset.num_images)
         return [[float(len(timed))]]
 
-    monkeypatch.setattr(timing, "time_plan", time_plan)
+    monkeypatch.setattr(timing, "time_in_process", time_in_process)
 
     def seconds(num_images: int, revision: str = "a") -> float:
-        monkeypatch.setattr(timing, "git_revision", lambda: revision)
+        monkeypatch.setattr(timing, "environment", lambda: {"revision": revision})
         settings = [f"dataset.num_images={num_images}", "trainer.batch_size=10"]
         config = compose_settings("evaluate", [*tiny, *settings])
         return timing.time_rows([config], ["row"], 1, tmp_path)[0][0]
@@ -286,7 +284,7 @@ def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
 
 def test_a_typo_in_the_last_row_is_found_before_the_first_is_sampled(tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "rows.yaml").write_text("- name: a\n- name: b\n  overrides: [sampler=unknown]\n")
-    with pytest.raises(HydraException, match="unknown"):
+    with pytest.raises(ConfigError, match="unknown"):
         _run(tmp_path, tiny)
     assert not (tmp_path / "out").exists()
 
@@ -304,5 +302,5 @@ def test_rows_are_chosen_by_name_beside_the_first() -> None:
     rows = [Row(name, ()) for name in ("plain", "a", "b")]
     assert choose_rows(rows, None) == rows
     assert [row.name for row in choose_rows(rows, ["b"])] == ["plain", "b"]
-    with pytest.raises(ConfigError, match=r"table\.only: c is no row .* choose among plain, a, b\."):
+    with pytest.raises(ConfigError, match=r"table\.only: c is not a row .* choose among plain, a, b\."):
         choose_rows(rows, ["c"])

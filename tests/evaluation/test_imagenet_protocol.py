@@ -14,25 +14,24 @@ def test_published_settings(size: str, scale: float) -> None:
     config = compose_settings("evaluate", [f"experiment=imagenet50k_{size}"])
     assert config.model.name == f"mar_{size}"
     sampler = config.sampler
-    assert (sampler.guidance_scale, sampler.num_iter, sampler.num_diffusion_steps) == (scale, 256, 100)
-    assert config.features._target_.endswith("InceptionFeatures")
-    assert config.reference.source == "adm_in256_stats.npz"
+    keys = ("guidance_scale", "num_iter", "num_diffusion_steps")
+    assert tuple(sampler[key] for key in keys) == (scale, 256, 100)
+    assert config.features["_target_"].endswith("InceptionFeatures")
+    assert config.reference["source"] == "adm_in256_stats.npz"
     compose_settings("generate", [f"experiment=imagenet50k_{size}"])
 
 
 def test_an_accelerated_sampler_keeps_its_own_steps() -> None:
     plain = compose_settings("evaluate", ["sampler=gtr_18", "cache=lazymar"])
     config = compose_settings("evaluate", ["experiment=imagenet50k_huge", "sampler=gtr_18", "cache=lazymar"])
-    assert config.dataset.num_images == 50000 and config.sampler.guidance_scale == 3.25
+    assert config.dataset.num_images == 50000 and config.sampler["guidance_scale"] == 3.25
     for key in ("num_iter", "num_diffusion_steps", "order", "step_sizes"):
         assert config.sampler[key] == plain.sampler[key]
 
 
 def test_fifty_of_each_class_in_the_order_of_the_classes() -> None:
     dataset = compose_settings("evaluate", ["experiment=imagenet50k_base"]).dataset
-    requests = GenerationRequests(
-        dataset.num_images, 1000, dataset.labels, batch_size=500, images_per_class=dataset.images_per_class
-    )
+    requests = GenerationRequests(dataset, batch_size=500)
     loader = requests.predict_dataloader()
     assert isinstance(loader, DataLoader)
     labels = [label for _, batch in loader for label in batch.tolist()]

@@ -12,7 +12,7 @@ import pytest
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.evaluation.run import evaluate
-from mar_accel.runs.identity import config_hash
+from mar_accel.runs.identity import Identity
 
 SETTINGS = [
     "dataset.num_images=20",
@@ -24,11 +24,11 @@ SETTINGS = [
 ]
 
 
-def _run(folder: Path, tiny: list[str], *overrides: str) -> str:
+def _run(folder: Path, tiny: list[str], *overrides: str) -> Identity:
     paths = [f"output_dir={folder}", f"reference.cache_dir={folder}"]
     config = compose_settings("evaluate", [*tiny, *SETTINGS, *paths, *overrides])
     evaluate(config)
-    return config_hash(config)
+    return Identity.of(config)
 
 
 def _items(items: Any) -> dict[str, Any]:
@@ -47,9 +47,12 @@ def _items(items: Any) -> dict[str, Any]:
 def test_offline_wandb_run_holds_everything(
     tiny: list[str], tmp_path: Path, wandb_records: Callable[[Path], list[Any]]
 ) -> None:
-    name = _run(tmp_path, tiny, "logger=wandb", "logger.tags=[mine]", "logger.group=a-group")
+    identity = _run(tmp_path, tiny, "logger=wandb", "logger.tags=[mine]", "logger.group=a-group")
+    name = identity.measurement_hash
     files = list(tmp_path.rglob("*.wandb"))
-    assert len(files) == 1 and name in files[0].name  # the id is the config's hash: a second run resumes it
+    assert (
+        len(files) == 1 and name in files[0].name
+    )  # the id is the measurement's hash: a second run resumes it
     history: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     run: Any = None
@@ -79,8 +82,8 @@ def test_offline_wandb_run_holds_everything(
     assert comparison["count"] == 1 and "difference" in comparison["captions"][0]
     (table,) = rows("runs")
     stored = json.loads(next(tmp_path.rglob("runs*.table.json")).read_text())
-    assert table["_type"] == "table-file" and stored["data"][0][0] == name
-    _run(tmp_path, tiny, "logger=wandb", "evaluate.profile=false")
+    assert table["_type"] == "table-file" and stored["data"][0][0] == identity.evaluation_hash
+    _run(tmp_path, tiny, "logger=wandb")
     both = {file.name for file in tmp_path.rglob("*.wandb")}
     assert both == {f"run-{name}.wandb"}  # the same run once more
 

@@ -116,10 +116,11 @@ class OwnPass(CachePolicy):
     """The plain pass put together from the model's parts; told apart where it says ``encoded``."""
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
-        model, repeats = state.model, len(state.embedding) // state.batch_size
+        model, embedding = state.model, state.embedding(step)
+        repeats = len(embedding) // state.batch_size
         tokens, known = state.known(step)
         embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
-        x = model.encode(torch.cat([model.embed_buffer(state.embedding), embedded], dim=1))
+        x = model.encode(torch.cat([model.embed_buffer(embedding), embedded], dim=1))
         x = model.decoder_inputs(state.encoded(step, x), known.repeat(repeats, 1))
         positions = state.predicted(step).repeat(repeats, 1)
         return model.conditioning_vectors(model.decode(x, positions), positions)

@@ -11,6 +11,7 @@ import torch
 from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.inference.module import InferenceModule
+from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.profiling import profile
@@ -26,14 +27,16 @@ NUM_STEPS = 6
 
 def _module(cache: str) -> InferenceModule:
     overrides = [f"sampler.num_iter={NUM_STEPS}", "sampler.num_diffusion_steps=4", f"cache={cache}"]
-    config = compose_settings("generate", [*overrides, "sampler.guidance_scale=2"])
+    settings = compose_settings("generate", [*overrides, "sampler.guidance_scale=2"])
     sizes = {"embed_dim": 16, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 2, "head_depth": 1}
     architecture = MARConfig(
         grid=(8, 8), patch_size=2, latent_channels=1, num_classes=4, buffer_size=4, head_width=16, **sizes
     )
     torch.manual_seed(0)
     model = MAR(architecture).eval()
-    return InferenceModule(model, PixelAutoencoder(), build_sampler(config), build_cache(config), seed=0)
+    return InferenceModule(
+        Session.of(model, PixelAutoencoder(), build_sampler(settings), build_cache(settings))
+    )
 
 
 @pytest.mark.parametrize("cache", ["none", "lazymar"])
@@ -53,22 +56,24 @@ def test_each_component_has_its_ticks(monkeypatch: pytest.MonkeyPatch, cache: st
 
 class Unannounced(CachePolicy):
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> torch.Tensor:
-        return state.model(state.embedding, *state.known(step), state.predicted(step))
+        return state.model(state.embedding(step), *state.known(step), state.predicted(step))
 
 
 def test_a_backbone_that_is_not_told_apart_is_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
     monkeypatch.setattr(profile._Clock, "now", lambda self: float(next(ticks)))
-    module = _module("none")
-    seconds = profile_batch(module.with_sampling(module.sampler, Unannounced()), BATCH).seconds
+    session = _module("none").session
+    unannounced = InferenceModule(session.with_sampling(session.sampler, Unannounced()))
+    seconds = profile_batch(unannounced, BATCH).seconds
     assert (seconds["encoder"], seconds["decoder"]) == (NUM_STEPS / 2, 0)
-    counted = count_flops(module.model.config, module.sampler, Unannounced())
+    counted = count_flops(session.model.config, session.sampler, Unannounced())
     assert counted.encoder > 0 and counted.decoder == 0
 
 
 def test_profiling_leaves_the_module_as_it_was() -> None:
     module = _module("none")
-    objects: list[Any] = [module.sampler, module.sampler.solver, module.cache, *module.modules()]
+    sampler, cache = module.session.sampler, module.session.cache
+    objects: list[Any] = [sampler, sampler.solver, cache, *module.modules()]
     expected = module.predict_step(BATCH, 0).images
     before = [dict(vars(thing)) for thing in objects]
     hooks = sum(len(part._forward_pre_hooks) + len(part._forward_hooks) for part in module.modules())

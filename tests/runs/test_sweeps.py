@@ -20,9 +20,9 @@ import torch
 from filelock import FileLock
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
-from mar_accel.data.requests import GenerationRequests
 from mar_accel.runs.folder import claim_run_folder
 from mar_accel.runs.identity import Identity
 
