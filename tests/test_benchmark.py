@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from mar_accel.benchmark import benchmark
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.models.autoencoders import PixelAutoencoder
+from mar_accel.profiling.benchmark import benchmark
 from mar_accel.profiling.benchmark_result import compare, timing_table
 from mar_accel.profiling.benchmark_variants import (
     NoAutoencoder,
@@ -65,7 +66,7 @@ def test_a_stopped_run_keeps_the_rounds_that_it_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = iter([1e9, 2e9])
-    monkeypatch.setattr("mar_accel.benchmark.gemm_peak", lambda device, dtype: next(peaks))
+    monkeypatch.setattr("mar_accel.profiling.benchmark.gemm_peak", lambda device, dtype: next(peaks))
     overrides = [*TINY, "sampler.num_iter=2"]
     own = [
         "benchmark.only=[mar]",
@@ -81,7 +82,7 @@ def test_a_stopped_run_keeps_the_rounds_that_it_finished(
 
 def test_every_variant_of_the_config_composes() -> None:
     config = compose_settings("benchmark")
-    rows = select_rows(config.benchmark.variants, None)
+    rows = select_rows(config.benchmark)
     configs = compose_variants(rows, TINY)
     assert rows[0].name == "mar"
     assert all(config.trainer.batch_size == 2 for config in configs)
@@ -89,12 +90,13 @@ def test_every_variant_of_the_config_composes() -> None:
 
 
 def test_variants_of_one_model_share_its_weights() -> None:
-    rows = select_rows(compose_settings("benchmark").benchmark.variants, ["mar", "gtr"])
+    described = compose_settings("benchmark").benchmark
+    rows = select_rows(replace(described, only=["mar", "gtr"]))
     first, second = build_variants(rows, compose_variants(rows, TINY), autoencoder=False)
-    assert first.module.model is second.module.model
-    assert isinstance(first.module.autoencoder, NoAutoencoder)
+    assert first.session.model is second.session.model
+    assert isinstance(first.session.autoencoder, NoAutoencoder)
     (timed,) = build_variants(rows[:1], compose_variants(rows[:1], TINY), autoencoder=True)
-    assert isinstance(timed.module.autoencoder, PixelAutoencoder)
+    assert isinstance(timed.session.autoencoder, PixelAutoencoder)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -110,13 +112,13 @@ def test_ratios_are_taken_round_by_round() -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["benchmark.rounds=0"], "benchmark.rounds=0"),
-        (["benchmark.warmup_rounds=-1"], "benchmark.warmup_rounds=-1"),
-        (["benchmark.only=[nonsense]"], "nonsense is no variant"),
-        (["benchmark.only=[]"], "names no variant"),
-        (["benchmark.variants.gtr=gtr"], "benchmark.variants.gtr=gtr is no list"),
+        (["benchmark.rounds=0"], r"benchmark\.rounds must be ≥ 1, got 0"),
+        (["benchmark.warmup_rounds=-1"], r"benchmark\.warmup_rounds must be ≥ 0, got -1"),
+        (["benchmark.only=[nonsense]"], "nonsense is not a variant"),
+        (["benchmark.only=[]"], "benchmark.only is empty"),
+        (["benchmark.variants.gtr=gtr"], r"benchmark\.variants\.gtr must be a list, got 'gtr'"),
         (['benchmark.variants.gtr=["trainer.batch_size=7"]'], "trainer.batch_size=7, which all variants"),
-        (["trainer.accelerator=cuda"], "CUDA"),
+        (["trainer.accelerator=cuda"], "asks for a GPU, but this machine has none"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(
@@ -124,7 +126,6 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(
 ) -> None:
     if torch.cuda.is_available() and "cuda" in overrides[0]:
         pytest.skip("there is a CUDA device")
-    config = compose_settings("benchmark", [*TINY, *overrides, f"output_dir={tmp_path / 'run'}"])
     with pytest.raises(ConfigError, match=sentence):
-        benchmark(config, TINY)
+        benchmark(compose_settings("benchmark", [*TINY, *overrides, f"output_dir={tmp_path / 'run'}"]), TINY)
     assert not (tmp_path / "run").exists()

@@ -95,7 +95,7 @@ def test_refusals_write_nothing(tmp_path: Path, checkpoint: tuple[Path, MAR]) ->
         match=r"does not fit model=mar_base: diffloss\.net\.input_proj\.weight is \[16, 16\], not \[32, 16\]",
     ):
         _convert(f"model.weights={path}", "model.architecture.head_width=32", f"output_dir={out}")
-    with pytest.raises(ConfigError, match=r"^dtype must be float32, bfloat16 or float16, got int8\.$"):
+    with pytest.raises(ConfigError, match=r"^dtype must be float32, bfloat16 or float16, got 'int8'\.$"):
         _convert(f"model.weights={path}", "dtype=int8", f"output_dir={out}")
     with pytest.raises(WeightsError, match=r"^model\.autoencoder\.weights=\S+ does not exist"):
         _convert(f"model.weights={path}", "model.autoencoder.weights=kl16.ckpt", f"output_dir={out}")

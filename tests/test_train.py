@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.config.settings import TrainingSettings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.training.module import TrainingConfig, TrainingModule, draw_mask_ratio
+from mar_accel.training.conditioning import LabelConditioner
+from mar_accel.training.module import TrainingModule, draw_mask_ratio
 from mar_accel.training.run import train
 
 # The overrides of a sampler mean nothing to a training.
@@ -30,8 +32,10 @@ def tiny(tiny_model: list[str]) -> list[str]:
 
 def _train(folder: Path, overrides: list[str], *more: str) -> dict[str, Any]:
     """Train; returns the record."""
-    assert train(compose_settings("train", [*overrides, f"output_dir={folder}", *more])) == folder / "model"
-    return json.loads((folder / "run.json").read_text())
+    result = train(compose_settings("train", [*overrides, f"output_dir={folder}", *more]))
+    record = json.loads((folder / "run.json").read_text())
+    assert result is not None and (result.folder, result.steps) == (folder / "model", record["steps"])
+    return record
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
@@ -118,14 +122,14 @@ def test_killed_training_goes_on_from_its_last_checkpoint(
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("training.max_steps=0", "training.max_steps=0 is too small"),
-        ("training.max_steps=many", "training.max_steps=many has the wrong type"),
-        ("training.label_drop=1.5", "training.label_drop=1.5 is not a share"),
-        ("training.ema_decay=1", "training.ema_decay=1"),
-        ("training.learning_rate=-1", "training.learning_rate=-1 is negative"),
+        ("training.max_steps=0", r"training\.max_steps must be ≥ 1, got 0\.$"),
+        ("training.max_steps=many", r"training\.max_steps must be an integer, got 'many'\.$"),
+        ("training.label_drop=1.5", r"training\.label_drop must be ≤ 1\S*, got 1\.5\.$"),
+        ("training.ema_decay=1", r"training\.ema_decay must be < 1\S*, got 1\.$"),
+        ("training.learning_rate=-1", r"training\.learning_rate must be ≥ 0\S*, got -1\.$"),
         ("training.resume=missing.ckpt", "training.resume=missing.ckpt is not a file"),
         ("model=mar_base", "works on 16 channels but dataset=digits has 1"),
-        ("dataset=imagenet", "dataset=imagenet has nothing to train on"),
+        ("dataset=imagenet", "dataset=imagenet has no training data"),
     ],
 )
 def test_bad_settings_are_refused(override: str, sentence: str, tmp_path: Path) -> None:
@@ -154,11 +158,10 @@ def test_mask_ratios_are_those_of_the_truncated_normal() -> None:
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:
-    values: dict[str, Any] = {"batch_size": 1, "weight_decay": 0, "ema_decay": 0.9, "label_drop": 0.1}
-    values |= {"mask_ratio_min": 0.7, "gradient_clip": 1, "checkpoint_every": 1, "learning_rate": 1}
-    config = TrainingConfig(max_steps=100, warmup_steps=10, decay_fraction=0.3, **values)
+    training = TrainingSettings(max_steps=100, warmup_steps=10, decay_fraction=0.3, learning_rate=1)
     sizes = {"embed_dim": 32, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    factor = TrainingModule(MAR(MARConfig(**sizes, head_depth=1, head_width=32)), config).learning_rate_factor
+    model = MAR(MARConfig(**sizes, head_depth=1, head_width=32))
+    factor = TrainingModule(model, LabelConditioner(), training).learning_rate_factor
     assert factor(0) == pytest.approx(0.1) and factor(9) == factor(50) == factor(70) == 1
     assert factor(85) == pytest.approx(0.5) and factor(100) == 0
     assert all(factor(step + 1) <= factor(step) for step in range(70, 100))

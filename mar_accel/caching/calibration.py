@@ -108,7 +108,7 @@ def check_reached(largest: float, wanted: float) -> None:
     """Refuse a speedup above the largest that a cache can give."""
     if largest < wanted:
         raise ConfigError(
-            f"calibrate.speedup={wanted} cannot be reached with these caches, which give at most "
+            f"calibrate.speedup={wanted:g} cannot be reached with these caches, which give at most "
             f"{largest:.2f}; ask for less, lower calibrate.warmup_steps, or add a cache."
         )
 
