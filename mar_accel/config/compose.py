@@ -164,6 +164,9 @@ def read_settings(config: DictConfig) -> Settings:
     for group in OBJECT_GROUPS:
         check_node(group, getattr(settings, group))
     check_node("dataset.training_data", settings.dataset.training_data, given=("batch_size",))
+    for group in ("metrics", "callbacks"):
+        for name, node in getattr(settings, group).items():
+            check_node(f"{group}.{name}", node)
     check_node("model.autoencoder", settings.model.autoencoder)
     return settings
 

@@ -330,6 +330,7 @@ class Settings:
     Attributes:
         command: which command's config it is. seed: with the sample index it decides an image.
         output_dir: the run folder.
+        callbacks, metrics: nodes by name: Lightning callbacks, and torchmetrics besides the built-in numbers.
         dtype: of the weights that convert saves.
     """
 
@@ -345,6 +346,7 @@ class Settings:
     logger: Node = field(default_factory=dict)
     features: Node = field(default_factory=dict)
     reference: Node = field(default_factory=dict)
+    metrics: dict[str, Node | None] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)

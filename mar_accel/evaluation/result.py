@@ -136,6 +136,9 @@ def result_table(title: str, evaluation: Evaluation) -> Table:
     for heading, key, spec, error_key in _ROWS:
         if evaluation.metrics.get(key) is not None:
             table.add_row(heading, metric_text(evaluation.metrics, key, spec, error_key))
+    for key, value in evaluation.metrics.items():
+        if key not in METRIC_KEYS and value is not None:
+            table.add_row(key, f"{value:.4g}")
     for name, share in evaluation.time_shares.items():
         table.add_row(f"  time in {name}", f"{share:.1%}")
     return table

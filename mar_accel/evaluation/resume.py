@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,11 +29,13 @@ class Earlier:
         missing: requests that are still to be sampled.
         features: of the other images.
         kept: pixels, tokens and label of those among the first images that are there, by sample index.
+        finished: sample indices and labels of all images that are there; on the first process alone.
     """
 
     missing: GenerationRequests
     features: list[FeatureSet]
     kept: dict[int, Kept]
+    finished: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
 
 
 def nothing_earlier(requests: GenerationRequests) -> Earlier:
@@ -65,7 +67,9 @@ def read_earlier(
     features: list[FeatureSet] = []
     if extractor is not None and is_first_process():
         features = _features(finished, output_dir, extractor)
-    return Earlier(missing, features, _kept(finished, output_dir, tokens, first))
+    pairs = [finished.requests[item] for item in range(finished.num_images)] if is_first_process() else []
+    indices, labels = [index for index, _ in pairs], [label for _, label in pairs]
+    return Earlier(missing, features, _kept(finished, output_dir, tokens, first), (indices, labels))
 
 
 def keeps_images(settings: EvaluateSettings, output_dir: Path) -> bool:

@@ -41,10 +41,11 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
     Raises:
         MarAccelError: the config cannot be run; nothing has been written then.
     """
-    if settings.evaluate.objective not in METRIC_KEYS:
+    known = (*METRIC_KEYS, *settings.metrics)
+    if not settings.evaluate.objective.startswith(known):
         raise ConfigError(
             f"evaluate.objective={settings.evaluate.objective} is not a metric; choose one of "
-            f"{', '.join(METRIC_KEYS)}."
+            f"{', '.join(known)}."
         )
     output_dir = Path(settings.output_dir).absolute()
     identity = Identity.of(settings)

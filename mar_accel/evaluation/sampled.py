@@ -27,6 +27,7 @@ from mar_accel.evaluation.comparison import (
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.measured import FLOPS, read_measured
+from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import nothing_earlier, read_earlier
 from mar_accel.evaluation.token_files import TokenWriter
@@ -68,6 +69,7 @@ class _Run:
     requests: GenerationRequests
     session: Session
     judge: Judge | None
+    own_metrics: OwnMetrics
     num_compared: int
     plain: tuple[Settings, Session] | None
     baseline: ImageSet | None
@@ -131,6 +133,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
         requests=requests,
         session=session,
         judge=Judge.of(settings),
+        own_metrics=OwnMetrics.of(settings),
         num_compared=min(settings.evaluate.fidelity_images, requests.num_images),
         plain=plain,
         baseline=open_baseline(settings.evaluate, Sampled.of(settings, identity), "this run has"),
@@ -141,7 +144,8 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
 
 
 def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> None:
-    """What the features of all images say; without features only their number."""
+    """What metrics say of all images; without features only their number and one's own metrics."""
+    evaluation.metrics |= run.own_metrics.numbers
     if run.judge is None:
         evaluation.metrics["num_images"] = run.requests.num_images
         return
@@ -163,11 +167,12 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
             extractor.to(trainer.strategy.root_device)
         there = kept_images(run.output_dir, run.settings, trainer.world_size)
         earlier = read_earlier(requests, run.output_dir, there, extractor, keep, trainer.world_size)
+        run.own_metrics.update_from_folder(run.output_dir, *earlier.finished)
     collector = Collector(extractor, keep, earlier.features, earlier.kept)
     if not earlier.missing.num_images:
         return _nothing_to_sample(run, collector)
     timer, profiler = BatchTimer(), Profiler() if settings.profile else None
-    extra: list[pl.Callback] = [timer, collector]
+    extra: list[pl.Callback] = [timer, collector, run.own_metrics]
     if settings.save_images:
         extra += [_image_writer(run), TokenWriter(run.output_dir, keep)]
     if profiler is not None:
@@ -199,6 +204,7 @@ def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Col
         evaluation.metrics[FLOPS] = None
         evaluation.warnings.append("no FLOPs: adaptive refresh has none before it has sampled a batch.")
     collector.finish()
+    run.own_metrics.compute()
     if run.settings.evaluate.save_images and is_first_process():
         # It may have been cut off between the last image and the grid.
         _image_writer(run).write_grid()

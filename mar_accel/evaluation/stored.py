@@ -17,6 +17,7 @@ from mar_accel.evaluation.comparison import (
     open_baseline,
 )
 from mar_accel.evaluation.judge import Judge
+from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.runs.folder import IMAGES, image_indices
@@ -46,11 +47,13 @@ def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
     baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with")
     check_lpips(settings.evaluate)
     prepare_output_dir(output_dir)
-    features = _features(images, judge)
+    own_metrics = OwnMetrics.of(settings)
+    features = _features(images, judge, own_metrics)
     quality = measure_quality(features, judge.extractor, judge.reference)
     shown = images.first(SHOWN_IMAGES)
+    numbers = quality.numbers | own_metrics.compute()
     evaluation = Evaluation(
-        quality.numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
+        numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
     )
     _add_recorded_speed(evaluation, images)
     count = min(settings.evaluate.fidelity_images, images.num_images)
@@ -76,13 +79,14 @@ def _check_output_dir(images: str, output_dir: Path) -> None:
         )
 
 
-def _features(images: ImageSet, judge: Judge) -> FeatureSet:
+def _features(images: ImageSet, judge: Judge, own_metrics: OwnMetrics) -> FeatureSet:
     parts, seen = [], 0
     total = -(-images.num_images // READ_BATCH_SIZE)
     for batch in progress(images.batches(READ_BATCH_SIZE), "features", total):
         indices = torch.arange(seen, seen + len(batch))
         labels = images.labels[indices] if images.labels is not None else None
         parts.append(FeatureSet.of(judge.extractor(batch), indices, labels))
+        own_metrics.update(batch, parts[-1].labels)
         seen += len(batch)
     return FeatureSet.join(parts)
 

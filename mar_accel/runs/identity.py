@@ -108,6 +108,7 @@ def _judged(
         "limit": settings.trainer.limit_predict_batches,
         "features": plain["features"],
         "reference": plain["reference"],
+        "metrics": plain["metrics"],
         "evaluate": judges,
         "judge_files": {
             "features": content_of(settings.features.get("weights")),
@@ -115,7 +116,7 @@ def _judged(
             "images": size_and_time(judges.get("images")),
             "baseline": size_and_time(settings.evaluate.baseline_folder) if judges else None,
         },
-        "judge_sources": sources_of(plain["features"], plain["reference"]),
+        "judge_sources": sources_of(plain["features"], plain["reference"], plain["metrics"]),
     }
     return evaluation, {**evaluation, "trainer": plain["trainer"], "timed": timed}
 

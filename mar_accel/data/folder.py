@@ -1,0 +1,84 @@
+"""One's own images: a folder with a sub-folder per class, as training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mar_accel.data.image_sets import SUFFIXES
+from mar_accel.errors import DataError
+
+
+class FolderImages(Dataset[tuple[Tensor, int]]):
+    """Images of a folder, each in the sub-folder of its class, cut to the middle square and resized.
+
+    Args:
+        path: the folder; sub-folders in the order of their names are the classes 0, 1, ….
+        image_size: side of the images in pixels.
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        DataError: the folder does not exist, or has no sub-folder with images.
+    """
+
+    def __init__(self, path: str | Path, image_size: int, channels: int):
+        root = Path(path).expanduser()
+        folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
+        self.classes = [folder.name for folder in folders]
+        self.files = [
+            (file, label)
+            for label, folder in enumerate(folders)
+            for file in sorted(folder.rglob("*"))
+            if file.suffix.lower() in SUFFIXES
+        ]
+        if not self.files:
+            raise DataError(
+                f"dataset.path={path} must have a sub-folder of images for each class, found none."
+            )
+        self.image_size = image_size
+        self.mode = "L" if channels == 1 else "RGB"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+        """Pixels [channels, size, size] in −1..1, and the class."""
+        file, label = self.files[item]
+        try:
+            with Image.open(file) as image:
+                side = min(image.size)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                square = image.convert(self.mode).crop((left, top, left + side, top + side))
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{file} cannot be read as an image; replace or remove it.") from error
+        pixels = np.asarray(square.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS))
+        tensor = torch.from_numpy(pixels.copy()).float() / 127.5 - 1
+        return (tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)), label
+
+
+class FolderTrainingData(pl.LightningDataModule):
+    """Batches of pixels [B, channels, size, size] in −1..1 with classes [B], in a new order at every epoch.
+
+    Args:
+        path, image_size, channels: see :class:`FolderImages`.
+        batch_size: images per step.
+        num_workers: processes that read images; 0: the training process reads them.
+    """
+
+    def __init__(self, path: str, image_size: int, channels: int, batch_size: int, num_workers: int = 0):
+        super().__init__()
+        self.channels = channels
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.images = FolderImages(path, image_size, channels)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
+        return DataLoader(
+            self.images, self.batch_size, shuffle=True, drop_last=True, num_workers=self.num_workers
+        )

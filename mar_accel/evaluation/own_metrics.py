@@ -1,0 +1,90 @@
+"""Metrics of one's own: any torchmetrics.Metric of the group ``metrics`` sees every image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mar_accel.config.settings import Settings
+from mar_accel.data.image_sets import read_image
+from mar_accel.errors import ConfigError
+from mar_accel.evaluation.result import METRIC_KEYS
+from mar_accel.inference.build import build_node
+from mar_accel.inference.session import Prediction
+from mar_accel.metrics.features import quantise
+from mar_accel.runs.folder import IMAGES
+from mar_accel.utils.images import image_name
+
+
+class OwnMetrics(pl.Callback):
+    """Hands every image to the metrics, and gathers their numbers from all devices.
+
+    Args:
+        metrics: by name; ``update(images, labels)`` gets uint8 [B, 1 or 3, H, W] and int64 [B].
+
+    Attributes:
+        numbers: by name, after the prediction; a metric that computes a dict gives ``NAME_KEY`` for each key.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]):
+        self.metrics = dict(metrics)
+        self.numbers: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, settings: Settings) -> OwnMetrics:
+        """The metrics of a config.
+
+        Raises:
+            ConfigError: one is not a torchmetrics.Metric, or has the name of a built-in number.
+        """
+        metrics = {}
+        for name, node in settings.metrics.items():
+            if name in METRIC_KEYS:
+                raise ConfigError(f"metrics.{name} is the name of a built-in metric; use another name.")
+            built = build_node(f"metrics.{name}", node or {}, Metric)
+            if built is not None:
+                metrics[name] = built
+        return cls(metrics)
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """Add images uint8 [B, C, H, W] of labels [B]."""
+        for metric in self.metrics.values():
+            metric.update(images, labels)
+
+    def update_from_folder(self, output_dir: Path, indices: Sequence[int], labels: Sequence[int]) -> None:
+        """Add images that an earlier run left in its folder, one by one."""
+        for index, label in zip(indices, labels, strict=True):
+            if self.metrics:
+                image = read_image(output_dir / IMAGES / image_name(index))
+                self.update(image[None], torch.tensor([label]))
+
+    def compute(self) -> dict[str, float]:
+        """The numbers of all images of all devices."""
+        for name, metric in self.metrics.items():
+            value: Any = metric.compute()
+            values = (
+                {f"{name}_{key}": item for key, item in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
+            )
+            self.numbers |= {key: float(item) for key, item in values.items()}
+        return self.numbers
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        for metric in self.metrics.values():
+            metric.to(pl_module.device)
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
+    ) -> None:
+        if self.metrics:
+            self.update(quantise(outputs.images), outputs.labels)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.compute()
