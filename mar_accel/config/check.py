@@ -213,11 +213,12 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     paths = [_path(error["loc"], values) for error in errors]
     first = paths[0]
     own = [error for error, path in zip(errors, paths, strict=True) if path == first]
-    where = ".".join([*([key] if key else []), *(str(part) for part in first)])
+    where = _dotted(key, first)
     # Of a union, a member that fits but for an item of a list says more than members of another type.
     items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
     if items:
-        own, where = items[:1], f"{where}[{items[0]['loc'][-1]}]"
+        numbers = [part for part in items[0]["loc"][len(first) :] if isinstance(part, int)]
+        own, where = items[:1], _dotted(where, numbers)
     error = own[0]
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
@@ -229,6 +230,13 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     ranges = [option for option in options if option[0] in "≥>≤<" or option == "finite"]
     got = "null" if error["input"] is None else _shown(error["input"])
     return f"{where} must be {' or '.join(ranges or options)}, got {got}."
+
+
+def _dotted(key: str, path: Sequence[Any]) -> str:
+    """A key below another, as it is written: ``table.only[0]``."""
+    for part in path:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
 
 
 def _path(loc: Sequence[Any], values: Any) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mar_accel.config.check import check_node, check_settings
 from mar_accel.config.settings import TRAINING_ONLY, Node, Settings
@@ -66,8 +67,14 @@ def compose_settings(config_name: str, overrides: Sequence[str] = ()) -> Setting
     Raises:
         ConfigError: an override is wrong.
     """
+    from mar_accel.config.messages import sentence_for
+
     with _our_hydra():
-        return read_settings(_composed(config_name, overrides))
+        config = _composed(config_name, overrides)
+        try:
+            return read_settings(config)
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(sentence_for(error, config_name))) from error
 
 
 def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Node, Node]:
@@ -158,6 +165,8 @@ def read_settings(config: DictConfig) -> Settings:
         ConfigError: a key is unknown, or a value has the wrong type or range.
     """
     _put_parts_in(config)
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{key} has no default; give it a value.")
     values: Any = OmegaConf.to_container(config, resolve=True)
     _refuse_training_keys(values)
     settings = check_settings(Settings, values)

@@ -178,7 +178,9 @@ class EvaluateSettings:
     images: str | None = None
     fidelity_images: Count = 64
     baseline: str = "generate"
-    baseline_sampler: dict[str, Any] = field(default_factory=dict)
+    baseline_sampler: dict[str, Any] = field(
+        default_factory=lambda: {"num_iter": None, "num_diffusion_steps": None}
+    )
     baseline_dir: str | None = None
     timing_rounds: Count = 3
     lpips: bool = False
