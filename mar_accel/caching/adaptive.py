@@ -42,7 +42,9 @@ class AdaptiveRefresh(Refresh):
         check_counts(warmup_steps, "max_period", max_period)
         check_share("cache.refresh.max_new_share", max_new_share)
         self.threshold = threshold
-        self.bounds = RefreshBounds(warmup_steps, max_period, max_new_share)
+        self.warmup_steps = warmup_steps
+        self.max_period = max_period
+        self.max_new_share = max_new_share
         self.last_batch: tuple[bool, ...] = ()
         self._plan: Plan | None = None
         self._both_branches = False
@@ -65,7 +67,8 @@ class AdaptiveRefresh(Refresh):
 
     def _forced(self, step: ARStep, last: int) -> bool:
         assert self._plan is not None
-        return self.bounds.forced(self._plan, step, last) or lacks_a_branch(
+        bounds = RefreshBounds(self.warmup_steps, self.max_period, self.max_new_share)
+        return bounds.forced(self._plan, step, last) or lacks_a_branch(
             self._plan, step, last, self._both_branches
         )
 

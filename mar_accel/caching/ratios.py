@@ -30,8 +30,9 @@ class Ratios(Readable):
     def __init__(self, table: float | Sequence[Sequence[float]], steps: int, by: str):
         if isinstance(table, int | float):
             table = ((0, table),)
-        self.firsts = [int(row[0]) for row in table]
-        self.values = [float(row[1]) for row in table]
+        self.table = tuple((int(row[0]), float(row[1])) for row in table)
+        self.firsts = [first for first, _ in self.table]
+        self.values = [value for _, value in self.table]
         if not table or self.firsts[0] != 0 or sorted(set(self.firsts)) != self.firsts:
             raise ConfigError(
                 f"cache.token.ratios starts at the AR steps {self.firsts}; give pairs [first step, ratio] "

@@ -144,10 +144,13 @@ class FixedRefresh(StaticRefresh):
     def __init__(self, warmup_steps: int = 5, period: int = 9, max_new_share: float | None = 0.25):
         check_counts(warmup_steps, "period", period)
         check_share("cache.refresh.max_new_share", max_new_share)
-        self.bounds = RefreshBounds(warmup_steps, period, max_new_share)
+        self.warmup_steps = warmup_steps
+        self.period = period
+        self.max_new_share = max_new_share
 
     def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
-        return self.bounds.forced(plan, step, last)
+        bounds = RefreshBounds(self.warmup_steps, self.period, self.max_new_share)
+        return bounds.forced(plan, step, last)
 
 
 class ListedRefresh(StaticRefresh):

@@ -126,7 +126,8 @@ def _our_hydra() -> Iterator[None]:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             yield
     finally:
-        singleton.hydra = others
+        # Leaving our Hydra has put another object in the singleton's place.
+        GlobalHydra.instance().hydra = others
 
 
 def _is_ours() -> bool:

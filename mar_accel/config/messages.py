@@ -110,7 +110,7 @@ def _known_keys(config_name: str) -> list[str]:
         # A suggestion is not worth a second error.
         return []
     finally:
-        singleton.hydra = before
+        GlobalHydra.instance().hydra = before
 
 
 def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
