@@ -1,6 +1,7 @@
 """An order and step sizes of one's own: tokens on a spiral from the middle, ever more of them per step."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -34,4 +35,4 @@ class GrowingSteps(StepSizes):
         length = sum(stage_sizes)
         total = self.num_steps * (self.num_steps + 1) // 2
         bounds = [length * k * (k + 1) // (2 * total) for k in range(self.num_steps + 1)]
-        return [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
+        return [stop - start for start, stop in pairwise(bounds)]

@@ -12,8 +12,8 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, TypeVar, Union
+from functools import cache, lru_cache
+from typing import Any, TypeVar, Union, cast
 
 from mar_accel.errors import ConfigError, MarAccelError
 
@@ -56,12 +56,13 @@ def check_settings(cls: type[T], values: Mapping[str, Any], key: str = "") -> T:
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_json(_as_json(values, key))
+        checked: T = _adapter(cast("Any", cls)).validate_json(_as_json(values, key))
+        return checked
     except ValidationError as error:
         raise ConfigError(_sentence(error.errors(include_url=False), values, key, cls)) from None
 
 
-@lru_cache
+@cache
 def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
