@@ -26,8 +26,8 @@ from mar_accel.inference.trainer import trainer_or_config_error
 from mar_accel.runs.entry import command
 from mar_accel.runs.loggers import log_config, open_logger
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.training.build import build_trained, load_initial, trained_architecture
 from mar_accel.training.export import export_averaged, write_model_card
-from mar_accel.training.build import build_trained, trained_architecture
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingConfig, TrainingModule
 
@@ -51,9 +51,10 @@ def train(config: DictConfig) -> Path:
     if steps_done < settings.max_steps:
         pl.seed_everything(config.seed, verbose=False)
         torch.set_float32_matmul_precision("high")
-        trainer, seconds = _fit(
-            config, TrainingModule(*build_trained(config.model), settings), data, output_dir, resumed
-        )
+        module = TrainingModule(*build_trained(config.model), settings)
+        if settings.initial_weights is not None and resumed is None:
+            load_initial(module.model, module.conditioner, Path(settings.initial_weights))
+        trainer, seconds = _fit(config, module, data, output_dir, resumed)
         if not trainer.is_global_zero:
             return output_dir / "model"
         resumed = last

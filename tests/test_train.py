@@ -18,6 +18,7 @@ from mar_accel.config.compose import compose_config
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.train import train
+from mar_accel.training.conditioning import LabelConditioner
 from mar_accel.training.module import TrainingConfig, TrainingModule, draw_mask_ratio
 
 # The overrides of a sampler mean nothing to a training.
@@ -161,7 +162,8 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     values |= {"mask_ratio_min": 0.7, "gradient_clip": 1, "checkpoint_every": 1, "learning_rate": 1}
     config = TrainingConfig(max_steps=100, warmup_steps=10, decay_fraction=0.3, **values)
     sizes = {"embed_dim": 32, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
-    factor = TrainingModule(MAR(MARConfig(**sizes, head_depth=1, head_width=32)), config).learning_rate_factor
+    model = MAR(MARConfig(**sizes, head_depth=1, head_width=32))
+    factor = TrainingModule(model, LabelConditioner(), config).learning_rate_factor
     assert factor(0) == pytest.approx(0.1) and factor(9) == factor(50) == factor(70) == 1
     assert factor(85) == pytest.approx(0.5) and factor(100) == 0
     assert all(factor(step + 1) <= factor(step) for step in range(70, 100))

@@ -42,7 +42,9 @@ class SceneDrawer:
         for number in range(max(order) + 1):
             index = [i for i, place in enumerate(order) if place == number]
             target = [rows[i] for i in index]
-            images[target] = torch.lerp(images[target], colours[index].expand(-1, -1, 64, 64), coverage[index])
+            images[target] = torch.lerp(
+                images[target], colours[index].expand(-1, -1, 64, 64), coverage[index]
+            )
         return images
 
 

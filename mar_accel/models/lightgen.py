@@ -160,7 +160,9 @@ class LightGen(TokenBackbone):
             x = block(x, k, v)
         return self.cross_norm(x)
 
-    def forward(self, branches: Sequence[TextKeys], tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+    def forward(
+        self, branches: Sequence[TextKeys], tokens: Tensor, known: Tensor, predicted: Tensor
+    ) -> Tensor:
         """Conditioning vectors of some positions given the known tokens.
 
         Args:

@@ -34,6 +34,7 @@ class TrainingConfig:
         timestep_draws: noised versions of each masked token in a step (4 in MAR); the head runs on all of
             them, the backbone once.
         checkpoint_every: steps between checkpoints. resume: checkpoint to go on from.
+        initial_weights: model folder to begin with, in place of random weights; steps count from 0.
     """
 
     max_steps: int
@@ -49,6 +50,7 @@ class TrainingConfig:
     checkpoint_every: int
     timestep_draws: int = 1
     resume: str | None = None
+    initial_weights: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("decay_fraction", "label_drop", "mask_ratio_min"):
