@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from mar_accel.config.compose import compose_config
+from mar_accel.data import scene_training
 from mar_accel.data.captions import VOCABULARY, tokenize
+from mar_accel.data.scene_training import SceneBatches
 from mar_accel.errors import WeightsError
 from mar_accel.models.text_encoder import encode_text
 from mar_accel.train import train
@@ -49,6 +52,20 @@ def test_training_goes_on_and_leaves_a_model(precision: str, tmp_path: Path) -> 
         assert torch.equal(value, state[f"model.{key}"])
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, state[f"conditioner.encoder.{key}"])
+
+
+def test_resumed_training_sees_other_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    class Recorded(SceneBatches):
+        def __init__(self, batch_size: int, seed: Sequence[int]):
+            super().__init__(batch_size, seed)
+            seeds.append(tuple(seed))
+
+    monkeypatch.setattr(scene_training, "SceneBatches", Recorded)
+    for steps in (2, 3):
+        _train(tmp_path, f"training.max_steps={steps}", "seed=5")
+    assert seeds == [(5, 0, 0), (5, 2, 0)]
 
 
 def test_training_begins_from_given_weights(tmp_path: Path) -> None:
