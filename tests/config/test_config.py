@@ -19,7 +19,11 @@ CONF = conf_dir()
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "base")
 MEMBERS = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
 # Values that a config leaves to the user.
-REQUIRED = {"cache/refresh/listed": ["cache.refresh.steps=[0,5]"]}
+REQUIRED = {
+    "cache/refresh/listed": ["cache.refresh.steps=[0,5]"],
+    # A text model has no classes, which the other datasets ask for.
+    "model/scenes": ["dataset=scenes"],
+}
 
 
 def _default_groups(path: Path) -> list[str]:
