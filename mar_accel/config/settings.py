@@ -288,7 +288,8 @@ class TrainingSettings:
         timestep_draws: noised versions of each masked token in a step (4 in MAR); the head sees all of them,
             the backbone runs once.
         checkpoint_every: steps between checkpoints.
-        resume: checkpoint to go on from, "last" for the newest of this output_dir, or None.
+        resume: checkpoint to continue from, "last" for the newest of this output_dir, or None.
+        initial_weights: model folder to begin with in place of random weights; steps count from 0.
     """
 
     max_steps: Positive = 10000
@@ -304,6 +305,7 @@ class TrainingSettings:
     timestep_draws: Positive = 1
     checkpoint_every: Positive = 500
     resume: str | None = "last"
+    initial_weights: str | None = None
 
 
 @checked

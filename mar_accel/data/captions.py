@@ -29,9 +29,9 @@ BACKGROUNDS = {
     GRAIN: ("on a {0} grainy background", "on {0} grain", "on a grainy {0} background"),
 }
 PAD, END = "<pad>", "</s>"
-# In this order, for good: a trained model knows words by their place. Padding first and the end second, as T5.
+# In this order, for good: a trained model knows words by their place. T5 too has padding first, then the end.
 VOCABULARY = (
-    PAD, END, "a", "an", "and", "the", "of", "to", "on", "in", "there", "is", "are", "photo", "picture",
+    PAD, END, "a", "an", "and", "the", "of", "to", "on", "there", "is", "are", "photo", "picture",
     "left", "right", "above", "over", "top", "below", "under", "beneath", "background", "plain", "striped",
     "stripes", "checked", "checks", "grainy", "grain", "red", "green", "blue", "yellow", "purple", "white",
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zeros", "ones", "twos",

@@ -90,8 +90,8 @@ def draw_scene(rng: np.random.Generator) -> Scene:
             SceneObject(
                 digit=int(digits[0 if same else index]),
                 colour=colours[0 if same else index],
-                column=column + shift[0],
-                row=row + shift[1],
+                column=float(column + shift[0]),
+                row=float(row + shift[1]),
                 size=float(rng.uniform(*_SIZES[number])),
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mar_accel.models.transformer import Block, Mlp
+from mar_accel.models.transformer import Block, Mlp, attention
 
 
 class CrossAttention(nn.Module):
@@ -34,7 +34,7 @@ class CrossAttention(nn.Module):
         """
         if k.shape[2] > 1:
             q = self.query_linear(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            v = F.scaled_dot_product_attention(q, k, v)
+            v = attention(q, k, v)
         return self.proj(v.transpose(1, 2).flatten(2))
 
 

@@ -53,9 +53,21 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of queries [B, H, M, d] over keys and values [B, H, N, d]; returns [B, M, D]."""
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        out = attention(q, k, v, dropout)
         out = self.proj(out.transpose(1, 2).flatten(2))
         return F.dropout(out, dropout) if dropout else out
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Scaled dot products of queries [B, H, M, d] over keys and values [B, H, N, d]: [B, H, M, d].
+
+    Where gradients are wanted in bfloat16 on a CPU, plain products take half the time of torch's fused
+    attention.
+    """
+    if dropout or q.dtype != torch.bfloat16 or q.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return scores.softmax(-1) @ v
 
 
 class Mlp(nn.Module):

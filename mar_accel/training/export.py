@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_autoencoder
+from mar_accel.models.lightgen import LightGen
+from mar_accel.models.mar import MAR
 from mar_accel.training.build import build_trained
+from mar_accel.training.conditioning import TextConditioner
 from mar_accel.weights.folder import save_model_folder
+from mar_accel.weights.text_folder import save_text_model
 
-_PREFIX = "model."
 
-
-def export_averaged(checkpoint: Path, model: ModelSettings, folder: Path) -> Path:
+def export_averaged(
+    checkpoint: Path, model: ModelSettings, folder: Path, dtype: torch.dtype = torch.float32
+) -> Path:
     """Write the averaged weights of a training's checkpoint as a model folder.
 
     Args:
@@ -25,26 +30,31 @@ def export_averaged(checkpoint: Path, model: ModelSettings, folder: Path) -> Pat
             the averaged weights, ``current_model_state`` those that are trained.
         model: its member of the group ``model``: architecture, name, sampling defaults and autoencoder.
         folder: where to; files of the same names are replaced.
+        dtype: of the saved weights.
 
     Raises:
         WeightsError: the checkpoint is of another architecture.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    network, _ = build_trained(model)
+    trained = nn.ModuleDict(dict(zip(("model", "conditioner"), build_trained(model), strict=True))).eval()
     try:
-        network.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
+        trained.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise WeightsError(
             f"{checkpoint} was trained with another architecture ({reason}); give its model.architecture."
         ) from error
-    autoencoder = build_autoencoder(model)
+    network, conditioner = trained["model"], trained["conditioner"]
+    if isinstance(network, LightGen):
+        encoder = cast("TextConditioner", conditioner).encoder
+        return save_text_model(folder, network, encoder, model.name, model.sampling, dtype)
     return save_model_folder(
         folder,
-        network.eval(),
-        autoencoder,
+        cast("MAR", network),
+        build_autoencoder(model),
         name=model.name,
         sampling=model.sampling,
+        dtype=dtype,
     )
 
 

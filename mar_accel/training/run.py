@@ -24,7 +24,7 @@ from mar_accel.inference.trainer import trainer_or_config_error
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
 from mar_accel.runs.loggers import log_config, open_logger
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
-from mar_accel.training.build import build_trained
+from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.export import export_averaged, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingModule
@@ -61,6 +61,8 @@ def train(settings: Settings) -> TrainingResult | None:
         pl.seed_everything(settings.seed, verbose=False)
         torch.set_float32_matmul_precision("high")
         module = TrainingModule(*build_trained(settings.model), settings.training)
+        if settings.training.initial_weights is not None and resumed is None:
+            load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
         trainer, seconds = _fit(settings, module, data, output_dir, resumed)
         if not trainer.is_global_zero:
             return None
