@@ -233,8 +233,9 @@ def _drop_keys_of_other_classes(key: str, part: DictConfig, members: Mapping[str
     inherited: dict[str, list[Any]] = {}
     for member in members.values():
         if member.get("_target_") not in (None, target):
-            for name in member:
-                inherited.setdefault(str(name), []).append(OmegaConf.to_container(member)[name])
+            values: Any = OmegaConf.to_container(member)
+            for name, value in values.items():
+                inherited.setdefault(str(name), []).append(value)
     surplus = [name for name in map(str, part) if name in inherited and not name.startswith("_")]
     if target is None or not surplus:
         return

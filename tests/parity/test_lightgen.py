@@ -158,7 +158,7 @@ def test_one_key_is_the_repeated_vector() -> None:
 @torch.no_grad()
 def test_an_image_of_scenes_is_cheap() -> None:
     """At MAR's slow setting, 64 AR steps of 100 diffusion steps; tables of the model take hours then."""
-    architecture = compose_settings("train", ["model=scenes"]).model.architecture
+    architecture = compose_settings("train", ["model=scenes", "dataset=scenes"]).model.architecture
     sampler = _sampler(64, 100, LinearGuidance(), 3.0)
     with torch.device("meta"):
         model = LightGen(instantiate(architecture)).eval().requires_grad_(False)
