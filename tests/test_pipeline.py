@@ -377,7 +377,7 @@ def test_a_new_default_of_a_model_is_its_yaml_and_one_class(
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(
         "defaults:\n  - digits\n  - _self_\nname: mine\nweights: random\nsampling:\n  best_num_iter: 5\n"
     )
-    (tmp_path / "my_steps.py").write_text(
+    (tmp_path / "steps_of_a_model.py").write_text(
         "from mar_accel.sampling.model_defaults import MODEL, ModelDefaults\n"
         "from mar_accel.sampling.step_sizes import CosineSteps\n"
         "class Best(CosineSteps, ModelDefaults):\n"
@@ -387,14 +387,14 @@ def test_a_new_default_of_a_model_is_its_yaml_and_one_class(
     )
     monkeypatch.syspath_prepend(tmp_path)
     searched = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
-    best = ["sampler.step_sizes._target_=my_steps.Best", "sampler.step_sizes.num_iter=model"]
+    best = ["sampler.step_sizes._target_=steps_of_a_model.Best", "sampler.step_sizes.num_iter=model"]
     settings = compose_settings("generate", [searched, "model=mine", *best, "sampler.num_diffusion_steps=2"])
     session = Session.from_settings(settings)
     assert session.sampler.guidance_scale == 4.0 and len(session.plan.steps) == 5
     without = build_sampler(compose_settings("generate", best))
     assert len(without.plan((16, 16)).steps) == 8
 
-    from my_steps import Best  # type: ignore[import-not-found]
+    from steps_of_a_model import Best  # type: ignore[import-not-found]
 
     pipe = MARPipeline(session.model, session.autoencoder, name="mine", sampling=settings.model.sampling)
     again = MARPipeline.from_pretrained(pipe.save_pretrained(tmp_path / "mine"))

@@ -41,7 +41,9 @@ def _train(folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
 
 
 def test_vocabulary_has_the_size_that_the_model_says() -> None:
-    assert compose_settings("train", ["model=scenes", "dataset=scenes"]).model.text_encoder["vocab_size"] == len(VOCABULARY)
+    assert compose_settings("train", ["model=scenes", "dataset=scenes"]).model.text_encoder[
+        "vocab_size"
+    ] == len(VOCABULARY)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

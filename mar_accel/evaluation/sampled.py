@@ -39,6 +39,7 @@ from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter
 from mar_accel.metrics.quality import measure_quality
+from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
 from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
@@ -178,6 +179,7 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     if profiler is not None:
         extra.append(profiler)
     trainer = run.trainer([*callbacks, *extra])
+    _announce(run, earlier.missing.num_images, trainer.world_size)
     trainer.predict(InferenceModule(run.session), earlier.missing, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_machine(evaluation, trainer)
@@ -185,6 +187,15 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
     return evaluation, collector.collected
+
+
+def _announce(run: _Run, num_images: int, num_processes: int) -> None:
+    """Say how long it will take, the unaccelerated samples included."""
+    sessions, images = [run.session], [num_images]
+    if run.plain is not None and run.plain[1].plan != run.session.plan:
+        sessions.append(run.plain[1])
+        images.append(run.num_compared)
+    announce(sessions, images, run.settings.trainer, num_processes)
 
 
 def _image_writer(run: _Run) -> ImageWriter:

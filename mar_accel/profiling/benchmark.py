@@ -14,6 +14,7 @@ from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import on_one_device
 from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells
 from mar_accel.profiling.benchmark_variants import Variant, build_variants, compose_variants, select_rows
+from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
 from mar_accel.profiling.speed import gemm_peak
@@ -82,6 +83,8 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
     device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rounds, batch = counts.warmup_rounds + counts.rounds, trainer.batch_size
+    announce(sessions, [rounds * batch] * len(sessions), trainer)
     # The bar is drawn rarely, for it takes time from what is measured.
     with Progress(*columns, refresh_per_second=1) as progress:
         counting = progress.add_task("counting FLOPs", total=len(variants))
@@ -89,7 +92,7 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
         for session in sessions:
             flops.append(count_flops(session.model.config, session.sampler, session.cache))
             progress.advance(counting)
-        timing = progress.add_task("timing", total=(counts.warmup_rounds + counts.rounds) * len(variants))
+        timing = progress.add_task("timing", total=rounds * len(variants))
         record = _Record(settings, variants, flops, lambda: gemm_peak(device, dtype), output_dir)
         record.peaks.append(record.measure_peak())
         measure_interleaved(

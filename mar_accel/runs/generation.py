@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,15 @@ def build_callbacks(settings: Settings) -> list[pl.Callback]:
     return [build_node(key, node, pl.Callback) for key, node in nodes.items()]
 
 
-def generate(settings: Settings) -> GenerationResult | None:
+# Told what is about to be sampled: the session, how many images, and the number of processes.
+BeforeSampling = Callable[[Session, int, int], object]
+
+
+def generate(settings: Settings, before_sampling: BeforeSampling | None = None) -> GenerationResult | None:
     """Sample as the settings say and write the run folder.
+
+    Args:
+        before_sampling: called before the first image is sampled, if any is missing.
 
     Returns:
         What was made; None on every process but the first.
@@ -81,6 +89,8 @@ def generate(settings: Settings) -> GenerationResult | None:
     missing = requests.without(there, trainer.world_size)
     trainer.logger = logger = open_logger(settings)
     if missing.num_images:
+        if before_sampling is not None:
+            before_sampling(module.session, missing.num_images, trainer.world_size)
         with further_processes(output_dir / CONFIG_FILE):
             _predict(trainer, module, missing, output_dir)
     else:
