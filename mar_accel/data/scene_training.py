@@ -1,4 +1,4 @@
-"""Scenes made on the fly, as a LightningDataModule."""
+"""Training data of random scenes, as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mar_accel.data.scenes import draw_scene
 
 
 class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches of latents [B, 3, 64, 64] in -1..1 and word numbers [B, N]."""
+    """Infinite batches of latents [B, 3, 64, 64] in -1..1 and word ids [B, N]."""
 
     def __init__(self, batch_size: int):
         self.batch_size = batch_size
         self.draw = SceneDrawer()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Seeded at the first batch, after a training that goes on has set its seed.
+        # Seeded at the first batch, because a resumed training sets its seed before that.
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
         while True:
             scenes = [draw_scene(rng) for _ in range(self.batch_size)]
@@ -32,13 +32,13 @@ class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 class SceneTrainingData(pl.LightningDataModule):
-    """Composed scenes with captions, new ones in every batch.
+    """Composed scenes with captions. Every batch has new scenes.
 
     Args:
         batch_size: images per step.
     """
 
-    # Of the images.
+    # Number of image channels.
     channels = 3
 
     def __init__(self, batch_size: int):
