@@ -26,7 +26,7 @@ BAD_INPUT = {
     "label outside the classes": (["dataset.labels=[3,10]"], "dataset.labels must be classes of the model"),
     "no labels": (["dataset.labels=[]"], "dataset.labels is empty"),
     "word for a label": (["dataset.labels=[3,seven]"], "dataset.labels[1] must be an integer, got 'seven'."),
-    "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter=257"),
+    "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter must be between 1 and 256"),
     "negative guidance": (["sampler.guidance_scale=-0.5"], "(1 disables guidance), got -0.5."),
     "infinite guidance": (["sampler.guidance_scale=inf"], "sampler.guidance_scale must be finite"),
     "unknown member": (["sampler=fast"], "sampler=fast is unknown; choose one of "),

@@ -1,4 +1,4 @@
-"""Scenes made on the fly, as a LightningDataModule."""
+"""Training data of random scenes, as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mar_accel.data.scenes import draw_scene
 
 
 class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches of latents [B, 3, 64, 64] in -1..1 and word numbers [B, N].
+    """Infinite batches of latents [B, 3, 64, 64] in -1..1 and word ids [B, N].
 
     Args:
         batch_size: B. seed: numbers that make this stream of scenes another than others.
@@ -36,13 +36,13 @@ class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 class SceneTrainingData(pl.LightningDataModule):
-    """Composed scenes with captions, new ones in every batch, in every process and after a resumption.
+    """Composed scenes with captions. Every batch, process and resumption draws new scenes.
 
     Args:
         batch_size: images per step.
     """
 
-    # Of the images.
+    # Number of image channels.
     channels = 3
 
     def __init__(self, batch_size: int):

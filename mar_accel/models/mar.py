@@ -1,8 +1,7 @@
-"""The MAR backbone: encoder over known tokens, decoder over all, a conditioning vector per token.
+"""The MAR backbone: encoder over known tokens, decoder over all tokens, one conditioning vector per token.
 
-Source: MAR (arXiv:2406.11838). Parameter names are those of the published checkpoints. The model
-knows nothing of sampling: it offers the steps of a forward pass, which decode loops and cache
-policies put together.
+Source: MAR (arXiv:2406.11838). Parameter names match the published checkpoints. The model is independent
+of sampling. It provides the steps of a forward pass, which decode loop and cache policies combine.
 """
 
 from __future__ import annotations
@@ -24,14 +23,18 @@ class MARConfig:
 
     Attributes:
         grid: rows and columns (h, w) of the token grid; L = h·w.
-        patch_size: side of a token in latents; a token has latent_channels · patch_size² channels.
-        latent_channels: channels of the autoencoder's latents (1 for grey pixels).
+        patch_size: side p of a token in latent pixels. A token has C = latent_channels · p² channels.
+        latent_channels: number of latent channels of the autoencoder (1 for greyscale pixels).
         num_classes: number of class labels.
-        buffer_size: copies of the class embedding before the tokens.
+        buffer_size: number of buffer tokens S, copies of the class embedding before the image tokens.
         embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of encoder and decoder.
         encoder_depth, decoder_depth: number of blocks.
         head_depth, head_width: residual blocks and width of the diffusion head.
-        dropout: dropout probability in the blocks, in training only.
+        dropout: dropout probability in the blocks, 0..1, in training only.
+
+    Example:
+        sizes = {"encoder_depth": 16, "decoder_depth": 16, "head_depth": 8, "head_width": 1280}
+        MARConfig(embed_dim=1024, num_heads=16, **sizes)  # MAR-L
     """
 
     grid: tuple[int, int] = (16, 16)
@@ -52,8 +55,8 @@ class MARConfig:
         object.__setattr__(self, "grid", tuple(self.grid))
         if self.embed_dim % self.num_heads:
             raise ConfigError(
-                f"model.embed_dim={self.embed_dim} is not a multiple of model.num_heads={self.num_heads}; "
-                "choose a width that the heads divide."
+                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
+                f"got {self.embed_dim}."
             )
 
     @property
@@ -70,8 +73,8 @@ class MARConfig:
 class MAR(nn.Module):
     """Masked autoregressive model with a diffusion head.
 
-    Shapes: B images (R rows when the guidance branches are stacked: conditional rows first,
-    then unconditional ones), L tokens, S buffer tokens, D width, C token channels.
+    Shapes: B images, L tokens, S buffer tokens, width D, C token channels. R rows are B rows per guidance
+    branch: conditional rows first, then unconditional rows.
     """
 
     def __init__(self, config: MARConfig):
@@ -107,13 +110,13 @@ class MAR(nn.Module):
     # -- tokens and latents ------------------------------------------------------------------
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """Latents [B, c, h·p, w·p] to tokens [B, L, C]."""
+        """Split latents [B, c, h·p, w·p] into tokens [B, L, C]."""
         (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
         patches = latents.reshape(latents.shape[0], c, h, p, w, p)
         return patches.permute(0, 2, 4, 1, 3, 5).reshape(latents.shape[0], h * w, c * p * p)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, L, C] to latents [B, c, h·p, w·p]."""
+        """Join tokens [B, L, C] to latents [B, c, h·p, w·p]."""
         (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
         patches = tokens.reshape(tokens.shape[0], h, w, c, p, p)
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], c, h * p, w * p)
@@ -121,44 +124,44 @@ class MAR(nn.Module):
     # -- the steps of a forward pass -----------------------------------------------------------
 
     def class_embedding(self, labels: Tensor) -> Tensor:
-        """Labels int64 [B] to class embeddings [B, D]."""
+        """Class embeddings [B, D] of labels int64 [B]."""
         return self.class_emb(labels)
 
     def unconditional_embedding(self, batch_size: int) -> Tensor:
-        """The embedding of the unconditional branch, [B, D]."""
+        """Embeddings of the unconditional branch, [B, D]."""
         return self.fake_latent.expand(batch_size, -1)
 
     def embed_buffer(self, class_embedding: Tensor) -> Tensor:
-        """Class embeddings [R, D] to encoder inputs of the buffer [R, S, D]."""
+        """Encoder inputs of the buffer [R, S, D] from class embeddings [R, D]."""
         buffer = self.encoder_pos_embed_learned[:, : self.config.buffer_size]
         return self.z_proj_ln(class_embedding.unsqueeze(1) + buffer)
 
     def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Tokens [B, n, C] at grid positions [B, n] to encoder inputs [B, n, D]."""
+        """Embed tokens [B, n, C] at grid positions [B, n] as encoder inputs [B, n, D]."""
         pos_embed = self.encoder_pos_embed_learned[0, self.config.buffer_size :]
         tokens = tokens.to(self.z_proj.weight.dtype)
         return self.z_proj_ln(self.z_proj(tokens) + pos_embed[positions])
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encoder inputs [R, S+n, D] through all encoder blocks (before ``encoder_norm``)."""
+        """Run all encoder blocks (without ``encoder_norm``) on inputs [R, S+n, D]."""
         for block in self.encoder_blocks:
             x = block(x)
         return x
 
     def encode_tokens(self, class_embedding: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-        """Encoder outputs [R, S+n, D] of the buffer and the known tokens; arguments as in ``forward``."""
+        """Encoder outputs [R, S+n, D] of buffer and known tokens; arguments as in ``forward``."""
         embedded = self.embed_tokens(tokens, known).repeat(len(class_embedding) // len(tokens), 1, 1)
         return self.encode(torch.cat([self.embed_buffer(class_embedding), embedded], dim=1))
 
     def decoder_inputs(self, encoded: Tensor, positions: Tensor) -> Tensor:
-        """Pad encoder outputs with mask tokens to the whole sequence.
+        """Pad encoder outputs with mask tokens to the full sequence.
 
         Args:
             encoded: encoder outputs [R, S+n, D]: buffer, then known tokens.
             positions: grid positions of the known tokens [R, n].
 
         Returns:
-            Decoder inputs [R, S+L, D], position embeddings added.
+            Decoder inputs [R, S+L, D], with position embeddings.
         """
         rows, buffer = encoded.shape[0], self.config.buffer_size
         x = self.decoder_embed(self.encoder_norm(encoded))
@@ -169,9 +172,9 @@ class MAR(nn.Module):
         return scatter_tokens(padded, positions + buffer, known)
 
     def decode(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Decoder inputs [R, S+L, D] to the last block's output at grid positions [R, n], [R, n, D].
+        """Run the decoder on inputs [R, S+L, D]; returns outputs [R, n, D] at grid positions [R, n].
 
-        The last block works on these positions alone, which is exact.
+        The last block computes only these positions. The result is exact.
         """
         for block in self.decoder_blocks[:-1]:
             x = block(x)
@@ -179,16 +182,16 @@ class MAR(nn.Module):
         return last.forward_queries(x, positions + self.config.buffer_size)
 
     def conditioning_vectors(self, decoded: Tensor, positions: Tensor) -> Tensor:
-        """Last block's outputs [R, n, D] at grid positions [R, n] to conditioning vectors z [R, n, D]."""
+        """Conditioning vectors z [R, n, D] from decoder outputs [R, n, D] at grid positions [R, n]."""
         return self.decoder_norm(decoded) + self.diffusion_pos_embed_learned[0][positions]
 
     def forward(self, class_embedding: Tensor, tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
-        """Conditioning vectors of some positions given the known tokens.
+        """Compute conditioning vectors at some positions, given the known tokens.
 
         Args:
-            class_embedding: [R, D].
-            tokens: known tokens [B, n, C]; R is a multiple of B and the rows repeat the images.
-            known: their grid positions [B, n].
+            class_embedding: class embeddings [R, D]; R is a multiple of B.
+            tokens: known tokens [B, n, C], repeated for every branch.
+            known: grid positions of the known tokens [B, n].
             predicted: grid positions to predict [B, m].
 
         Returns:
@@ -198,7 +201,7 @@ class MAR(nn.Module):
         return self.predict(x, known, predicted)
 
     def predict(self, encoded: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
-        """Encoder outputs [R, S+n, D] to z [R, m, D]; other arguments as in ``forward``."""
+        """Compute z [R, m, D] from encoder outputs [R, S+n, D]; other arguments as in ``forward``."""
         repeats = encoded.shape[0] // known.shape[0]
         known, predicted = known.repeat(repeats, 1), predicted.repeat(repeats, 1)
         x = self.decode(self.decoder_inputs(encoded, known), predicted)
@@ -216,18 +219,19 @@ class MAR(nn.Module):
         noise: Tensor | None = None,
         draws: int = 1,
     ) -> Tensor:
-        """Diffusion loss of the masked tokens given the others.
+        """Diffusion loss of the masked tokens, given the known tokens.
 
         Args:
-            latents: [B, c, H, W].
-            class_embedding: [B, D], the unconditional embedding where the label is dropped.
-            order: permutations of the positions [B, L]; the first ``num_masked`` are masked.
+            latents: latents of the images [B, c, H, W].
+            class_embedding: class embeddings [B, D], unconditional where the label is dropped.
+            order: permutations of the positions [B, L]. The first ``num_masked`` positions are masked.
             num_masked: number of masked tokens, 1..L.
-            timesteps, noise: per token [B, L] and [B, L, C]; drawn when absent.
-            draws: noised versions of each masked token, 1 or more; needs absent timesteps and noise if more.
+            timesteps, noise: per token, [B, L] and [B, L, C]. None: drawn.
+            draws: number of noised versions of each masked token, at least 1. Above 1, timesteps and noise
+                must be None.
 
         Returns:
-            Scalar loss, averaged over masked tokens.
+            Scalar loss, averaged over masked tokens and draws.
         """
         tokens = self.patchify(latents)
         masked, known = order[:, :num_masked], order[:, num_masked:]

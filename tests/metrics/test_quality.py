@@ -190,16 +190,16 @@ def test_a_file_that_does_not_exist_is_named() -> None:
 
 
 def test_empty_folder_and_missing_path(tmp_path) -> None:
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="has no images; choose a folder"):
         open_images(tmp_path)
-    with pytest.raises(DataError, match="neither a folder nor"):
+    with pytest.raises(DataError, match=r"must be a folder of images, an \.npz file or a run folder"):
         open_images(tmp_path / "nothing")
 
 
 def test_images_of_another_size_are_named(tmp_path, extractor) -> None:
     Image.new("L", (32, 32)).save(tmp_path / "a.png")
     Image.new("L", (16, 32)).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png is 16×32"):
+    with pytest.raises(DataError, match=r"b\.png must be .* got 16×32"):
         list(open_images(tmp_path).batches(2))
     with pytest.raises(DataError, match="not 64×64"):
         extractor(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))

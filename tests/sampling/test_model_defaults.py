@@ -122,7 +122,7 @@ def test_models_that_say_nothing_get_the_fallback() -> None:
 def test_a_models_value_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"sampler\.guidance_scale must be .* got -2"):
         Sampler().for_model({"guidance_scale": -2})
-    with pytest.raises(ConfigError, match=r"cache\.head\.refresh_below=7"):
+    with pytest.raises(ConfigError, match=r"cache\.head\.refresh_below must be .* got 7"):
         LazyMAR(FixedRefresh(), head=HeadCache()).for_model({"head_refresh_below": 7})
 
 
