@@ -58,7 +58,9 @@ def choose_rows(rows: Sequence[Row], only: Sequence[str] | None) -> list[Row]:
     known = [row.name for row in rows]
     for name in only:
         if name not in known:
-            raise ConfigError(f"table.only: {name} is not a row of table.rows; choose among {', '.join(known)}.")
+            raise ConfigError(
+                f"table.only: {name} is not a row of table.rows; choose among {', '.join(known)}."
+            )
     return [row for row in rows if row.name in only or row is rows[0]]
 
 
