@@ -100,7 +100,7 @@ def gemm_peak(
         device: device that computes the product.
         dtype: dtype of the matrices.
         size: rows and columns; one product takes 2·size³ FLOPs. None: 8192 on CUDA, else 1024.
-        repeats: number of repeats, after one warm-up.
+        repeats: number of products after the first one.
     """
     device = torch.device(device)
     size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)
