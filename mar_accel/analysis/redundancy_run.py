@@ -30,7 +30,7 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     session = Session.from_settings(settings)
     if len(session.plan.steps) < 2:
-        raise ConfigError("sampler.num_iter must be >= 2, since adjacent AR steps are compared, got 1.")
+        raise ConfigError("sampler.num_iter must be ≥ 2, since adjacent AR steps are compared, got 1.")
     token = TokenCache(prune_block=settings.redundancy.prune_block)
     token.check(session.model.config)
     recorder, reuse = FeatureRecorder(token), _probe(settings, session)

@@ -65,7 +65,7 @@ class ReferenceSource:
 
     def __init__(self, source: str, augmentations: int = 0, cache_dir: str | None = None):
         if augmentations < 0:
-            raise ConfigError(f"reference.augmentations must be >= 0, got {augmentations}.")
+            raise ConfigError(f"reference.augmentations must be ≥ 0, got {augmentations}.")
         self.source = source
         self.augmentations = augmentations
         self.cache_dir = Path(cache_dir) if cache_dir else _user_cache_dir()
