@@ -184,8 +184,8 @@ def _note(settings: Settings, results: Sequence[RowResult]) -> str:
     bias = metrics["fid_bias"]
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     return (
-        f"{metrics['num_images']} images per row, seed {settings.seed}; ± is one standard error. PSNR and latent "
-        f"MSE: {results[-1].metrics.get('fidelity_images')} images against the same samples of {first}. "
+        f"{metrics['num_images']} images per row, seed {settings.seed}; ± is one standard error. PSNR and "
+        f"latent MSE: {results[-1].metrics.get('fidelity_images')} images vs. the same samples of {first}. "
         f"Seconds per image: median of {settings.table.timing_rounds} interleaved rounds of "
         f"{metrics['batch_size']} images per process ({trainer.accelerator}, {trainer.precision}, "
         f"devices={trainer.devices}). Speedup over {first}: median ratio of the rounds (smallest–largest). "
