@@ -101,7 +101,7 @@ def test_bad_input_is_one_sentence(
 def test_gpu_where_there_is_none(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = run_here("generate", *tiny_model, f"output_dir={folder}", "trainer=gpu")
-    _refused(outcome, "trainer.accelerator=gpu asks for a GPU, but this machine has none", folder)
+    _refused(outcome, "trainer.accelerator=gpu needs a GPU, but this machine has none", folder)
 
 
 def test_folder_that_cannot_be_written(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
