@@ -124,7 +124,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(
         ("training.ema_decay=1", "training.ema_decay=1"),
         ("training.learning_rate=-1", "training.learning_rate=-1 is negative"),
         ("training.resume=missing.ckpt", "training.resume=missing.ckpt is not a file"),
-        ("model=mar_base", "needs 16 channels but dataset=digits has 1"),
+        ("model=mar_base", "works on 16 channels but dataset=digits has 1"),
         ("dataset=imagenet", "dataset=imagenet has nothing to train on"),
     ],
 )

@@ -217,7 +217,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     first = paths[0]
     own = [error for error, path in zip(errors, paths, strict=True) if path == first]
     where = ".".join([*([key] if key else []), *(str(part) for part in first)])
-    # For a union with lists, the error about a single item is more helpful than errors about other types.
+    # Of a union, a member that fits but for an item of a list says more than members of another type.
     items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
     if items:
         own, where = items[:1], f"{where}[{items[0]['loc'][-1]}]"

@@ -88,7 +88,7 @@ def _training_data(settings: Settings) -> pl.LightningDataModule:
     data = build_node(key, dataset.training_data, pl.LightningDataModule, batch_size=batch_size)
     if data.channels != architecture.latent_channels:
         raise ConfigError(
-            f"model={settings.model.name} needs {architecture.latent_channels} channels but "
+            f"model={settings.model.name} works on {architecture.latent_channels} channels but "
             f"dataset={dataset.name} has {data.channels}; choose a matching model."
         )
     return data
