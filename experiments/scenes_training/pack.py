@@ -21,7 +21,9 @@ from mar_accel.training.export import export_averaged
 
 def pack(checkpoint: Path, folder: Path) -> Path:
     """Write the averaged weights of a checkpoint and the number of its steps."""
-    export_averaged(checkpoint, compose_settings("train", ["model=scenes", "dataset=scenes"]).model, folder, torch.float16)
+    export_averaged(
+        checkpoint, compose_settings("train", ["model=scenes", "dataset=scenes"]).model, folder, torch.float16
+    )
     steps = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
     (folder / "progress.json").write_text(json.dumps({"steps": steps}) + "\n")
     return folder

@@ -1,4 +1,4 @@
-"""A run of generate: sample as the settings say and leave a complete run folder."""
+"""A run of generate: sample images into a complete run folder."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from mar_accel.runs.record import run_record
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What a run of generate leaves.
+    """Result of a run of generate.
 
     Attributes:
         output_dir: the run folder with images/, grid.png and run.json.
         seconds: wall-clock time of sampling, decoding and writing.
-        num_images: images of all processes. num_sampled: without those of an earlier run.
+        num_images: number of images of all processes.
+        num_sampled: number of images without those of an earlier run.
     """
 
     output_dir: Path
@@ -43,7 +44,7 @@ class GenerationResult:
 
     @property
     def speed(self) -> dict[str, float]:
-        """Seconds per image and images per second; empty where nothing was sampled."""
+        """Seconds per image and images per second; empty if nothing was sampled."""
         if not self.num_sampled:
             return {}
         rate = self.num_sampled / self.seconds
@@ -56,21 +57,24 @@ def build_callbacks(settings: Settings) -> list[pl.Callback]:
     return [build_node(key, node, pl.Callback) for key, node in nodes.items()]
 
 
-# Told what is about to be sampled: the session, how many images, and the number of processes.
+# Called with the session, the number of images and the number of processes.
 BeforeSampling = Callable[[Session, int, int], object]
 
 
 def generate(settings: Settings, before_sampling: BeforeSampling | None = None) -> GenerationResult | None:
-    """Sample as the settings say and write the run folder.
+    """Sample the images of a config and write the run folder.
 
     Args:
         before_sampling: called before the first image is sampled, if any is missing.
 
     Returns:
-        What was made; None on every process but the first.
+        The result on the first process; None on all others.
 
     Raises:
-        MarAccelError: the config cannot be run; nothing has been written then.
+        MarAccelError: the config cannot be run. Nothing is written in this case.
+
+    Example:
+        >>> generate(compose_settings("generate", ["sampler=gtr", "output_dir=out"]))
     """
     check_device(settings.trainer.accelerator)
     output_dir = Path(settings.output_dir).absolute()
@@ -108,9 +112,9 @@ def _predict(
     try:
         trainer.predict(module, requests, return_predictions=False)
     except SystemExit:
-        # Lightning turns Ctrl-C into this, and SIGTERM ends so too.
+        # Lightning converts Ctrl-C to SystemExit. SIGTERM ends here too.
         if trainer.is_global_zero:
-            print(f"stopped: the images in {output_dir / IMAGES} are whole.", file=sys.stderr)
+            print(f"stopped: the images in {output_dir / IMAGES} are complete.", file=sys.stderr)
         raise
 
 
@@ -131,6 +135,6 @@ def _record(
         "num_processes": num_processes,
         "seconds": result.seconds,
     }
-    # The last thing that is written: where it is, everything else is complete.
+    # The record is written last, so a run with a record is complete.
     images_kept = result.num_sampled < result.num_images
     write_run_record(run_record(settings, **counts, **result.speed), result.output_dir, images_kept)

@@ -1,4 +1,4 @@
-"""The network to train, and what it is conditioned on, from a member of the group ``model``."""
+"""Build the network to train and its conditioner from a member of the group ``model``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mar_accel.weights.text_folder import load_text_model
 
 
 def build_trained(model: ModelSettings) -> tuple[MAR | LightGen, Conditioner]:
-    """Network and conditioner with random weights, both to be trained."""
+    """Network and conditioner with random weights; both are trained."""
     architecture = build_architecture(model)
     if isinstance(architecture, LightGenConfig):
         encoder = make_t5_encoder(T5Size(**(model.text_encoder or {})))
