@@ -1,4 +1,4 @@
-"""The examples, each from a folder outside the checkout: ``python -m``, console scripts, every preset they fit."""
+"""The examples, from a folder outside the checkout: modules, console scripts, every preset they fit."""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@ of sampling. It provides the steps of a forward pass, which decode loop and cach
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from mar_accel.errors import ConfigError
+from mar_accel.models.backbone import TokenBackbone
 from mar_accel.models.diffusion_head import DiffusionHead
-from mar_accel.models.transformer import Block, gather_tokens, init_transformer_weights, scatter_tokens
+from mar_accel.models.transformer import Block, init_transformer_weights
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,15 @@ class MARConfig:
         return self.latent_channels * self.patch_size**2
 
 
-class MAR(nn.Module):
-    """Masked autoregressive model with a diffusion head.
+class MAR(TokenBackbone):
+    """Masked autoregressive model with a diffusion head; shapes as in :class:`TokenBackbone`."""
 
-    Shapes: B images, L tokens, S buffer tokens, width D, C token channels. R rows are B rows per guidance
-    branch: conditional rows first, then unconditional rows.
-    """
+    config: MARConfig
 
     def __init__(self, config: MARConfig):
         super().__init__()
         self.config = config
+        self.buffer_size = config.buffer_size
         dim, length = config.embed_dim, config.buffer_size + config.seq_len
         block_args = (dim, config.num_heads, config.mlp_ratio, config.dropout)
         self.fake_latent = nn.Parameter(torch.zeros(1, dim))
@@ -107,20 +106,6 @@ class MAR(nn.Module):
             nn.init.normal_(parameter, std=0.02)
         self.diffloss = DiffusionHead(config.token_dim, dim, config.head_width, config.head_depth)
 
-    # -- tokens and latents ------------------------------------------------------------------
-
-    def patchify(self, latents: Tensor) -> Tensor:
-        """Split latents [B, c, h·p, w·p] into tokens [B, L, C]."""
-        (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
-        patches = latents.reshape(latents.shape[0], c, h, p, w, p)
-        return patches.permute(0, 2, 4, 1, 3, 5).reshape(latents.shape[0], h * w, c * p * p)
-
-    def unpatchify(self, tokens: Tensor) -> Tensor:
-        """Join tokens [B, L, C] to latents [B, c, h·p, w·p]."""
-        (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
-        patches = tokens.reshape(tokens.shape[0], h, w, c, p, p)
-        return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], c, h * p, w * p)
-
     # -- the steps of a forward pass -----------------------------------------------------------
 
     def class_embedding(self, labels: Tensor) -> Tensor:
@@ -136,50 +121,10 @@ class MAR(nn.Module):
         buffer = self.encoder_pos_embed_learned[:, : self.config.buffer_size]
         return self.z_proj_ln(class_embedding.unsqueeze(1) + buffer)
 
-    def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Embed tokens [B, n, C] at grid positions [B, n] as encoder inputs [B, n, D]."""
-        pos_embed = self.encoder_pos_embed_learned[0, self.config.buffer_size :]
-        tokens = tokens.to(self.z_proj.weight.dtype)
-        return self.z_proj_ln(self.z_proj(tokens) + pos_embed[positions])
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Run all encoder blocks (without ``encoder_norm``) on inputs [R, S+n, D]."""
-        for block in self.encoder_blocks:
-            x = block(x)
-        return x
-
     def encode_tokens(self, class_embedding: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
         """Encoder outputs [R, S+n, D] of buffer and known tokens; arguments as in ``forward``."""
         embedded = self.embed_tokens(tokens, known).repeat(len(class_embedding) // len(tokens), 1, 1)
         return self.encode(torch.cat([self.embed_buffer(class_embedding), embedded], dim=1))
-
-    def decoder_inputs(self, encoded: Tensor, positions: Tensor) -> Tensor:
-        """Pad encoder outputs with mask tokens to the full sequence.
-
-        Args:
-            encoded: encoder outputs [R, S+n, D]: buffer, then known tokens.
-            positions: grid positions of the known tokens [R, n].
-
-        Returns:
-            Decoder inputs [R, S+L, D], with position embeddings.
-        """
-        rows, buffer = encoded.shape[0], self.config.buffer_size
-        x = self.decoder_embed(self.encoder_norm(encoded))
-        pos_embed = self.decoder_pos_embed_learned
-        padded = (self.mask_token + pos_embed).to(x.dtype).repeat(rows, 1, 1)
-        padded[:, :buffer] = x[:, :buffer] + pos_embed[:, :buffer]
-        known = x[:, buffer:] + pos_embed[0, buffer:][positions]
-        return scatter_tokens(padded, positions + buffer, known)
-
-    def decode(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Run the decoder on inputs [R, S+L, D]; returns outputs [R, n, D] at grid positions [R, n].
-
-        The last block computes only these positions. The result is exact.
-        """
-        for block in self.decoder_blocks[:-1]:
-            x = block(x)
-        last = cast("Block", self.decoder_blocks[-1])
-        return last.forward_queries(x, positions + self.config.buffer_size)
 
     def conditioning_vectors(self, decoded: Tensor, positions: Tensor) -> Tensor:
         """Conditioning vectors z [R, n, D] from decoder outputs [R, n, D] at grid positions [R, n]."""
@@ -206,40 +151,3 @@ class MAR(nn.Module):
         known, predicted = known.repeat(repeats, 1), predicted.repeat(repeats, 1)
         x = self.decode(self.decoder_inputs(encoded, known), predicted)
         return self.conditioning_vectors(x, predicted)
-
-    # -- training ------------------------------------------------------------------------------
-
-    def training_loss(
-        self,
-        latents: Tensor,
-        class_embedding: Tensor,
-        order: Tensor,
-        num_masked: int,
-        timesteps: Tensor | None = None,
-        noise: Tensor | None = None,
-        draws: int = 1,
-    ) -> Tensor:
-        """Diffusion loss of the masked tokens, given the known tokens.
-
-        Args:
-            latents: latents of the images [B, c, H, W].
-            class_embedding: class embeddings [B, D], unconditional where the label is dropped.
-            order: permutations of the positions [B, L]. The first ``num_masked`` positions are masked.
-            num_masked: number of masked tokens, 1..L.
-            timesteps, noise: per token, [B, L] and [B, L, C]. None: drawn.
-            draws: number of noised versions of each masked token, at least 1. Above 1, timesteps and noise
-                must be None.
-
-        Returns:
-            Scalar loss, averaged over masked tokens and draws.
-        """
-        tokens = self.patchify(latents)
-        masked, known = order[:, :num_masked], order[:, num_masked:]
-        z = self(class_embedding, gather_tokens(tokens, known), known, masked)
-        if timesteps is not None:
-            timesteps = timesteps.gather(1, masked).flatten()
-        if noise is not None:
-            noise = gather_tokens(noise, masked).flatten(0, 1)
-        return self.diffloss.loss(
-            gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1), timesteps, noise, draws
-        )
