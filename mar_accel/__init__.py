@@ -12,7 +12,7 @@ __all__ = ["MARPipeline", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """``from mar_accel import MARPipeline``; imported when it is asked for, as commands need no torch to start."""
+    """Import the pipeline when it is asked for: commands start without torch."""
     if name == "MARPipeline":
         from mar_accel.pipeline import MARPipeline
 

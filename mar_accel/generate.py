@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mar_accel.config.settings import Settings
 from mar_accel.runs.entry import command
 
 
 @command("generate", finished_file="run.json")
 def main(settings: Settings) -> float | None:
+    from mar_accel.profiling.estimate import announce
     from mar_accel.runs.generation import generate
 
-    result = generate(settings)
+    def before_sampling(session: Any, num_images: int, num_processes: int) -> None:
+        announce([session], [num_images], settings.trainer, num_processes)
+
+    result = generate(settings, before_sampling)
     if result is None:
         return None
     kept = result.num_images - result.num_sampled

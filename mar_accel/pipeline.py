@@ -1,4 +1,4 @@
-"""Python API with diffusers' habits: ``MARPipeline.from_pretrained("digits")(class_labels=[3, 7]).images``."""
+"""Python API in the style of diffusers: ``MARPipeline.from_pretrained("digits")([3, 7]).images``."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class MARPipeline:
 
         Args:
             class_labels: a label or labels, each in 0 … num_classes − 1.
-            sampler, cache: a member of the config group of this name, a node with a ``_target_``, or an object.
+            sampler, cache: a member of the config group, a node with a ``_target_``, or an object.
             guidance_scale: w, at least 0; 1 disables guidance. None: what the model and the sampler say.
             num_iter, num_diffusion_steps: K and T of a sampler given by name; None: as the sampler says.
             num_images_per_label: images of each label, one after the other.
@@ -184,7 +184,7 @@ class MARPipeline:
             generator: its initial seed is taken, in place of ``seed``.
             batch_size: images that are sampled at once, at least 1.
             output_type: "pil", "np" or "pt"; see :class:`PipelineOutput`.
-            overrides: further Hydra overrides for members given by name, such as ``["sampler.order=halton"]``.
+            overrides: further Hydra overrides of members given by name: ``["sampler.order=halton"]``.
             callback_on_step_end: called as in diffusers after every AR step of every batch, with the
                 pipeline, the step's index, the step, and ``{"tokens": …, "order": …}``. Its result is unused.
             observer: is told everything; see :class:`mar_accel.sampling.observer.Observer`.

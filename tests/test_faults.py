@@ -26,7 +26,7 @@ BAD_INPUT = {
     "label outside the classes": (["dataset.labels=[3,10]"], "dataset.labels must be classes of the model"),
     "no labels": (["dataset.labels=[]"], "dataset.labels is empty"),
     "word for a label": (["dataset.labels=[3,seven]"], "dataset.labels[1] must be an integer, got 'seven'."),
-    "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter=257"),
+    "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter must be between 1 and 256"),
     "negative guidance": (["sampler.guidance_scale=-0.5"], "(1 disables guidance), got -0.5."),
     "infinite guidance": (["sampler.guidance_scale=inf"], "sampler.guidance_scale must be finite"),
     "unknown member": (["sampler=fast"], "sampler=fast is unknown; choose one of "),
@@ -41,10 +41,10 @@ BAD_INPUT = {
     ),
     "unknown key of the dataset": (["+dataset.nonsense=3"], "dataset.nonsense is not a key of the config"),
     "unknown key of the trainer": (["+trainer.num_node=2"], "did you mean trainer.num_nodes?"),
-    "key of a training": (["+trainer.max_epochs=2"], "trainer.max_epochs means something in training only"),
+    "key of a training": (["+trainer.max_epochs=2"], "trainer.max_epochs only applies to training"),
     "key of another command": (["+evaluate.lpips=true"], "evaluate belongs to mar_accel.evaluate"),
     "unknown key of the command": (["+generate.foo=1"], "generate.foo is not a key of the config"),
-    "key that is there": (["+seed=1"], "seed is in the config already; give it without the +."),
+    "key that is there": (["+seed=1"], "seed is already in the config; write it without the +."),
     "forked processes": (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn starts processes"),
     "no batches": (["trainer.limit_predict_batches=0"], "trainer.limit_predict_batches must be a number of"),
     "neither true nor false": (
@@ -70,7 +70,7 @@ BAD_INPUT = {
     "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),
     "unknown module": (
         ["sampler.order._target_=my.Order"],
-        "there is no module my; give a class's import path.",
+        "there is no module my; use an importable class.",
     ),
     "no import path": (["sampler.order._target_=Order"], "must be an import path such as my_module.MyClass"),
     "class of another kind": (
@@ -101,7 +101,7 @@ def test_bad_input_is_one_sentence(
 def test_gpu_where_there_is_none(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = run_here("generate", *tiny_model, f"output_dir={folder}", "trainer=gpu")
-    _refused(outcome, "trainer.accelerator=gpu asks for a GPU, but this machine has none", folder)
+    _refused(outcome, "trainer.accelerator=gpu needs a GPU, but this machine has none", folder)
 
 
 def test_folder_that_cannot_be_written(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:

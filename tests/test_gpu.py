@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.generate import generate
 
 # One level of 255: sums are taken in another order on another device.
@@ -16,7 +16,7 @@ ONE_LEVEL = 1
 
 
 def _pixels(folder: Path, overrides: list[str]) -> np.ndarray:
-    generate(compose_config("generate", [*overrides, "dataset.num_images=4", f"output_dir={folder}"]))
+    generate(compose_settings("generate", [*overrides, "dataset.num_images=4", f"output_dir={folder}"]))
     images = [Image.open(path) for path in sorted((folder / "images").glob("*.png"))]
     return np.stack([np.asarray(image).astype(int) for image in images])
 

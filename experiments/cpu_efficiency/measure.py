@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from mar_accel.config.compose import compose_config
+from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_sampler
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MAR, MARConfig
@@ -72,7 +72,7 @@ def measure_decode(limit: float) -> None:
     """Share of the matrix product's speed that a whole decode reaches."""
     overrides = ["model=mar_base", "sampler.num_iter=8", "sampler.num_diffusion_steps=100"]
     config, batch = MARConfig(), 2
-    sampler = build_sampler(compose_config("generate", [*overrides, "sampler.guidance_scale=2.9"]))
+    sampler = build_sampler(compose_settings("generate", [*overrides, "sampler.guidance_scale=2.9"]))
     plan, model = sampler.plan(config.grid), MAR(config).eval()
     noise = sampler.draw(plan, 0, range(batch), config.token_dim)
     engine = Engine(model, plan, sampler.solver, NoCache(), sampler.selection)

@@ -1,1 +1,1 @@
-"""What a model's features do while it samples; knows models and samplers, and draws figures."""
+"""Analysis of plans, redundancy and caches; it samples with models and draws figures."""

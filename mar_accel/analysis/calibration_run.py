@@ -1,4 +1,4 @@
-"""A run of calibrate: sample a few images without a cache, and fit a cache to a wanted speedup."""
+"""A run of calibrate: sample a few images without a cache, and fit a cache to a target speedup."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class CalibrationResult:
 
     Attributes:
         schedule: refreshes and ratios.
-        speedup: in counted FLOPs, over no cache under the same sampler.
-        overrides: what turns the cache of the config into the calibrated one.
+        speedup: counted FLOPs without a cache divided by those with it, for the same sampler.
+        overrides: overrides that turn the cache of the config into the calibrated one.
     """
 
     schedule: Schedule
@@ -51,16 +51,17 @@ class CalibrationResult:
 
 
 def calibrate(settings: Settings) -> CalibrationResult:
-    """Sample a few images without a cache, and fit refreshes and ratios to what moves.
+    """Sample a few images without a cache, and fit refreshes and ratios to the movement of the features.
 
     Raises:
-        ConfigError: the config cannot be run, or the speedup not be reached; nothing has been written then.
+        ConfigError: the config cannot be run, or the speedup cannot be reached.
+            Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
     session, wanted = Session.from_settings(settings), settings.calibrate
     if not isinstance(session.cache, LazyMAR) or session.cache.token is None:
         raise ConfigError(
-            "cache has no token cache, whose ratios are fitted; choose cache=lazymar or cache=token."
+            "cache has no token cache, so there are no ratios to fit; use cache=lazymar or cache=token."
         )
 
     def fitted(distances: Tensor, tolerance: float) -> Schedule:
@@ -68,7 +69,7 @@ def calibrate(settings: Settings) -> CalibrationResult:
 
     with busy("counting FLOPs"):
         speedup = _Speedup(settings.cache, session)
-        # What nothing exceeds, before anything is sampled for it.
+        # The speedup for features that do not move is the upper limit. It is checked before sampling.
         still = fitted(torch.zeros(len(session.plan.steps), 1, 1), LARGEST_TOLERANCE)
         check_reached(speedup(still), wanted.speedup)
     distances = _distances(settings, session, session.cache.token)
@@ -80,7 +81,7 @@ def calibrate(settings: Settings) -> CalibrationResult:
 
 
 class _Speedup:
-    """How many times fewer FLOPs a schedule takes than no cache; each schedule is counted once."""
+    """FLOPs without a cache divided by the FLOPs of a schedule; each schedule is counted once."""
 
     def __init__(self, cache: Node, session: Session):
         self.cache, self.session = cache, session
@@ -124,7 +125,7 @@ def _overrides(schedule: Schedule, num_steps: int) -> tuple[str, ...]:
 
 
 def _with_schedule(cache: Node, schedule: Schedule) -> Node:
-    """The node of the calibrated cache."""
+    """The config node of the calibrated cache."""
     target = "mar_accel.caching.refresh.ListedRefresh"
     ratios = [list(row) for row in schedule.ratios]
     return {

@@ -1,4 +1,4 @@
-"""The paper's figures of redundancy, as CSV and PNG."""
+"""Figures of redundancy as in the LazyMAR paper, as CSV and PNG."""
 
 from __future__ import annotations
 
@@ -17,15 +17,26 @@ from mar_accel.utils.whole_files import written_whole
 
 
 def check_matplotlib() -> None:
-    """Refuse to start where the figures could not be drawn in the end."""
+    """Raise ConfigError if matplotlib is missing, before a long run starts."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ConfigError("the figures need matplotlib; install the extra: mar-accel[eval].") from error
+        raise ConfigError(
+            "the figures need matplotlib; run pip install -e '.[eval]' in the checkout."
+        ) from error
 
 
 def write_figures(statistics: RedundancyStatistics, reuse: HeadReuse | None, output_dir: Path) -> list[Path]:
-    """Write every figure beside its numbers; returns the pictures."""
+    """Write each figure as PNG with its numbers as CSV.
+
+    Args:
+        statistics: redundancy statistics of all batches.
+        reuse: change of tokens by reuse in the head; None: this figure is left out.
+        output_dir: folder for the files.
+
+    Returns:
+        Paths of the PNG files.
+    """
     distances, mse, matrices = statistics.distance_rows(), statistics.mse_rows(), statistics.matrices()
     write_csv(distances, output_dir / "token_distance.csv")
     write_csv(mse, output_dir / "branch_mse.csv")
@@ -60,7 +71,7 @@ def _draw_distances(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for category in CATEGORIES:
             own = [row for row in rows if row["category"] == category]
             axis.plot([row["step"] for row in own], [row[key] for row in own], label=category)
-        axis.set(xlabel="AR step", ylabel="cosine distance to the step before", title=title, yscale="log")
+        axis.set(xlabel="AR step", ylabel="cosine distance to the previous step", title=title, yscale="log")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(CATEGORIES))
     figure.savefig(path, dpi=120)
 
@@ -73,7 +84,7 @@ def _draw_mse(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for name in rows[0]:
         if name != "step":
             axis.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
-    axis.set(xlabel="AR step", ylabel="mean squared difference to the step before", yscale="log")
+    axis.set(xlabel="AR step", ylabel="mean squared difference to the previous step", yscale="log")
     axis.legend()
     figure.savefig(path, dpi=120)
 
@@ -103,7 +114,7 @@ def _draw_reuse(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             middles, [row["mse"] for row in own], "o-", color=f"C{number}", label=f"T = {length}, one stretch"
         )
         axis.axhline(whole, color=f"C{number}", linestyle="--", label=f"T = {length}, all")
-    axis.set(xlabel="timestep (0: the chain's end) of the stretch that is reused", yscale="log")
+    axis.set(xlabel="timestep of the reused stretch (0: end of the chain)", yscale="log")
     axis.set_ylabel("mean squared change of the token")
     axis.legend()
     figure.savefig(path, dpi=120)

@@ -1,8 +1,9 @@
-"""What reuse in each part of a diffusion chain does to the finished token.
+"""Effect of reuse in each part of a diffusion chain on the finished token.
 
-LazyMAR's head cache (arXiv:2503.12450) computes every period-th timestep of a chain and reuses in between.
-Here the chain of a token is run again, under the same noise, with reuse between two neighbouring refreshes
-alone.
+LazyMAR's head cache (arXiv:2503.12450) computes every period-th timestep of a chain.
+It reuses results in between.
+Here the chain of a token runs again with the same noise.
+Results are reused only between two neighbouring refreshes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ ALL = "all"
 
 
 class ReuseOnlyAt(HeadCache):
-    """Reuses at some timesteps of a chain and computes all others."""
+    """Reuses results at the given timesteps of a chain and computes all others.
+
+    Args:
+        cache: the head cache whose settings are taken.
+        reused: timestep indices at which results are reused.
+    """
 
     def __init__(self, cache: HeadCache, reused: Collection[int]):
         super().__init__(cache.period, sorted(cache.skipped_blocks), cache.compute_above)
@@ -32,18 +38,25 @@ class ReuseOnlyAt(HeadCache):
 
 
 def stretches(cache: HeadCache, num_steps: int) -> list[range]:
-    """The timestep indices between neighbouring refreshes of a chain of T, from its end (0) on."""
+    """Ranges of timestep indices between neighbouring refreshes, from the end of the chain (0).
+
+    Args:
+        cache: the head cache that decides the refreshes.
+        num_steps: length T of the chain.
+    """
     refreshed = [index for index in range(num_steps) if cache.refreshes(index, num_steps)]
     between = [range(low + 1, high) for low, high in pairwise(refreshed)]
     return [indices for indices in between if indices]
 
 
 class HeadReuse(Observer):
-    """Mean squared change of finished tokens, by chain length and stretch.
+    """Mean squared change of finished tokens by reuse, for each chain length and stretch.
+
+    A stretch is a range of timesteps between two neighbouring refreshes.
 
     Args:
-        cache: whose refreshes bound the stretches.
-        every: AR steps from one that is probed to the next.
+        cache: the head cache that defines the stretches.
+        every: probe one of every ``every`` AR steps.
     """
 
     def __init__(self, cache: HeadCache, every: int):
@@ -54,7 +67,11 @@ class HeadReuse(Observer):
         self._timesteps: dict[int, tuple[int, ...]] = {}
 
     def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: Tensor) -> None:
-        """Run the chain again for each stretch; ``tokens`` [n, C] are what it gives without reuse."""
+        """Run the chain again for each stretch.
+
+        Args:
+            tokens: result of the chain without reuse [n, C].
+        """
         if step.index % self.every:
             return
         num_steps = chain.schedule.num_steps
@@ -72,7 +89,7 @@ class HeadReuse(Observer):
         self._timesteps[num_steps] = chain.schedule.timesteps
 
     def rows(self) -> list[dict[str, float | int | str]]:
-        """One row per chain length and stretch, and one (``all``) with every stretch reused."""
+        """One row per chain length and stretch, and one row ``all`` with reuse in all stretches."""
         rows: list[dict[str, float | int | str]] = []
         for (num_steps, part), total in self._totals.items():
             indices = range(num_steps) if isinstance(part, str) else part

@@ -1,4 +1,4 @@
-"""What a config will do, before anything is sampled: its plan as files and on the terminal."""
+"""The plan of a config, as files and on the terminal, before any sampling."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ TABLE_FILE, PICTURE_FILE, RECORD_FILE = "plan.csv", "order.png", "run.json"
 
 
 def show_plan(settings: Settings) -> Plan:
-    """Print a config's plan, and write ``plan.csv``, ``order.png`` and ``run.json`` into its run folder.
+    """Print the plan of a config, and write it to the run folder.
 
-    The order is that of sample 0 under the config's seed.
+    The files are ``plan.csv``, ``order.png`` and ``run.json``.
+    The order is that of sample 0 with the config's seed.
 
     Raises:
-        ConfigError: sampler, cache and model cannot be combined; nothing has been written then.
+        ConfigError: sampler, cache and model cannot be combined. Nothing is written in this case.
     """
     sampler, cache = build_sampler(settings), build_cache(settings)
     architecture = mar_architecture(settings.model)
@@ -51,7 +52,7 @@ def _show(
     rows: Sequence[dict[str, float]],
     counted: FlopCount | None,
 ) -> None:
-    # Not cut where the terminal is narrow, or where there is none.
+    # Lines are not cut if the terminal is narrow or missing.
     console = Console(soft_wrap=True)
     clip = "none" if plan.max_timestep is None else plan.max_timestep
     title = f"{settings.model.name}, grid {plan.grid[0]}x{plan.grid[1]}, max_timestep {clip}"

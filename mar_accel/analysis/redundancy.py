@@ -1,4 +1,4 @@
-"""The redundancies that caches live on, measured while a model samples without one.
+"""Redundancy that caches exploit, measured while a model samples without a cache.
 
 Source: LazyMAR (arXiv:2503.12450, section 3): token redundancy and condition redundancy.
 """
@@ -24,9 +24,9 @@ class StepFeatures:
     """Features of all tokens at one AR step, in decode order.
 
     Attributes:
-        output: last decoder block's output, before its norm, of the conditional branch [B, L, D].
-        value: values in the pruning block, of the conditional branch [B, L, D].
-        unconditional: as ``output``, of the other branch; None where the step is not guided.
+        output: output of the last decoder block before its norm, conditional branch [B, L, D].
+        value: values in the pruning block, conditional branch [B, L, D].
+        unconditional: like ``output``, unconditional branch; None if the step is not guided.
     """
 
     output: Tensor
@@ -35,16 +35,21 @@ class StepFeatures:
 
 
 class FeatureRecorder(CachePolicy):
-    """Computes all positions at every step and gathers statistics of their features.
+    """Computes all positions at every step and collects statistics of their features.
 
-    It is a cache policy and no observer because a plain pass does not compute what it compares: there the
-    last decoder block works on the predicted positions alone.
+    It must be a cache policy and not an observer.
+    In a plain pass, the last decoder block only computes the predicted positions.
 
     Args:
-        token: says which block is the pruning block.
+        token: token cache that defines the pruning block.
 
     Attributes:
-        statistics: over all batches so far.
+        statistics: statistics of all batches so far.
+
+    Example:
+        >>> recorder = FeatureRecorder(TokenCache(prune_block=3))
+        >>> session.with_sampling(session.sampler, recorder).sample([0], labels)
+        >>> recorder.statistics.residual_ratio()
     """
 
     def __init__(self, token: TokenCache):
@@ -58,7 +63,7 @@ class FeatureRecorder(CachePolicy):
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         batch = state.batch_size
-        # Positions in decode order, so that the tokens of a step are a slice.
+        # Positions are in decode order, so the tokens of a step form a slice.
         output = self.token.full_pass(state, step, state.order, rows=batch)
         assert self.token.store is not None and self.token.store.feature is not None
         value = self.token.store.feature[:, state.model.config.buffer_size :]
@@ -81,10 +86,10 @@ class FeatureRecorder(CachePolicy):
 
 @dataclass
 class RedundancyStatistics:
-    """Sums over images; ``rows`` and ``matrix`` give the means.
+    """Sums over images; the methods return means.
 
     Attributes:
-        num_images: images so far.
+        num_images: number of images so far.
     """
 
     num_images: int = 0
@@ -94,7 +99,7 @@ class RedundancyStatistics:
     _similarity: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, steps: list[StepFeatures], state: DecodeState) -> None:
-        """Add a batch: its features at all AR steps."""
+        """Add the features of one batch at all AR steps."""
         batch = state.batch_size
         self.num_images += batch
         for step in state.plan.steps[1:]:
@@ -124,7 +129,7 @@ class RedundancyStatistics:
             self._counts[step.index, category] = self._counts.get((step.index, category), 0) + count
 
     def distance_rows(self) -> list[dict[str, float | int | str]]:
-        """Mean cosine distance to the step before, by AR step and category of token."""
+        """Mean cosine distance to the previous step, for each AR step and token category."""
         return [
             {
                 "step": step,
@@ -138,21 +143,30 @@ class RedundancyStatistics:
         ]
 
     def mse_rows(self) -> list[dict[str, float | int]]:
-        """Mean squared difference to the step before, of the branches and of their difference."""
+        """Mean squared difference to the previous step, for both branches and their difference."""
         rows: dict[int, dict[str, float | int]] = {}
         for (step, name), total in self._mse.items():
             rows.setdefault(step, {"step": step})[name] = total / self.num_images
         return list(rows.values())
 
     def residual_ratio(self) -> float | None:
-        """How many times smaller the residual's mean squared difference is than the conditional branch's."""
+        """Mean squared difference of the conditional branch divided by that of the residual.
+
+        The residual is the difference of the two branches.
+
+        Returns:
+            The ratio; None if no two neighbouring steps are guided.
+        """
         rows = [row for row in self.mse_rows() if "residual" in row]
         if not rows:
             return None
         return sum(row["conditional"] for row in rows) / sum(row["residual"] for row in rows)
 
     def matrices(self) -> dict[str, Tensor]:
-        """Cosine similarity [K, K] of the features of all pairs of AR steps, mean over tokens and images."""
+        """Cosine similarity [K, K] between the features of all pairs of AR steps.
+
+        It is the mean over tokens and images.
+        """
         return {name: matrix / self.num_images for name, matrix in self._similarity.items()}
 
 
@@ -164,7 +178,7 @@ def _feature(features: StepFeatures, name: str) -> Tensor:
 
 
 def _branches(new: StepFeatures, old: StepFeatures) -> list[tuple[str, Tensor, Tensor]]:
-    """Name, feature now and feature before, of the branches and of their difference."""
+    """Name, current feature and previous feature, for both branches and their difference."""
     branches = [("conditional", new.output, old.output)]
     if new.unconditional is not None and old.unconditional is not None:
         branches.append(("unconditional", new.unconditional, old.unconditional))
@@ -173,6 +187,10 @@ def _branches(new: StepFeatures, old: StepFeatures) -> list[tuple[str, Tensor, T
 
 
 def _similarity_matrix(steps: list[Tensor]) -> Tensor:
-    """Cosine similarity between steps [K, K], mean over the tokens of features [B, L, D] each."""
+    """Cosine similarity [K, K] between steps, averaged over images and tokens.
+
+    Args:
+        steps: features of each step [B, L, D].
+    """
     unit = torch.stack([F.normalize(x, dim=-1).flatten() for x in steps])
     return (unit @ unit.T / steps[0].shape[:2].numel()).cpu()

@@ -1,4 +1,4 @@
-"""A run of redundancy: sample without a cache, and write what caches can save."""
+"""A run of redundancy: sample without a cache, and write how much caches can reuse."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 
 
 def measure_redundancy(settings: Settings) -> RedundancyStatistics:
-    """Sample without a cache, and write the figures and their numbers into the run folder.
+    """Sample without a cache, and write the figures and their numbers to the run folder.
 
     Raises:
-        ConfigError: the config cannot be run; nothing has been written then.
+        ConfigError: the config cannot be run. Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
     check_matplotlib()
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     session = Session.from_settings(settings)
     if len(session.plan.steps) < 2:
-        raise ConfigError(
-            "sampler.num_iter must be ≥ 2, or there are no adjacent AR steps to compare, got 1."
-        )
+        raise ConfigError("sampler.num_iter must be ≥ 2, since adjacent AR steps are compared, got 1.")
     token = TokenCache(prune_block=settings.redundancy.prune_block)
     token.check(session.model.config)
     recorder, reuse = FeatureRecorder(token), _probe(settings, session)
@@ -53,7 +51,10 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
 
 
 def _probe(settings: Settings, session: Session) -> HeadReuse | None:
-    """A probe of the head's chains; None where that is not wanted or cannot be done."""
+    """A probe of the head's chains.
+
+    It is None if it is disabled, or if the solver does not visit every timestep.
+    """
     every = settings.redundancy.head_every
     if every is None or not session.sampler.solver.visits_every_timestep:
         return None

@@ -1,4 +1,4 @@
-"""Refresh when the features have drifted, instead of every ninth step."""
+"""Adaptive refresh: when the features have drifted, instead of at a fixed period."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from mar_accel.sampling.plan import ARStep, Plan
 
 
 class AdaptiveRefresh(Refresh):
-    """Refreshes once the drift since the last refresh exceeds a threshold; LazyMAR leaves this open.
+    """Refreshes when the drift since the last refresh exceeds a threshold. LazyMAR does not define this.
 
-    Drift is the sum, over the lazy steps since the refresh, of 1 − similarity as the token cache measures it,
-    averaged over the tokens and the images of the batch. Two consequences, both stated in docs/caches.md:
-    the host has to know one number per lazy step (see ``_HostScalar``), and a batch decides together, so an
-    image can depend on the others in its batch; ``mar_accel.calibrate`` makes a schedule that has neither.
+    Each lazy step adds its mean drift, 1 − similarity, to a sum. The token cache measures the similarity;
+    the mean is over the tokens and images of the batch. See docs/caches.md for two consequences:
 
-    On the meta device, where FLOPs are counted and nothing has a value, the decisions of the last real batch
-    are repeated; before there is one, only the bounds decide, which counts the fewest FLOPs possible.
+    - The host must read one number per lazy step (see ``_HostScalar``).
+    - The batch decides together, so an image can depend on the other images in its batch.
+
+    A schedule from ``mar_accel.calibrate`` has neither. FLOPs are counted on the meta device, where tensors
+    have no values. There, the decisions of the last real batch are repeated. Before the first batch, only
+    the bounds decide, so the count is a lower bound.
 
     Args:
         threshold: drift above which the next step is a refresh, at least 0.
         warmup_steps: as in :class:`mar_accel.caching.refresh.FixedRefresh`.
-        max_period: at most so many steps from a refresh to the next, at least 1.
+        max_period: maximum number of steps between two refreshes, at least 1.
         max_new_share: as in FixedRefresh.
+
+    Example:
+        LazyMAR(AdaptiveRefresh(threshold=0.2), TokenCache())  # the token cache measures the drift
     """
 
     needs_similarity = True
@@ -38,11 +43,13 @@ class AdaptiveRefresh(Refresh):
         max_new_share: float | None = 0.25,
     ):
         if threshold < 0:
-            raise ConfigError(f"cache.refresh.threshold={threshold} is negative; give 0 or more.")
+            raise ConfigError(f"cache.refresh.threshold must be ≥ 0, got {threshold}.")
         check_counts(warmup_steps, "max_period", max_period)
         check_share("cache.refresh.max_new_share", max_new_share)
         self.threshold = threshold
-        self.bounds = RefreshBounds(warmup_steps, max_period, max_new_share)
+        self.warmup_steps = warmup_steps
+        self.max_period = max_period
+        self.max_new_share = max_new_share
         self.last_batch: tuple[bool, ...] = ()
         self._plan: Plan | None = None
         self._both_branches = False
@@ -65,7 +72,8 @@ class AdaptiveRefresh(Refresh):
 
     def _forced(self, step: ARStep, last: int) -> bool:
         assert self._plan is not None
-        return self.bounds.forced(self._plan, step, last) or lacks_a_branch(
+        bounds = RefreshBounds(self.warmup_steps, self.max_period, self.max_new_share)
+        return bounds.forced(self._plan, step, last) or lacks_a_branch(
             self._plan, step, last, self._both_branches
         )
 
@@ -100,11 +108,11 @@ class AdaptiveRefresh(Refresh):
 
 
 class _HostScalar:
-    """One number on its way to the host.
+    """Asynchronous copy of one number to the host.
 
-    The copy is queued right behind the backbone of a step and read at the beginning of the next one, when the
-    device has the whole diffusion chain of the step still before it: waiting for the number does not make
-    the device wait.
+    The copy is queued directly after the backbone of a step and read at the beginning of the next step. At
+    that time, the device still has the diffusion chain of the step to run. The host waits for the number,
+    but the device does not wait.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Transformer blocks taken apart where caches put keys and values in, and take them out."""
+"""Parts of a transformer block, so that caches can read and replace keys and values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mar_accel.models.transformer import Block
 
 
 def blocks_of(modules: nn.ModuleList) -> list[Block]:
-    """The blocks of an encoder or decoder."""
+    """Blocks of an encoder or decoder, as a typed list."""
     return cast("list[Block]", list(modules))
 
 
 def project(block: Block, normed: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries [R, H, n, d], and keys and values as rows [R, n, 2D], of normalised tokens [R, n, D]."""
+    """Project normalised tokens [R, n, D] to queries [R, H, n, d] and key-value rows [R, n, 2D]."""
     dim = normed.shape[-1]
     qkv = block.attn.qkv(normed)
     (q,) = block.attn.split_heads(qkv[..., :dim], 1)
@@ -23,7 +23,14 @@ def project(block: Block, normed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attend_and_mlp(block: Block, x: Tensor, q: Tensor, kv: Tensor) -> Tensor:
-    """Finish a block for the tokens x [R, n, D] whose queries are given; kv [R, m, 2D]."""
+    """Run attention and MLP of a block.
+
+    Args:
+        block: the transformer block.
+        x: tokens [R, n, D].
+        q: queries of the tokens [R, H, n, d].
+        kv: keys and values, as rows [R, m, 2D].
+    """
     k, v = block.attn.split_heads(kv, 2)
     x = x + block.attn.attend(q, k, v)
     return x + block.mlp(block.norm2(x))

@@ -1,4 +1,4 @@
-"""Choosing what is recomputed, and when, from how far the features of a model move: the budget mode."""
+"""Calibration: derives a cache schedule for a target speedup from the measured movement of features."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import CachePolicy, DecodeState
 
-# Halvings of the range of tolerances, on a logarithmic scale.
+# Bisection steps over the range of tolerances, on a log scale.
 BISECTIONS = 12
 LEAST_TOLERANCE, LARGEST_TOLERANCE = 1e-6, 2.0
 
 
 class MovementRecorder(CachePolicy):
-    """Computes everything and records how far the token cache's features move from step to step.
+    """Computes everything and records how far the features of the token cache move at each step.
 
-    It is a cache policy and no observer because a plain pass does not give what it compares: the keys and
-    values inside the pruning block.
+    It must be a cache policy, not an observer. It compares keys or values inside the pruning block, which
+    a plain forward pass does not expose.
 
     Args:
-        token: says which feature of which block is compared, and how.
+        token: token cache that defines the block, the feature and the similarity.
     """
 
     def __init__(self, token: TokenCache):
@@ -54,7 +54,7 @@ class MovementRecorder(CachePolicy):
         )
 
     def distances(self) -> Tensor:
-        """1 − similarity to the step before [K, images, N]; zero at step 0."""
+        """Distances [K, images, N] to the previous step: 1 − similarity, at least 0; 0 at step 0."""
         return torch.cat(self._batches, dim=1)
 
     def finish(self) -> None:
@@ -64,12 +64,12 @@ class MovementRecorder(CachePolicy):
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one tolerance asks for.
+    """Cache schedule for one tolerance.
 
     Attributes:
-        tolerance: distance up to which a token is not recomputed.
-        drift: sum of the mean distances above which everything is; the threshold of AdaptiveRefresh.
-        refreshes: AR steps that are refreshed.
+        tolerance: distance up to which a token is reused.
+        drift: sum of mean distances above which a step is a refresh; the threshold of AdaptiveRefresh.
+        refreshes: indices of the AR steps that are refreshes.
         ratios: pairs (first AR step, share of the tokens that move by more than the tolerance).
     """
 
@@ -80,12 +80,13 @@ class Schedule:
 
 
 def schedule_of(distances: Tensor, tolerance: float, drift_factor: float, warmup_steps: int) -> Schedule:
-    """Refreshes and ratios of a tolerance.
+    """Compute refreshes and ratios for a tolerance.
 
     Args:
-        distances: [K, images, N] of a :class:`MovementRecorder`.
-        drift_factor: drift that is allowed between refreshes, in tolerances.
-        warmup_steps: the steps before this one, and this one, are refreshes.
+        distances: [K, images, N] from a :class:`MovementRecorder`.
+        tolerance: distance up to which a token is reused.
+        drift_factor: drift allowed between refreshes, in multiples of the tolerance.
+        warmup_steps: steps 0 to this step (inclusive) are refreshes.
     """
     mean = distances.mean(dim=(1, 2)).tolist()
     share = (distances > tolerance).double().mean(dim=(1, 2)).tolist()
@@ -105,24 +106,29 @@ def schedule_of(distances: Tensor, tolerance: float, drift_factor: float, warmup
 
 
 def check_reached(largest: float, wanted: float) -> None:
-    """Refuse a speedup above the largest that a cache can give."""
+    """Reject a target speedup above the largest possible one."""
     if largest < wanted:
         raise ConfigError(
-            f"calibrate.speedup={wanted:g} cannot be reached with these caches, which give at most "
-            f"{largest:.2f}; ask for less, lower calibrate.warmup_steps, or add a cache."
+            f"calibrate.speedup must be ≤ {largest:.2f} with these caches, got {wanted}; "
+            "lower it or calibrate.warmup_steps, or add a cache."
         )
 
 
 def least_tolerance(
     schedule: Callable[[float], Schedule], speedup: Callable[[Schedule], float], wanted: float
 ) -> tuple[Schedule, float]:
-    """The mildest schedule that is fast enough, and how fast it is.
+    """Find the smallest tolerance that reaches a target speedup.
 
     Args:
-        schedule: from tolerance to schedule. speedup: of a schedule. wanted: the least speedup, above 1.
+        schedule: maps a tolerance to a schedule.
+        speedup: maps a schedule to its speedup.
+        wanted: target speedup, above 1.
+
+    Returns:
+        The schedule and its speedup.
 
     Raises:
-        ConfigError: no tolerance is fast enough.
+        ConfigError: no tolerance reaches the target.
     """
     low, high = math.log(LEAST_TOLERANCE), math.log(LARGEST_TOLERANCE)
     best = schedule(LARGEST_TOLERANCE)

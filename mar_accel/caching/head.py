@@ -1,6 +1,6 @@
-"""LazyMAR's head cache: most timesteps of a diffusion chain reuse what a few of them computed.
+"""LazyMAR's head cache: most timesteps of a diffusion chain reuse the results of a few timesteps.
 
-Source: LazyMAR (arXiv:2503.12450) as its public implementation does it; see docs/caches.md.
+Source: the public implementation of LazyMAR (arXiv:2503.12450); see docs/caches.md.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.solvers import Solver
 
-# Rows (timesteps times tokens) whose modulations are computed at once: more gain nothing and cost memory.
+# Number of rows (timesteps times tokens) whose modulations are computed together.
+# Larger values gain nothing and cost memory.
 FULL_ROWS = 512
 GATE_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """What the blocks that are computed or reused read at one timestep.
+    """Modulations of the head at one timestep.
 
     Attributes:
-        blocks: by number of the block (shift, scale, gate), or (gate,) where its MLP output is reused.
-        shift, scale: of the final layer.
+        blocks: by block index, (shift, scale, gate), or (gate,) if the MLP output is reused.
+        shift, scale: modulation of the final layer.
     """
 
     blocks: dict[int, tuple[Tensor, ...]]
@@ -40,25 +41,30 @@ class Modulation:
 
 
 class HeadCache(ModelDefaults):
-    """Which timesteps of a chain are computed, and which blocks are skipped at the others.
+    """Decides which timesteps of a chain are refreshed, and what the others reuse.
 
-    Timestep indices t count down from T − 1 to 0. A timestep with t = T − 1, t mod period = 0 or
-    t < refresh_below · T is refreshed, and so is the first guided one after a refresh without guidance.
-    At the others the skipped blocks add what they last added, the
-    others reuse their MLP's output under a fresh gate, or compute it where t > compute_above · T, and
-    guidance reuses ε_c − ε_u.
+    Timestep indices t count down from T − 1 to 0. A refresh computes everything. Refreshes are:
+
+    - timesteps with t = T − 1, t mod period = 0, or t < refresh_below · T;
+    - the first guided timestep after a refresh without guidance.
+
+    At all other timesteps, skipped blocks add their last contribution. Other blocks reuse their MLP output
+    with a new gate; for t > compute_above · T they compute it. Guidance reuses ε_c − ε_u.
 
     Args:
-        period: at least 1; 7 as published. 1 turns the cache off.
-        period_for: T of the chains that ``period`` was made for, at least 1; in a chain of T steps it becomes
-            max(1, round(period · T / period_for)), the same stretch of noise levels. None: ``period`` in
-            every chain, as published.
-        skipped_blocks: residual blocks whose contribution is kept whole, 0-based; 1 to 4 as published.
-            Blocks that a head does not have are ignored.
+        period: timesteps between refreshes, at least 1; 7 as published. 1 disables the cache.
+        skipped_blocks: indices (from 0) of residual blocks whose contribution is reused; 1 to 4 as
+            published. Indices beyond the head's depth are ignored.
         compute_above: share of the chain, 0..1; 0.9 as published.
-        refresh_below: share of the chain, 0..1; 0 as published. "model": ``head_refresh_below`` of the model,
-            else 0. What is reused in the last timesteps stays in the token as noise: no later timestep
-            takes it out (docs/caches.md).
+        period_for: chain length that ``period`` refers to, at least 1. A chain of T steps uses
+            max(1, round(period · T / period_for)), which covers the same range of noise levels.
+            None: ``period`` in every chain, as published.
+        refresh_below: share of the chain, 0..1; 0 as published.
+            "model": ``head_refresh_below`` of the model, or 0 if it has none.
+            Errors from reuse in the last timesteps stay in the token as noise (docs/caches.md).
+
+    Example:
+        HeadCache(period=5, refresh_below=0.1)
     """
 
     model_defaults: ClassVar = {"refresh_below": ("head_refresh_below", 0.0)}
@@ -72,14 +78,14 @@ class HeadCache(ModelDefaults):
         refresh_below: float | FromModel = MODEL,
     ):
         if period < 1:
-            raise ConfigError(f"cache.head.period={period} is too small; give 1 (always refresh) or more.")
+            raise ConfigError(f"cache.head.period must be ≥ 1 (1 refreshes always), got {period}.")
         if period_for is not None and period_for < 1:
             raise ConfigError(
-                f"cache.head.period_for={period_for} is no length of a chain; give 1 or more, or null."
+                f"cache.head.period_for must be ≥ 1 (a number of diffusion steps) or null, got {period_for}."
             )
         if any(block < 0 for block in skipped_blocks):
             raise ConfigError(
-                f"cache.head.skipped_blocks={list(skipped_blocks)} has a negative block; give 0 or more."
+                f"cache.head.skipped_blocks must be block indices ≥ 0, got {list(skipped_blocks)}."
             )
         self.period = period
         self.period_for = period_for
@@ -92,23 +98,22 @@ class HeadCache(ModelDefaults):
         for key in ("compute_above", "refresh_below"):
             share = getattr(self, key)
             if share != MODEL and not (isinstance(share, (int, float)) and 0 <= share <= 1):
-                raise ConfigError(f"cache.head.{key}={share} must be a share of the chain; choose 0 to 1.")
+                raise ConfigError(f"cache.head.{key} must be between 0 and 1, got {share}.")
 
     def check(self, plan: Plan, solver: Solver) -> None:
-        """Refuse solvers that do not walk through the timesteps one by one."""
+        """Reject solvers that do not visit the timesteps one by one."""
         if not solver.visits_every_timestep:
             raise ConfigError(
-                f"cache.head reuses what the head computed at neighbouring timesteps, but sampler.solver "
-                f"({type(solver).__name__}) does not visit them in turn; set cache.head=null or choose "
-                "another solver."
+                f"cache.head needs a sampler.solver that visits every timestep in order, got "
+                f"{type(solver).__name__}; choose another solver or set cache.head=null."
             )
 
     def computes(self, index: int, num_steps: int) -> bool:
-        """Whether timestep ``index``, if it is no refresh, computes the blocks that are not skipped."""
+        """Whether timestep ``index`` computes the blocks that are not skipped, if it is not a refresh."""
         return index > self.compute_above * num_steps
 
     def refreshes(self, index: int, num_steps: int) -> bool:
-        """Whether timestep ``index`` of a chain of T is computed in full."""
+        """Whether timestep ``index`` of a chain with T timesteps is a refresh."""
         return (
             index == num_steps - 1
             or index % self.period_in(num_steps) == 0
@@ -116,18 +121,19 @@ class HeadCache(ModelDefaults):
         )
 
     def period_in(self, num_steps: int) -> int:
-        """Timesteps from a refresh to the next in a chain of T."""
+        """Number of timesteps from one refresh to the next in a chain with T timesteps."""
         if self.period_for is None:
             return self.period
         return max(1, round(self.period * num_steps / self.period_for))
 
 
 class HeadCacheDenoiser:
-    """The guided noise prediction of one chain under a :class:`HeadCache`; a chain has its own.
+    """Guided noise prediction with a :class:`HeadCache`. Each chain has its own denoiser.
 
     Args:
-        cache: which timesteps are computed.
-        net, z, time_embeddings, guidance, guided: as :class:`mar_accel.sampling.denoiser.GuidedDenoiser`.
+        cache: settings of the head cache.
+        net, z, time_embeddings, guidance, guided: see
+            :class:`mar_accel.sampling.denoiser.GuidedDenoiser`.
     """
 
     def __init__(
@@ -145,7 +151,7 @@ class HeadCacheDenoiser:
         self.time_embeddings = time_embeddings
         self.num_steps = time_embeddings.shape[0]
         self.embedding = net.cond_embed(z)
-        # Conditional rows, the only ones that are computed between refreshes.
+        # Only the conditional rows are computed between refreshes.
         self.conditional = self.embedding.chunk(2)[0] if any(guided) else self.embedding
         self.mlp_outputs: dict[int, Tensor] = {}
         self.deltas: dict[int, Tensor] = {}
@@ -155,7 +161,7 @@ class HeadCacheDenoiser:
         self._between: dict[int, Modulation] = {}
 
     def _refreshed(self) -> frozenset[int]:
-        """Timesteps that are refreshed; a guided one needs a guided refresh before it."""
+        """Indices of the refreshes. A guided timestep needs a guided refresh before it."""
         refreshed, difference_kept = [], False
         for index in reversed(range(self.num_steps)):
             if self.cache.refreshes(index, self.num_steps) or (self.guided[index] and not difference_kept):
@@ -182,12 +188,12 @@ class HeadCacheDenoiser:
         return epsilon, v
 
     def tensors(self) -> list[Tensor]:
-        """Everything that is kept between timesteps, modulations aside."""
+        """All tensors cached between timesteps, except modulations."""
         difference = [] if self.difference is None else [self.difference]
         return [*self.mlp_outputs.values(), *self.deltas.values(), *difference]
 
     def _refresh(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Compute the branches that the timestep needs and keep what the following timesteps reuse."""
+        """Compute the branches of the timestep and keep the tensors that later timesteps reuse."""
         count, guided = x.shape[0], self.guided[index]
         if index not in self._refreshes:
             self._refreshes = self._next_refreshes(index)
@@ -200,7 +206,7 @@ class HeadCacheDenoiser:
             if number in self.cache.skipped_blocks:
                 self.deltas[number] = gate[:count] * output[:count]
             else:
-                # A copy: a view would keep the unconditional half alive.
+                # Copy: a view would keep the memory of the unconditional half.
                 self.mlp_outputs[number] = output[:count].clone() if guided else output
         out = self._output(hidden, modulation)
         if not guided:
@@ -225,7 +231,7 @@ class HeadCacheDenoiser:
         return hidden
 
     def _reuse(self, x: Tensor, modulation: Modulation) -> Tensor:
-        """No block is computed: every contribution is kept, and only gates are fresh."""
+        """No block computes its MLP: all contributions are reused, some with new gates."""
         hidden = self.net.input_proj(x)
         for delta in self.deltas.values():
             hidden = hidden + delta
@@ -237,11 +243,11 @@ class HeadCacheDenoiser:
         final = self.net.final_layer
         return final.linear(modulate(final.norm_final(hidden), modulation.shift, modulation.scale))
 
-    # Modulations depend on the timestep and z but not on x. Those of several timesteps are computed together
-    # where there are few tokens: the weights, which cost most then, are read once for all of them.
+    # Modulations depend on the timestep and z, but not on x. With few tokens, reading the weights costs most.
+    # Several timesteps are therefore computed together, so that the weights are read once.
 
     def _next_refreshes(self, index: int) -> dict[int, Modulation]:
-        """Modulations of the refresh ``index`` and of those alike after it, until their rows are many."""
+        """Modulations of the refresh ``index`` and of the next similar refreshes, up to FULL_ROWS rows."""
         guided = self.guided[index]
         embedding = self.embedding if guided else self.conditional
         later = (i for i in range(index, -1, -1) if i in self.refreshed)
@@ -250,7 +256,7 @@ class HeadCacheDenoiser:
         return self._modulations(indices, embedding, range(len(self.blocks)), gates_alone=False)
 
     def _next_between(self, index: int) -> dict[int, Modulation]:
-        """Modulations of ``index`` and of those alike after it, until their rows are many."""
+        """Modulations of ``index`` and of the next similar timesteps, up to GATE_ROWS rows."""
         computes = self.cache.computes(index, self.num_steps)
         indices = [
             i
@@ -263,7 +269,7 @@ class HeadCacheDenoiser:
     def _modulations(
         self, indices: Sequence[int], embedding: Tensor, numbers: Iterable[int], gates_alone: bool
     ) -> dict[int, Modulation]:
-        """Modulations of some timesteps for the blocks ``numbers``, all timesteps at once."""
+        """Modulations of several timesteps for the blocks ``numbers``, computed together."""
         times = torch.stack([self.time_embeddings[i] for i in indices]).unsqueeze(1)
         activated = self.net.activate(times, embedding)
         blocks = {

@@ -1,4 +1,4 @@
-"""LazyMAR's caches as one policy made of parts, each of which can be absent.
+"""LazyMAR's caches as one policy with optional parts.
 
 Source: LazyMAR (arXiv:2503.12450).
 """
@@ -23,16 +23,18 @@ from mar_accel.sampling.solvers import Solver
 
 
 class LazyMAR(CachePolicy):
-    """Token, condition and head cache, each alone or together.
+    """Token, condition and head cache, alone or in any combination.
 
-    At a refresh step everything is computed; at a lazy step the token cache recomputes the tokens that
-    move (without it: all), the condition cache leaves the unconditional branch out, and in both the head
-    cache skips most of the head's work.
+    A refresh step computes the whole backbone. A lazy step reuses parts of it:
+
+    - The token cache recomputes only the tokens that moved. Without it, all tokens are recomputed.
+    - The condition cache skips the unconditional branch. It has no effect at steps without guidance.
+
+    The head cache skips most of the head's work at all steps.
 
     Args:
-        refresh: which AR steps are refreshed.
-        token, condition, head: the caches; None for none. At steps without guidance there is no branch to
-            leave out, and the condition cache does nothing.
+        refresh: decides which AR steps are refreshes.
+        token, condition, head: the caches. None: not used.
 
     Example:
         LazyMAR(FixedRefresh(), TokenCache(), ConditionCache(), HeadCache())  # cache=lazymar
@@ -56,15 +58,15 @@ class LazyMAR(CachePolicy):
             self.token.check(model)
         elif self.refresh.needs_similarity:
             raise ConfigError(
-                "cache.refresh measures drift where the token cache does, but cache.token=null; add a token "
+                "cache.refresh needs the similarities of a token cache, but cache.token=null; add a token "
                 "cache or set cache.refresh=fixed."
             )
         if self.head is not None:
             self.head.check(plan, solver)
         if self.condition is not None and self.token is None and self.head is None and not plan.guided:
             raise ConfigError(
-                "cache.condition keeps the difference of the guidance branches, but the sampler guides no AR "
-                "step; raise sampler.guidance_scale or set cache=none."
+                "cache.condition needs guidance, but the sampler guides no AR step; raise "
+                "sampler.guidance_scale or set cache=none."
             )
 
     def start(self, state: DecodeState) -> None:
@@ -72,11 +74,11 @@ class LazyMAR(CachePolicy):
         self.start_refresh(state.plan)
 
     def start_refresh(self, plan: Plan) -> None:
-        """Start the schedule of refreshes for this policy's caches."""
+        """Start the refresh schedule for the caches of this policy."""
         self.refresh.start(plan, both_branches=self.condition is None)
 
     def num_refreshes(self, plan: Plan) -> int:
-        """AR steps that are refreshed; where drift decides, those of the last batch."""
+        """Number of refreshes. An adaptive schedule gives the number of the last batch."""
         last_batch: tuple[bool, ...] = getattr(self.refresh, "last_batch", ())
         if len(last_batch) == len(plan.steps):
             return sum(last_batch)
@@ -91,10 +93,10 @@ class LazyMAR(CachePolicy):
         return state.model.conditioning_vectors(output, positions)
 
     def _refresh(self, state: DecodeState, step: ARStep) -> Tensor:
-        """Last block's output [R, n, D] at the predicted positions; keeps what the next lazy steps need."""
+        """Output of the last block [R, n, D] at the predicted positions; fills the caches."""
         horizon, stop = self.refresh.horizon(step), step.stop
         if self.condition is not None:
-            # The branches' difference is needed wherever a guided lazy step will predict.
+            # The difference is needed at all positions that guided lazy steps will predict.
             stop = self.condition.stop(state.plan, step, horizon)
         targets = state.order[:, step.start : stop]
         if self.token is None or horizon == step.stop:
@@ -108,7 +110,7 @@ class LazyMAR(CachePolicy):
         return output[:, : step.num_tokens]
 
     def _lazy(self, state: DecodeState, step: ARStep) -> Tensor:
-        """Last block's output [R, n, D] at the predicted positions, from what was kept."""
+        """Output of the last block [R, n, D] at the predicted positions, with the help of the caches."""
         rows = self._rows(state, step)
         if self.token is None:
             output = _plain_pass(state, step, state.predicted(step), state.embedding(step)[:rows])
@@ -120,19 +122,19 @@ class LazyMAR(CachePolicy):
         return output
 
     def _rows(self, state: DecodeState, step: ARStep) -> int:
-        """Rows that a lazy step computes, and that a refresh keeps."""
+        """Number of rows that a lazy step computes and that a refresh keeps."""
         return state.batch_size * (1 if self.condition is not None else step.num_branches)
 
     def denoiser(
         self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]
     ) -> Denoiser:
-        # A chain that refreshes everywhere has nothing to keep.
+        # With a refresh at every timestep, nothing is reused.
         if self.head is None or self.head.period_in(time_embeddings.shape[0]) == 1:
             return super().denoiser(net, z, time_embeddings, step, guided)
         return HeadCacheDenoiser(self.head, net, z, time_embeddings, step.guidance, guided)
 
     def kept_tensors(self) -> list[Tensor]:
-        """What token and condition cache keep between AR steps."""
+        """Tensors of token and condition cache that are kept between AR steps."""
         return [
             tensor for part in (self.token, self.condition) if part is not None for tensor in part.tensors()
         ]
@@ -145,7 +147,7 @@ class LazyMAR(CachePolicy):
 
 
 def _plain_pass(state: DecodeState, step: ARStep, targets: Tensor, embedding: Tensor) -> Tensor:
-    """Last block's output [rows, m, D] at grid positions [B, m], for embeddings [rows, D]."""
+    """Output of the last block [rows, m, D] at grid positions [B, m], for embeddings [rows, D]."""
     model, repeats = state.model, embedding.shape[0] // state.batch_size
     tokens, known = state.known(step)
     x = state.encoded(step, model.encode_tokens(embedding, tokens, known))

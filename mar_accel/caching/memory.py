@@ -1,4 +1,4 @@
-"""How many bytes the caches keep, known before anything runs."""
+"""Memory of the caches, computed before sampling."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mar_accel.sampling.plan import ARStep, Plan
 
 @dataclass(frozen=True)
 class CacheMemory:
-    """Bytes per image.
+    """Maximum cache memory in bytes per image.
 
     Attributes:
-        token, condition: kept between AR steps, at most.
-        head: kept between the timesteps of a step's longest chain of most tokens, at most.
+        token, condition: kept between AR steps.
+        head: kept between the timesteps of the chain that needs most memory.
     """
 
     token: int
@@ -31,12 +31,13 @@ class CacheMemory:
 
 
 def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_element: int) -> CacheMemory:
-    """Bytes per image that a policy keeps.
+    """Compute the cache memory of a policy.
 
     Args:
-        config: architecture.
-        plan: the sampler's AR steps.
-        bytes_per_element: of the compute dtype: 4 for float32, 2 for bfloat16.
+        policy: the caches.
+        config: architecture of the model.
+        plan: AR steps of the sampler.
+        bytes_per_element: size of the compute dtype: 4 for float32, 2 for bfloat16.
     """
     condition_cache, token_cache = policy.condition, policy.token
     refreshes = _refreshes_that_keep(policy, plan)
@@ -53,11 +54,11 @@ def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_eleme
 
 
 def _refreshes_that_keep(policy: LazyMAR, plan: Plan) -> list[tuple[ARStep, int]]:
-    """Refreshes that a lazy step may follow, with the place in the decode order where the last one stops."""
+    """Refreshes that lazy steps may follow, each with the end of the last such step in the decode order."""
     refresh, found = policy.refresh, []
     policy.start_refresh(plan)
     for step in plan.steps:
-        # Where drift decides, every step may turn out to be a refresh.
+        # An adaptive schedule can refresh at any step.
         if refresh.due(step) or refresh.needs_similarity:
             horizon = refresh.horizon(step)
             if horizon > step.stop:
@@ -67,14 +68,14 @@ def _refreshes_that_keep(policy: LazyMAR, plan: Plan) -> list[tuple[ARStep, int]
 
 
 def _token_elements(cache: TokenCache, config: MARConfig) -> int:
-    """What is kept of one row: keys and values by block, the pruning block's feature, the decoder's input."""
+    """Elements per row: keys and values of the blocks, feature of the pruning block, decoder input."""
     after = config.decoder_depth - 1 - cache.prune_block_of(config)
     widths = 2 * (config.encoder_depth + after) + 2
     return (config.buffer_size + config.seq_len) * config.embed_dim * widths
 
 
 def _head_elements(cache: HeadCache, config: MARConfig, plan: Plan) -> int:
-    """Contributions of all blocks and the difference of the branches, for the most tokens at once."""
+    """Elements of the largest chain: contributions of all blocks, and the difference of the branches."""
     most = 0
     for step in plan.steps:
         for tokens, length in (

@@ -1,4 +1,4 @@
-"""When a cache computes everything anew: at fixed steps, or at listed ones."""
+"""Refresh schedules: the AR steps at which a cache recomputes everything."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from mar_accel.utils.readable import Readable
 
 
 class Refresh(Readable):
-    """Decides which AR steps are refreshed; step 0 always is, because nothing is kept before it.
+    """Decides which AR steps are refreshes. Step 0 always is, because the cache is empty.
 
-    The policy asks ``due`` once per AR step, in turn, after ``start``.
+    The policy calls ``start`` once per batch, then ``due`` once per AR step, in order.
     """
 
-    # Whether ``observe`` is to be told the similarities that the token cache measures.
+    # Whether the schedule needs the token cache's similarities in ``observe``.
     needs_similarity = False
 
     def check(self, plan: Plan) -> None:
-        """Raise ConfigError where the schedule does not fit the plan."""
+        """Raise ConfigError if the schedule does not fit the plan."""
 
     def start(self, plan: Plan, both_branches: bool = False) -> None:
         """Prepare for a new batch.
 
         Args:
-            both_branches: whether lazy steps compute both branches of guidance, from what is kept of both.
-                Else they compute the conditional branch and add the difference kept at the refresh.
+            plan: the AR steps.
+            both_branches: whether lazy steps compute both guidance branches, with caches of both.
+                False: they compute the conditional branch and add the cached difference.
         """
         raise NotImplementedError
 
@@ -38,26 +39,28 @@ class Refresh(Readable):
         raise NotImplementedError
 
     def horizon(self, step: ARStep) -> int:
-        """For a refresh: where in the decode order the last lazy step stops that may follow it.
+        """End (in the decode order) of the last lazy step that may follow the refresh ``step``.
 
-        ``step.stop`` means that no lazy step follows, so nothing need be kept.
+        ``step.stop`` means that no lazy step follows, so the cache keeps nothing.
         """
         raise NotImplementedError
 
     def observe(self, step: ARStep, similarity: Tensor) -> None:
-        """Similarities [B, N] of all tokens' features between ``step``, a lazy one, and the step before."""
+        """Receive the similarities [B, N] of the token features at a lazy step to the previous step."""
 
     def finish(self) -> None:
-        """The batch is done."""
+        """The batch has finished."""
 
 
 def lacks_a_branch(plan: Plan, step: ARStep, last: int, both_branches: bool) -> bool:
-    """Whether a step is guided, but nothing is kept of the unconditional branch for it.
+    """Whether a guided step has no cache of the unconditional branch.
 
-    The difference of the branches is kept at a guided refresh. Both branches are kept for as long as all
-    steps since the refresh are guided.
+    A guided refresh keeps the difference of the branches. Caches of both branches stay valid as long as
+    all steps since the refresh are guided.
 
     Args:
+        plan: the AR steps.
+        step: the step to check.
         last: index of the last refresh.
         both_branches: as in :meth:`Refresh.start`.
     """
@@ -68,17 +71,22 @@ def lacks_a_branch(plan: Plan, step: ARStep, last: int, both_branches: bool) -> 
 
 
 class StaticRefresh(Refresh):
-    """A schedule that follows from the plan alone. A schedule of one's own defines ``wants``.
+    """A schedule that depends only on the plan. A custom schedule defines ``wants``.
 
-    Besides what it wants, the first step is a refresh. So is the first guided step after a refresh without
-    guidance, which left nothing of the unconditional branch.
+    Two kinds of steps are always refreshes: the first step, and a guided step without a cache of the
+    unconditional branch.
+
+    Example:
+        class EveryTenth(StaticRefresh):
+            def wants(self, plan, step, last):
+                return step.index % 10 == 0
     """
 
     _plan: Plan | None = None
     _due: tuple[bool, ...] = ()
 
     def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
-        """Whether ``step`` is to be a refresh, if step ``last`` was the last one."""
+        """Whether ``step`` should be a refresh, if ``last`` is the index of the last refresh."""
         raise NotImplementedError
 
     def start(self, plan: Plan, both_branches: bool = False) -> None:
@@ -103,13 +111,13 @@ class StaticRefresh(Refresh):
 
 @dataclass(frozen=True)
 class RefreshBounds:
-    """What forces a refresh, whatever else decides.
+    """Bounds that force a refresh.
 
     Attributes:
-        warmup_steps: the steps before this one, and this one, are refreshes; at least 0.
-        period: at most so many steps from a refresh to the next, at least 1.
-        max_new_share: share of all tokens, 0..1, that may be decoded after a refresh before the next one;
-            None for no bound.
+        warmup_steps: steps 0 to this step (inclusive) are refreshes; at least 0.
+        period: maximum number of steps from one refresh to the next, at least 1.
+        max_new_share: share of all tokens, 0..1. A refresh is forced if this share was decoded since the
+            start of the last one. None: no bound.
     """
 
     warmup_steps: int
@@ -117,7 +125,7 @@ class RefreshBounds:
     max_new_share: float | None
 
     def forced(self, plan: Plan, step: ARStep, last: int) -> bool:
-        """Whether ``step`` has to be a refresh, given the index of the last one."""
+        """Whether ``step`` must be a refresh, if ``last`` is the index of the last refresh."""
         if step.index <= self.warmup_steps or step.index - last >= self.period:
             return True
         if self.max_new_share is None:
@@ -126,50 +134,58 @@ class RefreshBounds:
 
 
 class FixedRefresh(StaticRefresh):
-    """LazyMAR's schedule (arXiv:2503.12450, section 3): the first steps, then every ``period``-th.
+    """LazyMAR's schedule (arXiv:2503.12450, section 3): the first steps, then every ``period``-th step.
 
-    Without ``max_new_share``, step k is one where k < warmup_steps or (k − warmup_steps) mod period = 0.
+    Without ``max_new_share``, step k is a refresh if k < warmup_steps or (k − warmup_steps) mod period = 0.
+    The period always counts from the last refresh, for whatever reason it was due.
 
     Args:
-        warmup_steps: steps at the beginning that are all refreshes, at least 0; 5 as published.
-        period: steps from a refresh to the next, at least 1; 9 as published. 1 turns the caches off.
-        max_new_share: refresh also where at least this share of all tokens was decoded since the last
-            refresh; 0..1, or None for never, as published. The published 64 steps reach 0.223, so a quarter
-            changes nothing there, but samplers with few, large steps (GtR) refresh when as much has become
-            known as between two published refreshes.
+        warmup_steps: number of first steps that are all refreshes, at least 0; 5 as published.
+        period: steps from one refresh to the next, at least 1; 9 as published. 1 disables the caches.
+        max_new_share: also refresh if at least this share of all tokens was decoded since the last refresh,
+            0..1. None: never, as published.
+            The published 64 steps reach 0.223, so 0.25 changes nothing there.
+            Samplers with few large steps (GtR) then refresh after a similar share of tokens.
 
-    The period counts from the last refresh, whatever made it one.
+    Example:
+        FixedRefresh(warmup_steps=3, period=6)
     """
 
     def __init__(self, warmup_steps: int = 5, period: int = 9, max_new_share: float | None = 0.25):
         check_counts(warmup_steps, "period", period)
         check_share("cache.refresh.max_new_share", max_new_share)
-        self.bounds = RefreshBounds(warmup_steps, period, max_new_share)
+        self.warmup_steps = warmup_steps
+        self.period = period
+        self.max_new_share = max_new_share
 
     def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
-        return self.bounds.forced(plan, step, last)
+        bounds = RefreshBounds(self.warmup_steps, self.period, self.max_new_share)
+        return bounds.forced(plan, step, last)
 
 
 class ListedRefresh(StaticRefresh):
-    """Refreshes at the AR steps that are listed; what ``mar_accel.calibrate`` writes.
+    """Refreshes at listed AR steps. ``mar_accel.calibrate`` writes such a list.
 
     Args:
-        steps: indices of AR steps, 0 among them.
+        steps: indices of AR steps, at least 0. The list must contain 0.
+
+    Example:
+        ListedRefresh([0, 1, 2, 8, 20, 40])
     """
 
     def __init__(self, steps: Sequence[int]):
         self.steps = frozenset(steps)
         if 0 not in self.steps or min(self.steps) < 0:
             raise ConfigError(
-                f"cache.refresh.steps={sorted(self.steps)} must hold 0, before which nothing is kept, "
-                "and no negative step; add 0 and remove those below it."
+                "cache.refresh.steps must be AR steps ≥ 0 and include 0 (the cache is empty before it), "
+                f"got {sorted(self.steps)}."
             )
 
     def check(self, plan: Plan) -> None:
         if max(self.steps) >= len(plan.steps):
             raise ConfigError(
-                f"cache.refresh.steps has step {max(self.steps)}, but the sampler takes {len(plan.steps)} AR "
-                f"steps (0 to {len(plan.steps) - 1}); calibrate the cache for this sampler."
+                f"cache.refresh.steps must be between 0 and {len(plan.steps) - 1} for this sampler, "
+                f"got {max(self.steps)}; calibrate the cache for it."
             )
 
     def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
@@ -177,14 +193,14 @@ class ListedRefresh(StaticRefresh):
 
 
 def check_counts(warmup_steps: int, key: str, period: int) -> None:
-    """Refuse numbers of steps that mean nothing."""
+    """Reject numbers of steps that are out of range."""
     if warmup_steps < 0:
-        raise ConfigError(f"cache.refresh.warmup_steps={warmup_steps} is negative; give 0 or more.")
+        raise ConfigError(f"cache.refresh.warmup_steps must be ≥ 0, got {warmup_steps}.")
     if period < 1:
-        raise ConfigError(f"cache.refresh.{key}={period} is too small; give 1 (always refresh) or more.")
+        raise ConfigError(f"cache.refresh.{key} must be ≥ 1 (1 refreshes always), got {period}.")
 
 
 def check_share(key: str, value: float | None) -> None:
-    """Refuse a share outside 0..1."""
+    """Reject a share outside 0..1."""
     if value is not None and not 0 <= value <= 1:
-        raise ConfigError(f"{key}={value} must be a share; choose 0 to 1.")
+        raise ConfigError(f"{key} must be between 0 and 1, got {value}.")

@@ -1,4 +1,4 @@
-"""Reading and writing rows of [B, N, W] tensors by position, without copying the rest."""
+"""Read and write rows of [B, N, W] tensors by position, without copying other rows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def flat_rows(positions: Tensor, length: int) -> Tensor:
-    """Positions [B, m] in sequences of ``length`` to indices [B·m] into the flattened [B·N] rows."""
+    """Convert positions [B, m] in sequences of ``length`` N to indices [B·m] of the flattened rows [B·N]."""
     offsets = torch.arange(positions.shape[0], device=positions.device).mul_(length).unsqueeze(1)
     return (positions + offsets).flatten()
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of x [B, N, W] at flat indices [B·m]: [B, m, W]."""
+    """Rows of x [B, N, W] at flat indices [B·m], as [B, m, W]."""
     batch, _, width = x.shape
     return x.reshape(-1, width).index_select(0, rows).view(batch, -1, width)
 
 
 def write_rows(x: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Write values [B, m, W] into x [B, N, W], contiguous, at flat indices [B·m], in place."""
+    """Write values [B, m, W] into the contiguous x [B, N, W] at flat indices [B·m], in place."""
     x.view(-1, x.shape[-1]).index_copy_(0, rows, values.reshape(-1, x.shape[-1]).to(x.dtype))

@@ -1,4 +1,4 @@
-"""LazyMAR's token cache: a lazy step recomputes only the tokens whose features move.
+"""LazyMAR's token cache: lazy steps recompute only the tokens whose features move.
 
 Source: LazyMAR (arXiv:2503.12450, section 3, token cache).
 """
@@ -29,14 +29,16 @@ PUBLISHED_PRUNE_BLOCK = 3
 
 @dataclass
 class TokenStore:
-    """What is kept between steps, for the first ``rows`` rows of the batch; N = S + L, in the compute dtype.
+    """Tensors that the token cache keeps between AR steps, in the compute dtype.
+
+    The sequence has N = S + L tokens: S buffer tokens and L image tokens.
 
     Attributes:
-        rows: B, or 2B where both guidance branches are kept.
+        rows: number of batch rows that are kept: B, or 2B for both guidance branches.
         encoder: keys and values of each encoder block [rows, N, 2D]: buffer, then tokens in decode order.
-        decoder: keys and values of the decoder blocks behind the pruning block [rows, N, 2D], in grid order.
-        feature: of the pruning block, whose similarity decides [rows, N, D]; None before a refresh.
-        decoder_input: the padded decoder input [rows, N, D]; None before a refresh.
+        decoder: keys and values of the decoder blocks after the pruning block [rows, N, 2D], in grid order.
+        feature: feature of the pruning block that similarity compares [rows, N, D]. None before a refresh.
+        decoder_input: padded decoder input [rows, N, D]. None before a refresh.
     """
 
     rows: int
@@ -46,12 +48,12 @@ class TokenStore:
     decoder_input: Tensor | None = None
 
     def tensors(self) -> list[Tensor]:
-        """Everything that is kept."""
+        """All cached tensors."""
         single = [tensor for tensor in (self.feature, self.decoder_input) if tensor is not None]
         return [*self.encoder.values(), *self.decoder.values(), *single]
 
     def narrow(self, rows: int) -> None:
-        """Keep the first ``rows`` rows alone, in the memory that all have."""
+        """Keep only the first ``rows`` rows, as views of the same memory."""
         for blocks in (self.encoder, self.decoder):
             for index, kv in blocks.items():
                 blocks[index] = kv[:rows]
@@ -60,28 +62,36 @@ class TokenStore:
         self.rows = rows
 
     def keep_kv(self, blocks: dict[int, Tensor], index: int, length: int, kv: Tensor) -> None:
-        """Keep keys and values [R, n, 2D] of a block as the first n of ``length``."""
+        """Keep keys and values [R, n, 2D] of a block as the first n of ``length`` tokens."""
         if index not in blocks:
             blocks[index] = kv.new_empty(self.rows, length, kv.shape[-1])
         blocks[index][:, : kv.shape[1]] = kv[: self.rows]
 
 
 class TokenCache(Readable):
-    """Recomputes buffer, new tokens, and those that moved most; see docs/caches.md.
+    """Recomputes the buffer, the tokens predicted now or decoded last, and those that moved most.
+
+    See docs/caches.md for details.
 
     Args:
-        prune_block: the decoder block p behind whose attention only the chosen tokens go on, 0-based: 3 as
-            published, or "auto": min(3, depth // 4), which is 3 for all published sizes. The last block
-            leaves nothing to prune but is allowed.
+        prune_block: index p (from 0) of the pruning block in the decoder; 3 as published.
+            Only the chosen tokens continue after its attention.
+            "auto": min(3, depth // 4), which is 3 for all published sizes.
+            The last block is allowed, although it prunes nothing.
         ratios, ratio_steps, ratio_by: share of the sequence that is recomputed; see :class:`Ratios`.
-        minimum_extra: at least so many tokens besides those predicted now and decoded last; 15 as published.
-        similarity: of a token's feature to that of the step before, averaged over the heads: "cosine", or
-            "euclidean": 1 − ‖new − old‖/‖old‖. Tokens of low similarity are recomputed first.
+        minimum_extra: minimum number of chosen tokens besides those predicted now and decoded last, at
+            least 0; 15 as published.
+        similarity: similarity of a token's feature to that of the previous step, averaged over heads:
+            "cosine", or "euclidean", which is 1 − ‖new − old‖/‖old‖.
+            Tokens with the lowest similarity are recomputed first.
         feature: "value" (as published) or "key" of the pruning block.
-        threshold: None, or keep of the chosen tokens only those whose similarity is below this. Shapes stay
-            those of ``ratios``, the upper bound: tokens above the threshold leave the caches as they are but
-            are computed all the same, so it tells what a threshold does to the images, and saves nothing;
-            ``mar_accel.calibrate`` turns a threshold into ratios, which do.
+        threshold: update only chosen tokens with a similarity below this. None: update all.
+            Shapes still follow ``ratios``, so all chosen tokens are computed and no time is saved.
+            It shows how a threshold affects the images.
+            ``mar_accel.calibrate`` converts a threshold into ratios, which save time.
+
+    Example:
+        TokenCache(ratios=0.3, similarity="euclidean")
     """
 
     def __init__(
@@ -97,16 +107,16 @@ class TokenCache(Readable):
     ):
         if prune_block != AUTO and (isinstance(prune_block, str) or prune_block < 0):
             raise ConfigError(
-                f"cache.token.prune_block={prune_block} is no decoder block; give 0 or more, or {AUTO}."
+                f"cache.token.prune_block must be a block index ≥ 0 or {AUTO}, got {prune_block}."
             )
         if minimum_extra < 0:
-            raise ConfigError(f"cache.token.minimum_extra={minimum_extra} is negative; give 0 or more.")
+            raise ConfigError(f"cache.token.minimum_extra must be ≥ 0, got {minimum_extra}.")
         for key, value, known in (
             ("similarity", similarity, SIMILARITIES),
             ("feature", feature, FEATURES),
         ):
             if value not in known:
-                raise ConfigError(f"cache.token.{key}={value} is unknown; choose one of {', '.join(known)}.")
+                raise ConfigError(f"cache.token.{key} must be {' or '.join(known)}, got {value}.")
         self.prune_block = prune_block
         self.ratios = Ratios(ratios, ratio_steps, ratio_by)
         self.minimum_extra = minimum_extra
@@ -116,22 +126,22 @@ class TokenCache(Readable):
         self.store: TokenStore | None = None
 
     def check(self, model: MARConfig) -> None:
-        """Refuse a pruning block that the decoder does not have."""
+        """Reject a pruning block beyond the depth of the decoder."""
         block = self.prune_block_of(model)
         if block >= model.decoder_depth:
             raise ConfigError(
-                f"cache.token.prune_block={block} is not among the model's {model.decoder_depth} decoder "
-                f"blocks; choose 0 to {model.decoder_depth - 1}, or {AUTO}."
+                f"cache.token.prune_block must be between 0 and {model.decoder_depth - 1} for "
+                f"{model.decoder_depth} decoder blocks, or {AUTO}, got {block}."
             )
 
     def prune_block_of(self, model: MARConfig) -> int:
-        """The pruning block p for an architecture."""
+        """Index p of the pruning block for an architecture."""
         if isinstance(self.prune_block, str):
             return min(PUBLISHED_PRUNE_BLOCK, model.decoder_depth // 4)
         return self.prune_block
 
     def num_kept(self, model: MARConfig, plan: Plan, step: ARStep) -> int:
-        """How many of the N tokens go on behind the pruning block at a lazy step."""
+        """Number of the N tokens that continue after the pruning block at a lazy step."""
         length = model.buffer_size + plan.num_tokens
         previous = plan.steps[step.index - 1]
         minimum = step.num_tokens + previous.num_tokens + self.minimum_extra
@@ -140,14 +150,16 @@ class TokenCache(Readable):
     # -- refresh -------------------------------------------------------------------------------
 
     def full_pass(self, state: DecodeState, step: ARStep, targets: Tensor, rows: int) -> Tensor:
-        """Compute everything and keep what lazy steps need.
+        """Compute everything and fill the cache for lazy steps.
 
         Args:
-            targets: grid positions [B, m] whose output is wanted.
-            rows: how many rows of the batch are kept, from the first.
+            state: state of the decode.
+            step: the AR step.
+            targets: grid positions of the output [B, m].
+            rows: number of batch rows to keep, from the first.
 
         Returns:
-            The last decoder block's output [R, m, D] at ``targets``.
+            Output of the last decoder block [R, m, D] at ``targets``.
         """
         model, store = state.model, self._store(rows)
         buffer, length = model.config.buffer_size, model.config.buffer_size + state.plan.num_tokens
@@ -180,11 +192,11 @@ class TokenCache(Readable):
     # -- lazy step -----------------------------------------------------------------------------
 
     def lazy_pass(self, state: DecodeState, step: ARStep, rows: int) -> tuple[Tensor, Tensor]:
-        """Recompute what moved, for the first ``rows`` rows. What is kept of others is lost.
+        """Recompute the tokens that moved, for the first ``rows`` rows. The cache drops all other rows.
 
         Returns:
-            The last decoder block's output [rows, n, D] at the predicted positions, and the similarities
-            [rows, N] of all tokens.
+            Output of the last decoder block [rows, n, D] at the predicted positions.
+            Similarities of all tokens [rows, N].
         """
         assert self.store is not None
         if rows < self.store.rows:
@@ -202,7 +214,7 @@ class TokenCache(Readable):
         return self._pruned_blocks(state, step, x, predicted, decoded_last)
 
     def _encode(self, state: DecodeState, step: ARStep, previous: ARStep) -> Tensor:
-        """Encoder output [rows, S + n_prev, D] of the buffer and of the tokens decoded last."""
+        """Encoder output [rows, S + n_prev, D] of the buffer and the n_prev tokens decoded last."""
         assert self.store is not None
         model, rows = state.model, self.store.rows
         buffer = model.config.buffer_size
@@ -219,7 +231,7 @@ class TokenCache(Readable):
         return x
 
     def _decoder_input(self, state: DecodeState, encoded: Tensor, decoded_last: Tensor) -> Tensor:
-        """The kept decoder input [rows, N, D] with new rows of the buffer and of the tokens decoded last."""
+        """Cached decoder input [rows, N, D], updated for the buffer and the tokens decoded last."""
         assert self.store is not None and self.store.decoder_input is not None
         model, kept = state.model, self.store.decoder_input
         buffer = model.config.buffer_size
@@ -233,7 +245,7 @@ class TokenCache(Readable):
     def _pruned_blocks(
         self, state: DecodeState, step: ARStep, x: Tensor, predicted: Tensor, decoded_last: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The pruning block and those behind it, on chosen tokens; see ``lazy_pass``."""
+        """Run the pruning block and the blocks after it on the chosen tokens; see ``lazy_pass``."""
         assert self.store is not None and self.store.feature is not None
         model, store, old_feature = state.model, self.store, self.store.feature
         buffer, length = model.config.buffer_size, x.shape[1]
@@ -248,7 +260,7 @@ class TokenCache(Readable):
         old_feature.copy_(feature)
         always = torch.cat([predicted, decoded_last], dim=1) + buffer
         positions, moved = self._choose(similarity, always, self.num_kept(model.config, state.plan, step))
-        # What is not chosen gives keys and values to this block but needs neither its query nor its MLP.
+        # The other tokens provide keys and values to this block, but need no query and no MLP.
         rows = flat_rows(positions[:, :num_predicted] if prune_block == last else positions, length)
         q = block.attn.project_q(take_rows(normed, rows))
         x = attend_and_mlp(block, take_rows(x, rows), q, kv)
@@ -258,7 +270,7 @@ class TokenCache(Readable):
             if index < last:
                 q, kv = project(block, normed)
             else:
-                # The predicted tokens come first among the chosen ones; only their output is used.
+                # The predicted tokens are the first chosen tokens. Only their output is used.
                 kv = block.attn.project_kv_rows(normed)
                 q, x = block.attn.project_q(normed[:, :num_predicted]), x[:, :num_predicted]
             if moved is not None:
@@ -268,9 +280,16 @@ class TokenCache(Readable):
         return x, similarity
 
     def _choose(self, similarity: Tensor, always: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [rows, count] that are recomputed, and which of them moved [rows, count, 1] (None: all).
+        """Choose the positions to recompute.
 
-        ``always`` [rows, m] comes first; the others are those of the lowest similarity.
+        Args:
+            similarity: similarities of all tokens [rows, N].
+            always: positions that are always chosen [rows, m].
+            count: number of positions to choose. The rest have the lowest similarity.
+
+        Returns:
+            Positions [rows, count], ``always`` first.
+            Whether each of them moved [rows, count, 1]. None: all of them.
         """
         others = similarity.scatter(1, always, float("inf"))
         lowest = others.topk(count - always.shape[1], dim=1, largest=False, sorted=False)
@@ -281,12 +300,12 @@ class TokenCache(Readable):
         return positions, moved.unsqueeze(-1)
 
     def _feature(self, kv: Tensor) -> Tensor:
-        """The keys or values [rows, N, D] of [rows, N, 2D]."""
+        """Keys or values [rows, N, D] of the rows [rows, N, 2D]."""
         width = kv.shape[-1] // 2
         return kv[..., width:] if self.feature == "value" else kv[..., :width]
 
     def similarities(self, new: Tensor, old: Tensor, num_heads: int) -> Tensor:
-        """Similarity [rows, N] of features [rows, N, D], averaged over the heads; 1 means unmoved."""
+        """Similarity [rows, N] of features [rows, N, D], averaged over heads. 1 means no movement."""
         new, old = (x.unflatten(-1, (num_heads, -1)).float() for x in (new, old))
         if self.similarity == "cosine":
             return F.cosine_similarity(new, old, dim=-1).mean(-1)
@@ -298,9 +317,9 @@ class TokenCache(Readable):
         return self.store
 
     def tensors(self) -> list[Tensor]:
-        """Everything that is kept."""
+        """All cached tensors."""
         return [] if self.store is None else self.store.tensors()
 
     def finish(self) -> None:
-        """Free what was kept."""
+        """Free all cached tensors."""
         self.store = None

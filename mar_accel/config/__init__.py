@@ -1,1 +1,1 @@
-"""Configs: composed, checked, and what is said about a wrong one."""
+"""Configs: composition, typed settings, checks and error messages."""

@@ -1,6 +1,6 @@
-"""Checks of config values against types: settings, and the arguments of classes named by ``_target_``.
+"""Check config values against types: settings, and the arguments of classes named by ``_target_``.
 
-pydantic compares values and types; what it finds becomes one sentence with the key.
+pydantic checks the values. Its errors are turned into one sentence with the config key.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, TypeVar, Union
+from functools import cache, lru_cache
+from typing import Any, TypeVar, Union, cast
 
 from mar_accel.errors import ConfigError, MarAccelError
 
 T = TypeVar("T")
 _PACKAGE = "mar_accel."
 
-# What pydantic says was wrong, as what the value must be. Figures come from the error's context.
+# Maps pydantic's error types to what the value must be. Numbers come from the context of the error.
 _MUST_BE = {
     "int": "an integer",
     "float": "a number",
@@ -43,11 +43,11 @@ _MUST_BE = {
 
 
 def check_settings(cls: type[T], values: Mapping[str, Any], key: str = "") -> T:
-    """An object of a settings class from plain values.
+    """Build an object of a settings class from plain values.
 
     Args:
-        cls: a class made with :func:`mar_accel.config.settings.checked`.
-        values: plain values by name, as JSON knows them.
+        cls: a class decorated with :func:`mar_accel.config.settings.checked`.
+        values: JSON values by name.
         key: config key of the values; "" for a whole config.
 
     Raises:
@@ -56,12 +56,13 @@ def check_settings(cls: type[T], values: Mapping[str, Any], key: str = "") -> T:
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_json(_as_json(values, key))
+        checked: T = _adapter(cast("Any", cls)).validate_json(_as_json(values, key))
+        return checked
     except ValidationError as error:
         raise ConfigError(_sentence(error.errors(include_url=False), values, key, cls)) from None
 
 
-@lru_cache
+@cache
 def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
@@ -72,17 +73,21 @@ def _as_json(values: Mapping[str, Any], key: str) -> str:
     try:
         return json.dumps(values)
     except TypeError as error:
-        raise ConfigError(f"{key or 'the config'} holds a value that JSON does not know: {error}.") from None
+        raise ConfigError(f"{key or 'the config'} has a value that JSON cannot store: {error}.") from None
 
 
 # -- arguments of classes ----------------------------------------------------------------------------------
 
 
 def locate(key: str, target: Any) -> Any:
-    """The class or function of an import path.
+    """The class or function with the given import path.
+
+    Args:
+        key: config key of the node, for messages.
+        target: the import path, such as "my_module.MyClass".
 
     Raises:
-        ConfigError: nothing has this path, or importing it fails; the cause is told.
+        ConfigError: the path does not exist, or importing it fails. The message gives the cause.
     """
     if not isinstance(target, str) or "." not in target:
         raise ConfigError(f"{key}._target_ must be an import path such as my_module.MyClass, got {target!r}.")
@@ -107,7 +112,7 @@ def locate(key: str, target: Any) -> Any:
             f"{key}._target_={target} does not exist: {name} has no {'.'.join(parts[length:])}."
         )
     raise ConfigError(
-        f"{key}._target_={target} does not exist: there is no module {parts[0]}; give a class's import path."
+        f"{key}._target_={target} does not exist: there is no module {parts[0]}; use an importable class."
     )
 
 
@@ -118,8 +123,7 @@ def _import_failed(key: str, target: str, error: Exception) -> ConfigError:
         if "importlib" not in last.filename:
             where = f" ({last.filename}, line {last.lineno})"
     return ConfigError(
-        f"{key}._target_={target} cannot be imported: {type(error).__name__}: {error}{where}; correct its "
-        "module."
+        f"{key}._target_={target} cannot be imported: {type(error).__name__}: {error}{where}; fix its module."
     )
 
 
@@ -136,7 +140,7 @@ def check_node(key: str, node: Any, given: Sequence[str] = ()) -> None:
         return
     target = locate(key, node["_target_"])
     arguments = {name: value for name, value in node.items() if not str(name).startswith("_")}
-    # The node first: what its parts take over from it is then blamed on the key that was given.
+    # The node is checked before its parts, so that an error names the key that the user has set.
     check_arguments(key, arguments, target, given)
     for name, value in arguments.items():
         check_node(f"{key}.{name}", value)
@@ -145,13 +149,13 @@ def check_node(key: str, node: Any, given: Sequence[str] = ()) -> None:
 def check_arguments(key: str, arguments: Mapping[str, Any], target: Any, given: Sequence[str] = ()) -> None:
     """Check named arguments against the signature of a class or function.
 
-    Classes whose annotations cannot be read check for themselves.
+    If its annotations cannot be read, nothing is checked here, and the class must check its arguments.
     """
     from pydantic import ValidationError
 
     for name, value in arguments.items():
         if value == "???":
-            raise ConfigError(f"{key}.{name} has no default; give it a value.")
+            raise ConfigError(f"{key}.{name} has no default; set it to a value.")
     model = _signature_model(target, tuple(given))
     if model is None:
         return
@@ -163,7 +167,7 @@ def check_arguments(key: str, arguments: Mapping[str, Any], target: Any, given: 
 
 @lru_cache
 def _signature_model(target: Any, given: tuple[str, ...]) -> Any:
-    """A pydantic model of a signature; None where it cannot be read."""
+    """A pydantic model of a signature; None if the signature cannot be read."""
     from pydantic import ConfigDict, create_model
 
     try:
@@ -182,12 +186,12 @@ def _signature_model(target: Any, given: tuple[str, ...]) -> Any:
     config = ConfigDict(strict=True, extra=extra, allow_inf_nan=False, protected_namespaces=())
     try:
         return create_model("Arguments", __config__=config, **fields)
-    except Exception:  # an annotation or a name that pydantic does not take
+    except Exception:  # an annotation or a name that pydantic does not support
         return None
 
 
 def _plain_hint(hint: Any) -> Any:
-    """The annotation with every class of objects replaced by what describes one in a config."""
+    """The annotation as config values: classes of this package become dicts, other classes become Any."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return Union[tuple(_plain_hint(argument) for argument in arguments)]  # noqa: UP007
@@ -209,30 +213,38 @@ def _plain_hint(hint: Any) -> Any:
 
 
 def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
-    """One sentence for the first key that is wrong."""
+    """One sentence about the first wrong key."""
     paths = [_path(error["loc"], values) for error in errors]
     first = paths[0]
     own = [error for error, path in zip(errors, paths, strict=True) if path == first]
-    where = ".".join([*([key] if key else []), *(str(part) for part in first)])
+    where = _dotted(key, first)
     # Of a union, a member that fits but for an item of a list says more than members of another type.
     items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
     if items:
-        own, where = items[:1], f"{where}[{items[0]['loc'][-1]}]"
+        numbers = [part for part in items[0]["loc"][len(first) :] if isinstance(part, int)]
+        own, where = items[:1], _dotted(where, numbers)
     error = own[0]
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown_key(where, _known(target, first))
     if error["type"] in ("missing", "missing_argument"):
-        return f"{where} is not set; give it a value."
+        return f"{where} is not set; set it to a value."
     options = list(dict.fromkeys(_must_be(error) for error in own))
     ranges = [option for option in options if option[0] in "≥>≤<" or option == "finite"]
     got = "null" if error["input"] is None else _shown(error["input"])
     return f"{where} must be {' or '.join(ranges or options)}, got {got}."
 
 
+def _dotted(key: str, path: Sequence[Any]) -> str:
+    """A key below another, as it is written: ``table.only[0]``."""
+    for part in path:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
+
+
 def _path(loc: Sequence[Any], values: Any) -> tuple[Any, ...]:
-    """The part of an error's place that is keys of the config; pydantic adds names of union members."""
+    """The config keys in the location of an error, without the union members that pydantic adds."""
     path: list[Any] = []
     for part in loc:
         if (isinstance(values, Mapping) and part in values) or (
@@ -259,7 +271,7 @@ def _shown(value: Any) -> str:
 
 
 def known_arguments(target: Any) -> set[str] | None:
-    """Names of the arguments that a class or function takes; None: any."""
+    """Names of the arguments that a class or function accepts; None if it accepts any."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -270,7 +282,7 @@ def known_arguments(target: Any) -> set[str] | None:
 
 
 def _known(target: Any, path: Sequence[Any]) -> list[str]:
-    """Names that a class knows at the place of an unknown one."""
+    """Names that are valid at the place of an unknown name."""
     for part in path[:-1]:
         hints = typing.get_type_hints(target) if inspect.isclass(target) else {}
         target = hints.get(str(part), target)
@@ -281,7 +293,7 @@ def _known(target: Any, path: Sequence[Any]) -> list[str]:
 
 
 def unknown_key(where: str, known: Sequence[str]) -> str:
-    """The sentence for a key that does not exist, with the nearest one that does."""
+    """The message for an unknown key, with the most similar known key."""
     above, dot, name = where.rpartition(".")
     near = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.7)
     if near:

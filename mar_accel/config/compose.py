@@ -1,4 +1,4 @@
-"""Where the config groups are, how a config is composed, and the door: from a config to settings."""
+"""Compose configs from the config groups, and turn them into typed settings."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mar_accel.config.check import check_node, check_settings
 from mar_accel.config.settings import TRAINING_ONLY, Node, Settings
 from mar_accel.errors import ConfigError
 
-# Groups whose members are made of parts that have groups of their own, such as sampler/order.
+# Groups whose members have parts with their own groups, such as sampler/order.
 GROUPS_WITH_PARTS = ("sampler", "cache")
-# Groups whose members are objects, described by a node with a _target_.
+# Groups whose members describe an object by a node with a _target_.
 OBJECT_GROUPS = ("sampler", "cache", "features", "reference", "logger")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _NOT_NAMES = ("null", "true", "false", "auto")
 
 
 def conf_dir() -> Path:
-    """The folder of the config groups: inside an installed wheel, else at the top of the checkout."""
+    """Folder of the config groups: inside the installed package, or at the top of the checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
 
 
 def _run_dir(command: str) -> str:
-    """Default run folder: hydra.run.dir where it was given, the job's folder in a multirun, else the time."""
+    """Default run folder.
+
+    It is the job's folder in a multirun, else hydra.run.dir if set, else a folder named by the time.
+    """
     if HydraConfig.initialized():
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
@@ -48,7 +52,7 @@ def _run_dir(command: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Make ``${run_dir:command}`` known to OmegaConf; calling it again changes nothing."""
+    """Register ``${run_dir:command}`` with OmegaConf; repeated calls have no effect."""
     if not OmegaConf.has_resolver("run_dir"):
         OmegaConf.register_new_resolver("run_dir", _run_dir, use_cache=True)
 
@@ -57,7 +61,7 @@ def register_resolvers() -> None:
 
 
 def compose_settings(config_name: str, overrides: Sequence[str] = ()) -> Settings:
-    """The settings that a command's command line would give.
+    """Compose settings as on the command line of a command.
 
     Args:
         config_name: name of a primary config, such as "generate".
@@ -65,17 +69,29 @@ def compose_settings(config_name: str, overrides: Sequence[str] = ()) -> Setting
 
     Raises:
         ConfigError: an override is wrong.
+
+    Example:
+        >>> settings = compose_settings("generate", ["sampler=gtr", "cache=lazymar"])
     """
+    from mar_accel.config.messages import sentence_for
+
     with _our_hydra():
-        return read_settings(_composed(config_name, overrides))
+        config = _composed(config_name, overrides)
+        try:
+            return read_settings(config)
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(sentence_for(error, config_name))) from error
 
 
 def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Node, Node]:
-    """The nodes ``sampler`` and ``cache`` that overrides give for a model, which is not composed again.
+    """Compose the nodes ``sampler`` and ``cache`` for an existing model.
 
     Args:
-        model: as a member of the group ``model``; what the nodes refer to is read from it.
-        overrides: such as ``["sampler=gtr", "cache=lazymar", "sampler.num_iter=16"]``.
+        model: values of the group ``model``, which the nodes may refer to.
+        overrides: Hydra overrides, such as ``["sampler=gtr", "cache=lazymar", "sampler.num_iter=16"]``.
+
+    Returns:
+        The nodes ``sampler`` and ``cache``.
     """
     sampling = _sampling_config(tuple(overrides)).copy()
     sampling.model = {**model}
@@ -87,7 +103,7 @@ def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tupl
 
 @lru_cache(maxsize=128)
 def _sampling_config(overrides: tuple[str, ...]) -> DictConfig:
-    """Composing takes tenths of a second, and a pipeline is called with the same members again and again."""
+    """Compose sampler and cache, cached because it takes tenths of a second and pipelines repeat it."""
     with _our_hydra():
         config = _composed("generate", overrides)
         _put_parts_in(config)
@@ -107,10 +123,10 @@ def _composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 @contextmanager
 def _our_hydra() -> Iterator[None]:
-    """Within, Hydra composes our configs, whatever application this process is."""
+    """A context in which Hydra composes our configs, even inside another Hydra application."""
     register_resolvers()
     if _is_ours():
-        # Inside a running command: its own search path, which a user may have extended.
+        # Inside a running command, its search path is used, which the user may have extended.
         yield
         return
     singleton = GlobalHydra.instance()
@@ -119,11 +135,12 @@ def _our_hydra() -> Iterator[None]:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             yield
     finally:
-        singleton.hydra = others
+        # Leaving our Hydra has put another object in the singleton's place.
+        GlobalHydra.instance().hydra = others
 
 
 def _is_ours() -> bool:
-    """Whether the Hydra that is initialised here finds our configs."""
+    """Whether the current Hydra instance finds our configs."""
     singleton = GlobalHydra.instance()
     if not singleton.is_initialized():
         return False
@@ -131,9 +148,10 @@ def _is_ours() -> bool:
 
 
 def group_choices(overrides: Sequence[str]) -> list[str]:
-    """Overrides in which a part is chosen by name: ``sampler.order=gtr`` becomes ``sampler/order=gtr``.
+    """Rewrite overrides that choose a part by name: ``sampler.order=gtr`` becomes ``sampler/order=gtr``.
 
-    So a part can be named and changed at once, and comes from every folder that Hydra searches.
+    Then the part can also be changed by other overrides.
+    It may come from any folder in Hydra's search path.
     """
     return [_group_choice(override) for override in overrides]
 
@@ -152,12 +170,14 @@ def _group_choice(override: str) -> str:
 
 
 def read_settings(config: DictConfig) -> Settings:
-    """A composed config as typed settings: the one place where a config is opened.
+    """Turn a composed config into typed settings; no other code reads a config.
 
     Raises:
         ConfigError: a key is unknown, or a value has the wrong type or range.
     """
     _put_parts_in(config)
+    for key in sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{key} has no default; give it a value.")
     values: Any = OmegaConf.to_container(config, resolve=True)
     _refuse_training_keys(values)
     settings = check_settings(Settings, values)
@@ -175,12 +195,12 @@ def _refuse_training_keys(values: Mapping[str, Any]) -> None:
     for key in values.get("trainer") or {}:
         if key in TRAINING_ONLY:
             raise ConfigError(
-                f"trainer.{key} means something in training only; remove it (the node training has its keys)."
+                f"trainer.{key} only applies to training; remove it (training has its own keys in training)."
             )
 
 
 def _put_parts_in(config: DictConfig) -> None:
-    """What Hydra leaves to do: parts that a config names, and keys that a class does not take."""
+    """Replace parts given by name with their nodes, and drop inherited keys that a class does not accept."""
     for group in GROUPS_WITH_PARTS:
         if not isinstance(config.get(group), DictConfig):
             raise ConfigError(
@@ -198,7 +218,7 @@ def _put_parts_in(config: DictConfig) -> None:
 
 
 def _members(group: str) -> dict[str, DictConfig]:
-    """The members of a group by name, from every folder that Hydra searches."""
+    """The members of a group by name, from all folders in Hydra's search path."""
     if not GlobalHydra.instance().is_initialized():
         return {}
     loader: Any = GlobalHydra.instance().config_loader()
@@ -208,11 +228,11 @@ def _members(group: str) -> dict[str, DictConfig]:
 
 
 def _drop_keys_of_other_classes(key: str, part: DictConfig, members: Mapping[str, DictConfig]) -> None:
-    """Leave out what a part has inherited from a member of another class and its own does not take.
+    """Drop keys that a part inherited from a member of another class, if its own class lacks them.
 
-    ``sampler.order._target_=my.Order`` on ``sampler=gtr`` keeps gtr's ``num_stages`` otherwise, as does a
-    YAML that inherits a cache and names another class. A key that was given a value of its own stays, so
-    that a mistake in it is told.
+    For example, ``sampler.order._target_=my.Order`` on ``sampler=gtr`` would keep gtr's ``num_stages``.
+    A YAML file that inherits a cache and names another class has the same problem.
+    A key with a changed value stays, so that a mistake in it is reported.
     """
     from mar_accel.config.check import known_arguments, locate
 
@@ -223,8 +243,9 @@ def _drop_keys_of_other_classes(key: str, part: DictConfig, members: Mapping[str
     inherited: dict[str, list[Any]] = {}
     for member in members.values():
         if member.get("_target_") not in (None, target):
-            for name in member:
-                inherited.setdefault(str(name), []).append(OmegaConf.to_container(member)[name])  # type: ignore[index,call-overload]
+            values: Any = OmegaConf.to_container(member)
+            for name, value in values.items():
+                inherited.setdefault(str(name), []).append(value)
     surplus = [name for name in map(str, part) if name in inherited and not name.startswith("_")]
     if target is None or not surplus:
         return

@@ -1,4 +1,4 @@
-"""One sentence for an error that the user can act on, whoever raised it: this package, Hydra or OmegaConf."""
+"""One sentence for each error that the user can fix, whether from this package, Hydra or OmegaConf."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ _THERE = re.compile(r"An item is already at '([^']+)'")
 
 
 def sentence_for(error: BaseException, config_name: str, composing: bool = False) -> str | None:
-    """What to tell the user about an error; None where it is a fault of the program.
+    """The message for the user about an error; None if the error is a bug of the program.
 
     Args:
-        config_name: the command's primary config, whose keys are suggested for mistyped ones.
-        composing: the error came up while Hydra read the command line, so that it can only be about that.
+        error: the error.
+        config_name: primary config of the command; its keys are suggested for mistyped keys.
+        composing: whether the error occurred while Hydra read the command line.
+            It is then always an error of the user.
     """
     chain = list(_causes(error))
     for cause in chain:
@@ -37,14 +39,14 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file:
             return _unknown_member(cause)
         if isinstance(cause, ConfigCompositionException) and (there := _THERE.search(str(cause))):
-            return f"{there[1]} is in the config already; give it without the +."
+            return f"{there[1]} is already in the config; write it without the +."
         if isinstance(cause, ConfigCompositionException) and _KEY.search(str(cause)):
             return _unknown_key(str(cause), config_name)
     for cause in chain:
         if isinstance(cause, OverrideParseException):
             return (
                 f"{cause.override} cannot be read ({_reason(cause)}); put a value with special characters in "
-                "quotes twice, as in 'key=\"a=b\"'."
+                "two pairs of quotes, as in 'key=\"a=b\"'."
             )
         if isinstance(cause, OmegaConfBaseException):
             where = f"{cause.full_key}: " if cause.full_key else ""
@@ -55,7 +57,7 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
 
 
 def _reason(error: OverrideParseException) -> str:
-    """What Hydra's parser says, without its advice on other lines."""
+    """The first line of the message of Hydra's parser, without the override itself."""
     return (
         _first_line(error)
         .removeprefix("Error parsing override ")
@@ -65,7 +67,7 @@ def _reason(error: OverrideParseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it came from, and so on."""
+    """The error and all its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -87,7 +89,7 @@ def _unknown_key(message: str, config_name: str) -> str:
     match = _KEY.search(message)
     assert match is not None
     key = match.group(1)
-    # "dataset" is no suggestion for dataset.foo: only keys of the same depth are.
+    # Only keys of the same depth are suggested, so "dataset" is not suggested for dataset.foo.
     known = [name for name in _known_keys(config_name) if name.count(".") == key.count(".") and name != key]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     advice = f"did you mean {near[0]}?" if near else "see all keys with --cfg job."
@@ -95,7 +97,7 @@ def _unknown_key(message: str, config_name: str) -> str:
 
 
 def _known_keys(config_name: str) -> list[str]:
-    """All keys of a command's default config, with those of its inner nodes."""
+    """All keys of a command's default config, including nested keys."""
     from hydra import compose, initialize_config_dir
 
     from mar_accel.config.compose import conf_dir, register_resolvers
@@ -107,10 +109,10 @@ def _known_keys(config_name: str) -> list[str]:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
             return list(_flat_keys(compose(config_name)))
     except Exception:
-        # A suggestion is not worth a second error.
+        # A failed suggestion must not cause a second error.
         return []
     finally:
-        singleton.hydra = before
+        GlobalHydra.instance().hydra = before
 
 
 def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -13,7 +13,7 @@ from mar_accel.errors import ConfigError
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its name and what it overrides.
+    """One row: its name and its overrides.
 
     Attributes:
         name: unique in its table; also the name of its folder.
@@ -25,13 +25,13 @@ class Row:
 
 
 def load_rows(path: str | Path) -> list[Row]:
-    """Rows of a file that lists {name, overrides}; the first is what the others are compared with.
+    """Read the rows of a YAML list of {name, overrides}; the other rows are compared with the first.
 
     Raises:
-        ConfigError: the file is missing, is no such list, or names two rows alike.
+        ConfigError: the file is missing, is not such a list, or uses a name twice.
     """
     if not Path(path).is_file():
-        raise ConfigError(f"table.rows={path} is not a file; give a YAML list of name and overrides.")
+        raise ConfigError(f"table.rows={path} is not a file; use a YAML list of name and overrides.")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
         rows = [Row(str(row["name"]), tuple(row.get("overrides") or ())) for row in content]  # type: ignore[union-attr,index,call-overload]
@@ -41,17 +41,21 @@ def load_rows(path: str | Path) -> list[Row]:
         ) from error
     names = [row.name for row in rows]
     if not rows or len(set(names)) < len(names) or any("/" in name for name in names):
-        raise ConfigError(f"table.rows={path} needs rows with different names without slashes; rename them.")
+        raise ConfigError(f"table.rows={path} needs rows with unique names without slashes; rename them.")
     return rows
 
 
 def choose_rows(rows: Sequence[Row], only: Sequence[str] | None) -> list[Row]:
-    """The rows of the given names, in the order of the file; None: all.
+    """Select rows by name, in the order of the file.
 
-    The first row is always among them, for the others are compared with it.
+    The first row is always included, since the others are compared with it.
+
+    Args:
+        rows: all rows.
+        only: names of the rows. None: all rows.
 
     Raises:
-        ConfigError: a name is not that of a row.
+        ConfigError: a name is unknown.
     """
     if only is None:
         return list(rows)
@@ -65,7 +69,7 @@ def choose_rows(rows: Sequence[Row], only: Sequence[str] | None) -> list[Row]:
 
 
 def merge_overrides(*lists: Sequence[str]) -> list[str]:
-    """All overrides; of those for the same key the last one counts."""
+    """Merge lists of overrides; the last override of each key counts."""
     merged: dict[str, str] = {}
     for override in (override for overrides in lists for override in overrides):
         key = override.split("=", 1)[0].lstrip("+~")

@@ -1,7 +1,8 @@
-"""Typed settings: what a composed config becomes at the door, for every group and every command.
+"""Typed settings: the form of a composed config, for every group and every command.
 
-Below the door nothing reads a DictConfig. Objects (sampler, cache, features, …) stay described by a node with
-a ``_target_`` until :mod:`mar_accel.inference.build` makes them.
+No other code reads a DictConfig.
+Objects such as sampler and cache are described by a node with a ``_target_``.
+:mod:`mar_accel.inference.build` creates them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Count = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Le(1)]
 
-# Keys of Lightning's Trainer that mean something in a training only.
+# Keys of Lightning's Trainer that only apply to training.
 TRAINING_ONLY = (
     *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches"),
     *("limit_val_batches", "limit_test_batches", "overfit_batches", "val_check_interval", "fast_dev_run"),
@@ -27,12 +28,12 @@ TRAINING_ONLY = (
     *("gradient_clip_algorithm", "reload_dataloaders_every_n_epochs", "log_every_n_steps"),
     *("enable_checkpointing", "enable_model_summary", "sync_batchnorm", "enable_autolog_hparams"),
 )
-# Strategies that start processes without a command line: they cannot be told which run they belong to.
+# Strategies that start processes without a command line, which could not know their run.
 FORKING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def checked(cls: type[T]) -> type[T]:
-    """Let a dataclass refuse unknown keys, other types and NaN where a config is read."""
+    """Make a dataclass reject unknown keys, wrong types and NaN when a config is read."""
     cls.__pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False}  # type: ignore[attr-defined]
     return cls
 
@@ -43,13 +44,13 @@ class ModelSettings:
     """The group ``model``.
 
     Attributes:
-        name: of the model; names run folders.
-        weights: a file, a folder, a Hub repository id, an embedded model or "random".
-        ema: take the averaged weights of a checkpoint.
-        sampling: what samplers and caches use unless told otherwise, handed on whole.
+        name: name of the model, used in the names of run folders.
         architecture: sizes; see :class:`mar_accel.models.mar.MARConfig`.
         autoencoder: node of the autoencoder.
-        text_encoder: sizes of the text encoder; None: the model takes labels.
+        weights: a file, a folder, a Hub repository id, an embedded model or "random".
+        ema: use the averaged weights of a checkpoint.
+        sampling: the model's defaults for samplers and caches, by name.
+        text_encoder: sizes of the text encoder. None: the model is conditioned on labels.
     """
 
     name: str
@@ -71,11 +72,13 @@ class DatasetSettings:
     """The group ``dataset``.
 
     Attributes:
-        num_images: how many images are sampled. num_classes: classes of the model; 1 for models of text.
-        labels: a label or labels, repeated in turn; None: all classes in turn.
-        images_per_class: consecutive samples of a label.
-        training_data: node of a LightningDataModule; None: nothing to train on.
-        path: folder of one's own images (dataset=folder).
+        name: name of the dataset.
+        num_images: number of images to sample.
+        num_classes: number of classes of the model; 1 for text models.
+        labels: a label, or a list of labels that is repeated. None: all classes in turn.
+        images_per_class: number of consecutive samples with the same label.
+        training_data: node of a LightningDataModule. None: there is no training data.
+        path: folder of the user's own images (dataset=folder).
     """
 
     name: str
@@ -88,7 +91,7 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         if self.labels == []:
-            raise ConfigError("dataset.labels is empty; give at least one label, or null for all classes.")
+            raise ConfigError("dataset.labels is empty; set at least one label, or null for all classes.")
         for label in self.label_list:
             if not 0 <= label < self.num_classes:
                 raise ConfigError(
@@ -97,7 +100,7 @@ class DatasetSettings:
 
     @property
     def label_list(self) -> list[int]:
-        """The labels that are repeated in turn."""
+        """The labels that are repeated."""
         if self.labels is None:
             return list(range(self.num_classes))
         return [self.labels] if isinstance(self.labels, int) else self.labels
@@ -109,8 +112,9 @@ class TrainerSettings:
     """The group ``trainer``: keys of Lightning's Trainer, and ``batch_size``.
 
     Attributes:
-        batch_size: images that a device samples at a time.
-        limit_predict_batches: batches per device, or a share of them; lowers the number of images.
+        batch_size: number of images that a device samples at a time.
+        limit_predict_batches: largest number of batches per device, or their share.
+            It lowers the number of images.
     """
 
     batch_size: Positive = 16
@@ -143,7 +147,7 @@ class TrainerSettings:
 
     @property
     def lightning(self) -> dict[str, Any]:
-        """Arguments of Lightning's Trainer; the number of images carries ``limit_predict_batches``."""
+        """Arguments of Lightning's Trainer, without ``batch_size`` and ``limit_predict_batches``."""
         own = ("batch_size", "limit_predict_batches")
         return {key: value for key, value in asdict(self).items() if key not in own}
 
@@ -151,7 +155,11 @@ class TrainerSettings:
 @checked
 @dataclass(frozen=True)
 class GenerateSettings:
-    """The node ``generate``: ``resume`` keeps the images that an earlier run of the same config left."""
+    """The node ``generate``.
+
+    Attributes:
+        resume: keep the images of an earlier run of the same config.
+    """
 
     resume: bool = False
 
@@ -162,23 +170,25 @@ class EvaluateSettings:
     """The node ``evaluate``.
 
     Attributes:
-        images: None to sample; else a folder of images, an .npz or a run folder.
-        fidelity_images: how many images are compared with the unaccelerated ones; 0: none.
-        baseline: "generate" samples the unaccelerated images, "none" goes without, else their run folder.
-        baseline_sampler: keys of the unaccelerated sampler; None: as in ``sampler=mar``.
-        baseline_dir: folder in which evaluations share the unaccelerated images; None: none.
-        timing_rounds: interleaved rounds of this config and the baseline; 0: no speedup.
-        lpips: measure the perceptual distance too; needs torchvision.
-        profile: sample one more batch to find where the time goes.
-        save_images: keep every image, and not only the grid.
-        resume: keep the images that an earlier run of the same config left.
-        objective: the metric that an optimising sweeper gets.
+        images: a folder of images, an .npz or a run folder. None: images are sampled.
+        fidelity_images: number of images that are compared with the unaccelerated ones. 0: none.
+        baseline: the unaccelerated images: "generate" (sample them), "none", or a run folder.
+        baseline_sampler: keys that replace those of ``sampler=mar`` in the baseline; None values do not.
+        baseline_dir: folder through which evaluations share the unaccelerated images. None: no sharing.
+        timing_rounds: interleaved rounds of this config and the baseline. 0: no speedup.
+        lpips: also measure LPIPS; needs torchvision.
+        profile: sample one more batch to measure the time of each component.
+        save_images: save all images, not only the grid.
+        resume: keep the images of an earlier run of the same config.
+        objective: the metric that is returned to an optimising sweeper.
     """
 
     images: str | None = None
     fidelity_images: Count = 64
     baseline: str = "generate"
-    baseline_sampler: dict[str, Any] = field(default_factory=dict)
+    baseline_sampler: dict[str, Any] = field(
+        default_factory=lambda: {"num_iter": None, "num_diffusion_steps": None}
+    )
     baseline_dir: str | None = None
     timing_rounds: Count = 3
     lpips: bool = False
@@ -189,7 +199,7 @@ class EvaluateSettings:
 
     @property
     def baseline_folder(self) -> str | None:
-        """The run folder with the unaccelerated images, where one was named."""
+        """The run folder with the unaccelerated images; None if ``baseline`` names no folder."""
         return None if self.baseline in ("generate", "none") else self.baseline
 
 
@@ -199,10 +209,11 @@ class TableSettings:
     """The node ``table`` of evaluate_table.
 
     Attributes:
-        rows: a YAML file that lists {name, overrides}. only: names of the rows to evaluate; None: all.
-        timing_rounds: rounds in which every row samples one batch. timing_batch_size: its images; None:
-            trainer.batch_size.
-        strip_images: images of each row in the picture.
+        rows: path of a YAML list of {name, overrides}.
+        only: names of the rows to evaluate. None: all rows.
+        timing_rounds: number of rounds in which each row samples one batch.
+        timing_batch_size: images per batch in these rounds. None: trainer.batch_size.
+        strip_images: number of images of each row in the picture.
     """
 
     rows: str = "experiments/readme_table/rows.yaml"
@@ -218,10 +229,11 @@ class BenchmarkSettings:
     """The node ``benchmark``.
 
     Attributes:
-        variants: name to overrides of model, sampler and cache; the first is what others are compared with.
-        only: names of the variants to time; None: all.
-        rounds: interleaved rounds. warmup_rounds: rounds before them that do not count.
-        autoencoder: whether the autoencoder's time is included.
+        variants: overrides of model, sampler and cache by name; others are compared with the first.
+        only: names of the variants to time. None: all variants.
+        rounds: number of interleaved rounds.
+        warmup_rounds: number of rounds before them that do not count.
+        autoencoder: whether the time of the autoencoder is included.
     """
 
     variants: dict[str, list[str]] = field(default_factory=dict)
@@ -234,7 +246,11 @@ class BenchmarkSettings:
 @checked
 @dataclass(frozen=True)
 class PlanSettings:
-    """The node ``plan``: ``flops`` counts the FLOPs of every AR step."""
+    """The node ``plan``.
+
+    Attributes:
+        flops: count the FLOPs of each AR step.
+    """
 
     flops: bool = True
 
@@ -245,8 +261,9 @@ class CalibrateSettings:
     """The node ``calibrate``.
 
     Attributes:
-        speedup: wanted, in counted FLOPs. drift_factor: drift allowed between refreshes, in tolerances.
-        warmup_steps: the AR steps before this one, and this one, are refreshes.
+        speedup: target speedup in counted FLOPs; > 1.
+        drift_factor: allowed drift between refreshes, as a multiple of the tolerance; > 0.
+        warmup_steps: AR steps 0 to this one are refreshes.
     """
 
     speedup: Annotated[float, Gt(1)] = 2.5
@@ -261,8 +278,8 @@ class RedundancySettings:
 
     Attributes:
         prune_block: decoder block whose values are compared, or "auto".
-        head_every: AR steps from one whose chains are probed to the next; None: never.
-        head_period: timesteps from a refresh to the next.
+        head_every: the chains of one in every ``head_every`` AR steps are probed. None: never.
+        head_period: number of timesteps from one refresh to the next; at least 2.
     """
 
     prune_block: Count | Literal["auto"] = "auto"
@@ -276,17 +293,21 @@ class TrainingSettings:
     """The node ``training`` of train.
 
     Attributes:
-        max_steps: optimiser steps. batch_size: images per step.
-        learning_rate, weight_decay: of AdamW (betas 0.9, 0.95). warmup_steps: of linear warm-up.
-        decay_fraction: share of the steps, at the end, of linear decay to zero.
-        ema_decay: decay of the averaged weights, which are what is sampled.
-        label_drop: probability that a label or a text gives way to the unconditional embedding.
+        max_steps: number of optimiser steps.
+        batch_size: images per step.
+        learning_rate: learning rate of AdamW (betas 0.9, 0.95).
+        weight_decay: weight decay of AdamW.
+        warmup_steps: number of linear warm-up steps.
+        decay_fraction: share of the steps at the end with linear decay to zero; 0..1.
+        ema_decay: decay of the averaged weights, which are used for sampling.
+        label_drop: probability that a label or text is replaced by the unconditional embedding.
         mask_ratio_min: smallest share of masked tokens (MAR, section 4).
         gradient_clip: largest gradient norm.
-        timestep_draws: noised versions of each masked token in a step (4 in MAR); the head sees all of them,
-            the backbone runs once.
-        checkpoint_every: steps between checkpoints.
-        resume: checkpoint to go on from, "last" for the newest of this output_dir, or None.
+        timestep_draws: noised versions of each masked token per step (4 in MAR).
+            The head processes all of them; the backbone runs once.
+        checkpoint_every: number of steps between checkpoints.
+        resume: checkpoint to resume from, "last" for the newest in output_dir, or None.
+        initial_weights: model folder to start from instead of random weights; steps count from 0.
     """
 
     max_steps: Positive = 10000
@@ -302,6 +323,7 @@ class TrainingSettings:
     timestep_draws: Positive = 1
     checkpoint_every: Positive = 500
     resume: str | None = "last"
+    initial_weights: str | None = None
 
 
 @checked
@@ -310,9 +332,11 @@ class FeatureTrainingSettings:
     """The node ``feature_training`` of train_features.
 
     Attributes:
-        epochs: passes over the scans. batch_size: scans per step.
-        learning_rate: peak of a one-cycle schedule of AdamW. weight_decay: of AdamW.
-        held_out: share of the scans kept for measuring.
+        epochs: number of passes over the scans.
+        batch_size: scans per step.
+        learning_rate: peak learning rate of AdamW in a one-cycle schedule.
+        weight_decay: weight decay of AdamW.
+        held_out: share of the scans that are only used to measure the accuracy.
     """
 
     epochs: Positive = 60
@@ -325,13 +349,16 @@ class FeatureTrainingSettings:
 @checked
 @dataclass(frozen=True)
 class Settings:
-    """A whole config. Nodes of other commands have their defaults.
+    """A whole config; nodes of other commands have their defaults.
 
     Attributes:
-        command: which command's config it is. seed: with the sample index it decides an image.
+        command: the command that the config belongs to.
+        sampler, cache, features, reference, logger: nodes of objects.
+        seed: together with the sample index it determines class and noise of an image.
         output_dir: the run folder.
-        callbacks, metrics: nodes by name: Lightning callbacks, and torchmetrics besides the built-in numbers.
-        dtype: of the weights that convert saves.
+        callbacks: nodes of Lightning callbacks by name.
+        metrics: nodes of torchmetrics by name, besides the built-in metrics.
+        dtype: dtype of the weights that convert saves.
     """
 
     command: str
@@ -360,13 +387,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.output_dir.strip() in ("", "."):
-            raise ConfigError("output_dir must name a folder of its own, got an empty path; give a folder.")
+            raise ConfigError("output_dir must name a separate folder, got an empty path; choose a folder.")
 
     def plain(self) -> dict[str, Any]:
-        """Plain values: what is recorded, logged and handed to further processes.
-
-        Nodes of other commands are left out.
-        """
+        """Plain values for records, logs and further processes, without nodes of other commands."""
         others = {*COMMAND_NODES.values()} - {self.command}
         if self.command not in COMMAND_NODES.values():
             others = set()
@@ -375,7 +399,11 @@ class Settings:
         return {key: value for key, value in asdict(self).items() if COMMAND_NODES.get(key) not in others}
 
     def with_(self, **nodes: Any) -> Settings:
-        """The same with other values; a dict for a node with settings changes only these."""
+        """A copy with other values; a dict for a typed node changes only its keys.
+
+        Example:
+            >>> settings.with_(seed=1, trainer={"batch_size": 4})
+        """
         changes = {
             key: replace(getattr(self, key), **value) if isinstance(value, dict) and _is_typed(key) else value
             for key, value in nodes.items()
@@ -383,7 +411,7 @@ class Settings:
         return replace(self, **changes)
 
 
-# Nodes of single commands; each is refused on the command line of the others.
+# Nodes of single commands. Each one is rejected on the command line of other commands.
 COMMAND_NODES = {
     "generate": "generate",
     "evaluate": "evaluate",

@@ -1,4 +1,4 @@
-"""Captions of scenes in words, their closed vocabulary, and a word-level tokenizer."""
+"""Captions of scenes, their closed vocabulary, and a word-level tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mar_accel.errors import DataError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = ("zeros", "ones", "twos", "threes", "fours", "fives", "sixes", "sevens", "eights", "nines")
-# How a caption may begin.
+# Possible beginnings of a caption.
 OPENINGS = ("", "", "a photo of ", "a picture of ", "there is ")
 RELATIONS = {
     "left": ("to the left of", "left of", "on the left of"),
@@ -29,23 +29,24 @@ BACKGROUNDS = {
     GRAIN: ("on a {0} grainy background", "on {0} grain", "on a grainy {0} background"),
 }
 PAD, END = "<pad>", "</s>"
-# In this order, for good: a trained model knows words by their place. Padding first and the end second, as T5.
+# Never change this order: trained models identify words by their index. Padding is first and the end token
+# second, as in T5.
 VOCABULARY = (
-    PAD, END, "a", "an", "and", "the", "of", "to", "on", "in", "there", "is", "are", "photo", "picture",
+    PAD, END, "a", "an", "and", "the", "of", "to", "on", "there", "is", "are", "photo", "picture",
     "left", "right", "above", "over", "top", "below", "under", "beneath", "background", "plain", "striped",
     "stripes", "checked", "checks", "grainy", "grain", "red", "green", "blue", "yellow", "purple", "white",
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zeros", "ones", "twos",
     "threes", "fours", "fives", "sixes", "sevens", "eights", "nines",
 )  # fmt: skip
 _IDS = {word: number for number, word in enumerate(VOCABULARY)}
-# The longest caption has 21 words and the end.
+# The longest caption has 21 words and the end token.
 MAX_LENGTH = 24
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the phrasings of a scene, for example "a red three to the left of a blue seven".
+    """A random caption of a scene, for example "a red three to the left of a blue seven".
 
-    What a category is about is always said; colours and the background often.
+    It always contains the subject of the category. Other colours and the background are optional.
     """
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     colours = scene.category in ("colors", "color_attr")
@@ -80,27 +81,32 @@ def _noun(item: SceneObject, colour: bool) -> str:
 
 
 def unknown_words(text: str) -> list[str]:
-    """Words of a text that are not in the vocabulary, in turn."""
+    """Words of a text that are not in the vocabulary, in order."""
     return [word for word in _words(text) if word not in _IDS]
 
 
 def tokenize(texts: Sequence[str]) -> Tensor:
-    """Texts to word numbers int64 [B, 24], each closed by an end and padded.
+    """Convert texts to word ids, int64 [B, 24]. Each text gets an end token and padding.
 
     Raises:
-        DataError: a word is not in the vocabulary, or a text is too long.
+        DataError: a word is not in the vocabulary, or a text has more than 23 words.
+
+    Example:
+        >>> tokenize(["a red three"])[0, :5].tolist()
+        [2, 31, 40, 1, 0]
     """
     ids = torch.zeros(len(texts), MAX_LENGTH, dtype=torch.long)
     for row, text in enumerate(texts):
         words = _words(text)
         if unknown := unknown_words(text):
             raise DataError(
-                f"The prompt {text!r} has words that the model does not know ({', '.join(unknown)}); "
-                "use its vocabulary, mar_accel.data.captions.VOCABULARY."
+                f"The prompt {text!r} has words outside the vocabulary ({', '.join(unknown)}); "
+                "use the words in mar_accel.data.captions.VOCABULARY."
             )
         if len(words) >= MAX_LENGTH:
             raise DataError(
-                f"The prompt {text[:60]!r} has {len(words)} words; shorten it to at most {MAX_LENGTH - 1}."
+                f"The prompt {text[:60]!r} must have at most {MAX_LENGTH - 1} words, got {len(words)}; "
+                "shorten it."
             )
         ids[row, : len(words) + 1] = torch.tensor([_IDS[word] for word in (*words, END)])
     return ids

@@ -1,4 +1,4 @@
-"""Handwritten digits: scikit-learn's 8×8 scans, brought to 32×32 with a margin."""
+"""Handwritten digits: scikit-learn's 8×8 scans, resized to 32×32 with a margin."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IMAGE_SIZE = 32
-# The 8×8 scan fills the inner 24×24 pixels: a grid of images needs the margin to be readable.
+# The scan fills the inner 24×24 pixels. The margin keeps a grid of images readable.
 CONTENT_SIZE = 24
 
 
 def load_scans() -> tuple[Tensor, Tensor]:
-    """The original scans, float32 [1797, 1, 8, 8] in 0..1, and their labels int64 [1797]."""
+    """Original scans, float32 [1797, 1, 8, 8] in 0..1, and labels, int64 [1797]."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -23,11 +23,15 @@ def load_scans() -> tuple[Tensor, Tensor]:
 
 
 def render(scans: Tensor, affine: Tensor | None = None) -> Tensor:
-    """Scans [B, 1, 8, 8] to images [B, 1, 32, 32] in 0..1 by bicubic interpolation.
+    """Render scans as images by bicubic interpolation.
 
     Args:
-        scans: values in 0..1.
-        affine: optional [B, 2, 3], from output to input coordinates (both -1..1 over the content).
+        scans: scans [B, 1, 8, 8] in 0..1.
+        affine: matrices [B, 2, 3] from output to input coordinates, both -1..1 over the content.
+            None: identity.
+
+    Returns:
+        Images [B, 1, 32, 32] in 0..1.
     """
     batch = scans.shape[0]
     if affine is None:
@@ -39,14 +43,17 @@ def render(scans: Tensor, affine: Tensor | None = None) -> Tensor:
 
 
 def to_scans(images: Tensor) -> Tensor:
-    """Images [B, 1, 32, 32] back to 8×8 scans [B, 1, 8, 8]: the inner square, averaged over 3×3."""
+    """Convert images [B, 1, 32, 32] back to scans [B, 1, 8, 8] by 3×3 averages of the inner square."""
     margin = (IMAGE_SIZE - CONTENT_SIZE) // 2
     content = images[:, :, margin:-margin, margin:-margin]
     return F.avg_pool2d(content, CONTENT_SIZE // 8)
 
 
 def random_affine(batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-    """Light augmentation as affine matrices [B, 2, 3]: 8° rotation, 8 % scale, shear and shift."""
+    """Random augmentation as affine matrices [B, 2, 3].
+
+    Rotation is up to 8° and scaling up to 8 %. Shear and shift are up to 0.08 in content coordinates (-1..1).
+    """
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(batch_size, generator=generator) * 2 - 1) * limit

@@ -1,4 +1,4 @@
-"""Images that lie on disk: a folder, an .npz as ADM's evaluator reads it, or the folder of a run."""
+"""Images on disk: a folder, an .npz file in the format of ADM's evaluator, or a run folder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ImageSet:
     """Images of one size, read in batches.
 
     Attributes:
-        path: what was named.
-        num_images: N, at least 1.
-        labels: classes int64 [N], or None where they are not known.
-        tokens: [n, L, C] of the first n images, n ≤ N, or None where they are not known.
-        record: run.json of a run folder, else empty.
+        path: path as given by the user.
+        num_images: number of images N, at least 1.
+        labels: class labels, int64 [N]. None: unknown.
+        tokens: tokens [n, L, C] of the first n ≤ N images. None: unknown.
+        record: content of run.json for a run folder, else empty.
     """
 
     path: Path
@@ -38,31 +38,34 @@ class ImageSet:
     record: dict[str, Any] = field(default_factory=dict)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
-        """uint8 [B, 1 or 3, H, W], in order."""
+        """Iterate over batches, uint8 [B, 1 or 3, H, W], in order."""
         raise NotImplementedError
 
     def first(self, num_images: int) -> Tensor:
-        """The first images: uint8 [n, C, H, W]."""
+        """The first n images, uint8 [n, C, H, W]."""
         return next(self.batches(min(num_images, self.num_images)))
 
     def content_hash(self) -> str:
-        """SHA-256 over the files' names and bytes."""
+        """SHA-256 over the content; for a folder, also over the file names."""
         raise NotImplementedError
 
 
 class ImageFolder(ImageSet):
-    """All image files of a folder and the folders below it, in the order of their paths.
+    """All image files of a folder and its subfolders, sorted by path.
 
     Raises:
-        DataError: there is no such folder or no image in it; while reading: a file is damaged or
-            differs in size from the first.
+        DataError: the folder does not exist or has no images. While reading: a file is damaged, or its
+            size differs from the first image.
+
+    Example:
+        for batch in ImageFolder(Path("my_images")).batches(64): ...
     """
 
     def __init__(self, path: Path, images: Path | None = None):
         self.root = images or path
         self.files = sorted(file for file in self.root.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not self.files:
-            raise DataError(f"{self.root} holds no images; give a folder with {', '.join(SUFFIXES)} files.")
+            raise DataError(f"{self.root} has no images; choose a folder with {', '.join(SUFFIXES)} files.")
         super().__init__(path, len(self.files))
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
@@ -74,8 +77,8 @@ class ImageFolder(ImageSet):
             for file, image in zip(files, pixels, strict=True):
                 if image.shape != shape:
                     raise DataError(
-                        f"{file} is {_size(image.shape)} but {self.files[0]} is {_size(shape)}; "
-                        "bring all images to one size."
+                        f"{file} must be {_size(shape)} like {self.files[0]}, got {_size(image.shape)}; "
+                        "resize or remove it."
                     )
             yield torch.stack(pixels)
 
@@ -88,7 +91,11 @@ class ImageFolder(ImageSet):
 
 
 def read_image(file: Path) -> Tensor:
-    """uint8 [1 or 3, H, W]; raises DataError for a damaged file."""
+    """Read an image as uint8 [1 or 3, H, W].
+
+    Raises:
+        DataError: the file is damaged or not an image.
+    """
     try:
         with Image.open(file) as image:
             grey = image.mode in ("1", "L", "I;16")
@@ -104,29 +111,35 @@ def _size(shape: torch.Size) -> str:
 
 
 class NpzImages(ImageSet):
-    """``arr_0`` uint8 [N, H, W, 1 or 3] and optionally ``arr_1`` labels [N], as ADM's evaluator reads.
+    """Images of an .npz file in the format of ADM's evaluator.
 
-    Floats in 0..1 are accepted and brought to 8 bits.
+    ``arr_0`` has the images, uint8 [N, H, W, 1 or 3] or floats in 0..1, which are converted to 8 bits.
+    ``arr_1`` optionally has the labels [N].
 
     Raises:
-        DataError: the file is damaged, or ``arr_0`` is missing or no such array; while reading: NaN pixels.
+        DataError: the file is damaged, or ``arr_0`` is missing or has a wrong shape or dtype. While
+            reading: a pixel is NaN, infinite or out of range.
     """
 
     def __init__(self, path: Path):
         arrays = load_npz(path)
         if "arr_0" not in arrays:
-            raise DataError(f"{path} has no arr_0 with images; it holds {', '.join(arrays) or 'nothing'}.")
+            raise DataError(
+                f"{path} must have the images in arr_0, got {', '.join(arrays) or 'no array'}; rename it."
+            )
         images = arrays["arr_0"]
         if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
             raise DataError(
-                f"{path}: arr_0 has the shape {list(images.shape)}; give [N, H, W, 3] or [N, H, W, 1]."
+                f"{path}: arr_0 must have the shape [N, H, W, 3] or [N, H, W, 1], got {list(images.shape)}."
             )
         if images.dtype != np.uint8 and images.dtype.kind != "f":
-            raise DataError(f"{path}: arr_0 has the type {images.dtype}; give uint8, or floats in 0 to 1.")
+            raise DataError(f"{path}: arr_0 must be uint8, or floats in 0 to 1, got {images.dtype}.")
         self.images = images
         labels = torch.from_numpy(arrays["arr_1"]).long() if "arr_1" in arrays else None
         if labels is not None and len(labels) != len(images):
-            raise DataError(f"{path}: arr_1 has {len(labels)} labels for {len(images)} images in arr_0.")
+            raise DataError(
+                f"{path}: arr_1 must have one label for each of the {len(images)} images, got {len(labels)}."
+            )
         super().__init__(path, len(images), labels)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
@@ -140,7 +153,9 @@ class NpzImages(ImageSet):
             first = start + int((~finite).nonzero()[0])
             raise DataError(f"{self.path}: image {first} has NaN or infinite pixels; remove or replace it.")
         if block.min() < 0 or block.max() > 1:
-            raise DataError(f"{self.path}: arr_0 has floats outside 0 to 1; scale them, or give uint8.")
+            raise DataError(
+                f"{self.path}: floats in arr_0 must be between 0 and 1; rescale them or save them as uint8."
+            )
         return (block.float() * 255).round().to(torch.uint8)
 
     def content_hash(self) -> str:
@@ -148,7 +163,11 @@ class NpzImages(ImageSet):
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz (never pickled objects); raises DataError for a damaged file."""
+    """Load all arrays of an .npz file, never pickled objects.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -157,7 +176,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _run_folder(path: Path) -> ImageFolder:
-    """A folder that generate or evaluate wrote: its images, their labels and tokens."""
+    """Images, labels and tokens of a run folder, written by generate or evaluate."""
     images = ImageFolder(path, path / "images")
     record_file = path / "run.json"
     if record_file.is_file():
@@ -173,7 +192,7 @@ def _run_folder(path: Path) -> ImageFolder:
             images.labels = torch.tensor(labels)[(indices // per_class) % len(labels)]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{record_file} is not the record of a run; remove it or run generate again."
+                f"{record_file} is not a valid run record; remove it or run generate again."
             ) from error
     tokens_file = path / TOKENS_NAME
     if tokens_file.is_file():
@@ -183,22 +202,23 @@ def _run_folder(path: Path) -> ImageFolder:
     return images
 
 
-# Tokens of a run's first images, which fidelity in latent space is measured on.
+# Tokens of the first images of a run, for fidelity in latent space.
 TOKENS_NAME = "tokens.safetensors"
 
 
 def open_images(path: str | Path, key: str = "evaluate.images") -> ImageSet:
-    """A folder of images, an .npz, or the folder of a run, told apart by what is there.
+    """Open a folder of images, an .npz file, or a run folder.
+
+    Args:
+        path: folder or file. A folder with a subfolder ``images`` is read as a run folder.
+        key: config key of the path, for error messages.
 
     Raises:
-        DataError: the path does not exist or holds no images.
+        DataError: the path does not exist or has no images.
     """
     path = Path(path)
     if path.is_dir():
         return _run_folder(path) if (path / "images").is_dir() else ImageFolder(path)
     if path.is_file() and path.suffix == ".npz":
         return NpzImages(path)
-    raise DataError(
-        f"{key}={path} is neither a folder nor an .npz file; "
-        "give a folder of images, an .npz or a run folder."
-    )
+    raise DataError(f"{key} must be a folder of images, an .npz file or a run folder, got {path}.")

@@ -1,4 +1,4 @@
-"""What to generate: sample indices with their labels, as a LightningDataModule."""
+"""Generation requests: sample indices and labels, as a LightningDataModule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mar_accel.errors import ConfigError
 
 
 class LabelledIndices(Dataset[tuple[int, int]]):
-    """Pairs (sample index, label): labels in turn, so many samples of each at a time."""
+    """Pairs (sample index, label). The labels repeat in order, ``images_per_class`` samples each."""
 
     def __init__(self, indices: Sequence[int], labels: Sequence[int], images_per_class: int = 1):
         self.indices = indices
@@ -31,12 +31,12 @@ class LabelledIndices(Dataset[tuple[int, int]]):
 
 
 class GenerationRequests(pl.LightningDataModule):
-    """Requests for the images of a dataset; under several devices every process gets its share.
+    """Requests for the images of a dataset. With several devices, each process gets a part.
 
     Sample i has the label ``labels[(i // images_per_class) % len(labels)]``.
 
     Args:
-        dataset: how many images, and of which labels.
+        dataset: number of images, labels, and images per class.
         batch_size: samples per batch and device, at least 1.
     """
 
@@ -48,32 +48,41 @@ class GenerationRequests(pl.LightningDataModule):
         )
 
     def limited(self, limit: int | float | None, num_processes: int) -> GenerationRequests:
-        """The first requests, as many as ``trainer.limit_predict_batches`` leaves on so many processes."""
+        """The first requests, limited by ``trainer.limit_predict_batches``.
+
+        Args:
+            limit: number of batches per process (int), or share of them (float). None: no limit.
+            num_processes: number of processes.
+
+        Raises:
+            ConfigError: the limit leaves no batch.
+        """
         if limit is None:
             return self
         per_round = self.batch_size * num_processes
         rounds = limit if isinstance(limit, int) else int(limit * -(-self.num_images // per_round))
         if rounds < 1:
             raise ConfigError(
-                f"trainer.limit_predict_batches={limit} leaves no batch of {self.num_images} images; raise it."
+                f"trainer.limit_predict_batches must leave at least one batch of the {self.num_images} "
+                f"images, got {limit}; raise it."
             )
         return self.only(self.requests.indices[: rounds * per_round])
 
     def only(self, indices: Sequence[int]) -> GenerationRequests:
-        """The requests for some of the sample indices, with the labels that they have here."""
+        """The requests for some sample indices, with unchanged labels."""
         part = copy.copy(self)
         part.requests = LabelledIndices(indices, self.requests.labels, self.requests.images_per_class)
         return part
 
     def without(self, finished: Collection[int], num_processes: int = 1) -> GenerationRequests:
-        """The requests without whole batches of finished ones; none, or at least one per process.
+        """The requests without completely finished batches: none, or at least one per process.
 
-        Batches stay as they are: matrix products of another size add up in another order, so an image
-        may differ in its last bit where its neighbours differ.
+        Batches are kept whole. Matrix products of another size sum in another order, so other batches could
+        change the last bit of an image.
 
         Args:
-            finished: sample indices.
-            num_processes: how many processes will share what is left.
+            finished: indices of finished samples.
+            num_processes: number of processes that share the remaining requests.
         """
         indices, size = list(self.requests.indices), self.batch_size
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]

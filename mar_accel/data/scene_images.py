@@ -1,4 +1,4 @@
-"""Drawing of scenes, a batch at a time."""
+"""Draws batches of scenes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from mar_accel.data.digits import load_scans, random_affine
 from mar_accel.data.scenes import CHECKS, COLOURS, GRAIN, IMAGE_SIZE, PLAIN, STRIPES, Scene
 
-# Patterns alternate between the background's colour and this share of it.
+# Patterns alternate between the background colour and this multiple of it.
 SHADE = 0.62
 # Side of a stripe or a check in pixels.
 CELL = 8
-# Scans have grey rims; the contrast around this level makes strokes of a digit solid.
+# Scans have grey edges. Contrast around this level makes the strokes of a digit solid.
 _EDGE, _CONTRAST = 0.40, 3.0
 
 
@@ -29,7 +29,7 @@ class SceneDrawer:
         self.by_digit = [torch.nonzero(labels == digit).flatten().numpy() for digit in range(10)]
 
     def __call__(self, scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
-        """Images [B, 3, 64, 64] in 0..1; the generator draws scans, their augmentation and pattern phases."""
+        """Draw images [B, 3, 64, 64] in 0..1. Scans, augmentation and pattern phases are random."""
         images = _backgrounds(scenes, rng)
         rows = [row for row, scene in enumerate(scenes) for _ in scene.objects]
         items = [item for scene in scenes for item in scene.objects]
@@ -37,7 +37,7 @@ class SceneDrawer:
         squares = torch.tensor([[item.column, item.row, item.size] for item in items], dtype=torch.float32)
         coverage = _place(self.scans[chosen], squares, _torch_generator(rng))
         colours = torch.tensor([COLOURS[item.colour] for item in items])[..., None, None]
-        # One object of each scene at a time: an image may have several.
+        # Draw one object of each scene at a time, because an image may have several.
         order = [sum(earlier == row for earlier in rows[:index]) for index, row in enumerate(rows)]
         for number in range(max(order) + 1):
             index = [i for i, place in enumerate(order) if place == number]
@@ -53,12 +53,16 @@ def _torch_generator(rng: np.random.Generator) -> torch.Generator:
 
 
 def _place(scans: Tensor, squares: Tensor, generator: torch.Generator) -> Tensor:
-    """Scans [n, 1, 8, 8] to coverage [n, 1, 64, 64] in 0..1 at squares [n, 3] (column, row, size)."""
+    """Place scans [n, 1, 8, 8] at squares [n, 3] (column, row, size), in pixels.
+
+    Returns:
+        Coverage [n, 1, 64, 64] in 0..1.
+    """
     affine = random_affine(len(scans), generator)
     half = IMAGE_SIZE / 2
     scale = IMAGE_SIZE / squares[:, 2:]
     centre = (squares[:, :2] - half) / half
-    # Output coordinates to the square's (-1..1 over it), then the augmentation.
+    # Map output coordinates to the square (-1..1 over it), then apply the augmentation.
     linear = affine[:, :, :2] * scale[:, :, None]
     shift = affine[:, :, 2:] - linear @ centre[:, :, None]
     grid = F.affine_grid(torch.cat([linear, shift], 2), [len(scans), 1, IMAGE_SIZE, IMAGE_SIZE], False)
@@ -67,7 +71,7 @@ def _place(scans: Tensor, squares: Tensor, generator: torch.Generator) -> Tensor
 
 
 def _backgrounds(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
-    """Backgrounds [B, 3, 64, 64]."""
+    """Backgrounds [B, 3, 64, 64] in 0..1."""
     colours = torch.tensor([COLOURS[scene.background] for scene in scenes])
     shades = np.stack([_shade(scene.pattern, rng) for scene in scenes])
     return colours[:, :, None, None] * torch.from_numpy(shades).unsqueeze(1)

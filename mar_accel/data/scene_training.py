@@ -1,8 +1,8 @@
-"""Scenes made on the fly, as a LightningDataModule."""
+"""Training data of random scenes, as a LightningDataModule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,15 +16,19 @@ from mar_accel.data.scenes import draw_scene
 
 
 class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches of latents [B, 3, 64, 64] in -1..1 and word numbers [B, N]."""
+    """Infinite batches of latents [B, 3, 64, 64] in -1..1 and word ids [B, N].
 
-    def __init__(self, batch_size: int):
+    Args:
+        batch_size: B. seed: numbers that make this stream of scenes another than others.
+    """
+
+    def __init__(self, batch_size: int, seed: Sequence[int]):
         self.batch_size = batch_size
+        self.seed = seed
         self.draw = SceneDrawer()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Seeded at the first batch, after a training that goes on has set its seed.
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        rng = np.random.default_rng(self.seed)
         while True:
             scenes = [draw_scene(rng) for _ in range(self.batch_size)]
             captions = [caption(scene, rng) for scene in scenes]
@@ -32,13 +36,13 @@ class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 class SceneTrainingData(pl.LightningDataModule):
-    """Composed scenes with captions, new ones in every batch.
+    """Composed scenes with captions. Every batch, process and resumption draws new scenes.
 
     Args:
         batch_size: images per step.
     """
 
-    # Of the images.
+    # Number of image channels.
     channels = 3
 
     def __init__(self, batch_size: int):
@@ -46,4 +50,6 @@ class SceneTrainingData(pl.LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        return DataLoader(SceneBatches(self.batch_size), batch_size=None)
+        assert self.trainer is not None
+        seed = [torch.initial_seed(), self.trainer.global_step, self.trainer.global_rank]
+        return DataLoader(SceneBatches(self.batch_size, seed), batch_size=None)

@@ -1,6 +1,6 @@
 """Composed scenes: one to three coloured handwritten digits on a background of another colour.
 
-A scene says what is drawn where; ``scene_images`` draws it and ``captions`` puts it into words.
+A scene describes the objects and the background. ``scene_images`` draws scenes; ``captions`` writes captions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 IMAGE_SIZE = 64
-# sRGB in 0..1. Well apart from each other, and from each other's shades.
+# sRGB in 0..1. The colours are easy to distinguish from each other and from each other's shades.
 COLOURS = {
     "red": (0.90, 0.10, 0.10),
     "green": (0.10, 0.70, 0.20),
@@ -23,14 +23,14 @@ PLAIN, STRIPES, CHECKS, GRAIN = "plain", "stripes", "checks", "grain"
 PATTERNS = (PLAIN, STRIPES, CHECKS, GRAIN)
 CATEGORIES = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
-# Half of the backgrounds are plain; the patterns share the rest.
+# About half of the backgrounds are plain. The patterns share the rest equally.
 _PATTERN_WEIGHTS = (0.49, 0.17, 0.17, 0.17)
-# Single digits are where shapes are learnt, so they are most frequent.
+# One weight per category. Single digits, which teach the shapes, make up 32 %.
 _CATEGORY_WEIGHTS = (0.12, 0.12, 0.20, 0.20, 0.18, 0.18)
-# Centres of the objects, (column, row) in pixels: side by side, one over the other, and triangles.
+# Centres of the objects, (column, row) in pixels: pairs side by side or one above the other, and triangles.
 _PAIRS = (((16.0, 32.0), (48.0, 32.0)), ((32.0, 16.0), (32.0, 48.0)))
 _TRIPLES = (((16.0, 16.0), (48.0, 16.0), (32.0, 48.0)), ((32.0, 16.0), (16.0, 48.0), (48.0, 48.0)))
-# By number of objects: size range of the digits, and the largest shift of a centre, in pixels.
+# By number of objects: size range of the digits, and maximum shift of a centre, in pixels.
 _SIZES = {1: (34.0, 42.0), 2: (24.0, 28.0), 3: (23.0, 26.0)}
 _SHIFTS = {1: 5.0, 2: 2.0, 3: 1.5}
 
@@ -40,8 +40,10 @@ class SceneObject:
     """One digit.
 
     Attributes:
-        digit: 0..9. colour: a key of ``COLOURS``.
-        column, row: its centre in pixels. size: of its scan's square, in pixels.
+        digit: class of the digit, 0..9.
+        colour: a key of ``COLOURS``.
+        column, row: centre in pixels.
+        size: side of the scan's square in pixels.
     """
 
     digit: int
@@ -53,13 +55,15 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be seen.
+    """Description of a scene.
 
     Attributes:
-        category: of ``CATEGORIES``, GenEval's; what a caption of this scene is about.
-        objects: one to three. background: a colour that no object has.
-        pattern: of ``PATTERNS``. relation: where the first object lies from the second; "" in other
-            categories than position.
+        category: one of ``CATEGORIES`` (as in GenEval), the subject of the caption.
+        objects: one to three digits.
+        background: background colour, which no object has.
+        pattern: one of ``PATTERNS``.
+        relation: position of the first object relative to the second ("left", "right", "above", "below").
+            "" in all categories except "position".
     """
 
     category: str
@@ -70,7 +74,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
-    """A random scene; the same generator state gives the same scene."""
+    """Draw a random scene. The same generator state gives the same scene."""
     category = CATEGORIES[rng.choice(len(CATEGORIES), p=_CATEGORY_WEIGHTS)]
     colours = [str(colour) for colour in rng.permutation(list(COLOURS))]
     pattern = PATTERNS[rng.choice(len(PATTERNS), p=_PATTERN_WEIGHTS)]
@@ -90,8 +94,8 @@ def draw_scene(rng: np.random.Generator) -> Scene:
             SceneObject(
                 digit=int(digits[0 if same else index]),
                 colour=colours[0 if same else index],
-                column=column + shift[0],
-                row=row + shift[1],
+                column=float(column + shift[0]),
+                row=float(row + shift[1]),
                 size=float(rng.uniform(*_SIZES[number])),
             )
         )
@@ -101,7 +105,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 def _arrange(
     number: int, category: str, rng: np.random.Generator
 ) -> tuple[tuple[tuple[float, float], ...], str]:
-    """Centres of the objects in turn, and where the first lies from the second in a scene about that."""
+    """Centres of the objects in order, and the relation of the first object to the second.
+
+    The relation is "" in all categories except "position".
+    """
     if number == 1:
         return ((IMAGE_SIZE / 2, IMAGE_SIZE / 2),), ""
     if number == 3:

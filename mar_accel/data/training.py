@@ -12,13 +12,13 @@ from mar_accel.data.digits import load_scans, random_affine, render
 
 
 class DigitsTrainingData(pl.LightningDataModule):
-    """Handwritten digits, augmented anew in every batch, as pixels in -1..1 with labels.
+    """Handwritten digits as pixels in -1..1, with labels. Every batch has a new augmentation.
 
     Args:
         batch_size: images per step.
     """
 
-    # Of the images.
+    # Number of image channels.
     channels = 1
 
     def __init__(self, batch_size: int):

@@ -1,1 +1,1 @@
-"""Evaluation of a config: what its images are like, how close to the unaccelerated ones, how fast."""
+"""Evaluation of a config: image quality, fidelity to the unaccelerated images, and speed."""

@@ -1,4 +1,4 @@
-"""Unaccelerated samples that several evaluations share: the first samples them, the others read them."""
+"""Unaccelerated samples shared by several evaluations: the first one samples, the others read the file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ Samples = tuple[Tensor, Tensor]
 
 
 def shared_samples(folder: Path, name: str, count: int, sample: Callable[[], Samples]) -> Samples:
-    """The first ``count`` samples of a config, from ``folder`` or, where they are not there, by ``sample``.
+    """The first ``count`` samples of a config, read from ``folder`` or made by ``sample``.
 
     Args:
-        name: hash of the config, for any number of images.
-        sample: makes so many samples; called by one process at a time, while the others wait for its file.
+        folder: folder of the shared files.
+        name: hash of the config, independent of the number of images.
+        count: number of samples.
+        sample: makes at least ``count`` samples. Only one process calls it at a time; the others wait.
     """
     file = prepare_output_dir(folder, "evaluate.baseline_dir") / f"{name}.safetensors"
     with FileLock(file.with_suffix(".lock")):
@@ -35,7 +37,7 @@ def shared_samples(folder: Path, name: str, count: int, sample: Callable[[], Sam
 
 
 def _read(file: Path) -> Samples | None:
-    """What a file holds; None where there is none, or a damaged one."""
+    """The samples of a file; None if it is missing or damaged."""
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError):

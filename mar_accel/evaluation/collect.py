@@ -16,7 +16,7 @@ from mar_accel.metrics.quality import FeatureSet
 
 
 class Kept(NamedTuple):
-    """What is kept of one of the first images: pixels uint8 [C, H, W], tokens [L, C], label."""
+    """Data of one of the first images: pixels uint8 [C, H, W], tokens [L, C], label."""
 
     image: Tensor
     tokens: Tensor
@@ -25,11 +25,13 @@ class Kept(NamedTuple):
 
 @dataclass
 class Collected:
-    """What an evaluation looks at.
+    """Data that an evaluation works on.
 
     Attributes:
-        features: of all images, in the order of their indices; None without extractor.
-        images: uint8 [keep, C, H, W] of the first ones. tokens: [keep, L, C]. labels: [keep].
+        features: features of all images, sorted by sample index; None without an extractor.
+        images: pixels of the first images, uint8 [keep, C, H, W].
+        tokens: tokens of the first images [keep, L, C].
+        labels: labels of the first images [keep].
     """
 
     features: FeatureSet | None
@@ -39,16 +41,16 @@ class Collected:
 
 
 class Collector(pl.Callback):
-    """Features of all images, and the pixels and tokens of the first ones, gathered from all devices.
+    """Collects features of all images, and pixels and tokens of the first images, from all devices.
 
     Args:
-        extractor: turns images into features; None: no features.
-        keep: number of images, counted by sample index, whose pixels and tokens are kept.
-        earlier: features of images that need not be sampled again.
-        earlier_kept: those of them that are among the first, by sample index.
+        extractor: computes the features. None: no features.
+        keep: pixels and tokens are kept for sample indices below this number.
+        earlier: features of existing images, which are not sampled again.
+        earlier_kept: data of existing images among the first ``keep``, by sample index.
 
     Attributes:
-        collected: complete after the prediction.
+        collected: the collected data; complete after the prediction.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Collector(pl.Callback):
         self.finish(parts, kept)
 
     def finish(self, parts: Sequence[FeatureSet] = (), kept: Mapping[int, Kept] | None = None) -> None:
-        """Put what was sampled together with what was there; without arguments, where nothing was sampled."""
+        """Join new and existing data; call it without arguments if nothing was sampled."""
         features, first = [*self.earlier, *parts], {**self.earlier_kept, **(kept or {})}
         if features:
             self.collected.features = FeatureSet.join(features)

@@ -1,4 +1,4 @@
-"""Images beside the unaccelerated ones of the same seed."""
+"""Comparison of images with the unaccelerated images of the same seed."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mar_accel.runs.identity import Identity, differences
 
 @dataclass(frozen=True)
 class Sampled:
-    """What images were sampled with.
+    """The settings that images were sampled with.
 
     Attributes:
-        samples: what decides classes and noise of a sample index, weights aside.
-        weights: of the model, as its config names them; None where nobody knows.
-        content: digest of these weights when the images were sampled; None where it is not known.
+        samples: settings that determine class and noise of a sample index, without the weights.
+        weights: the model's weights as named in the config; None if unknown.
+        content: digest of these weights at the time of sampling; None if unknown.
     """
 
     samples: dict[str, Any]
@@ -36,7 +36,7 @@ class Sampled:
 
     @classmethod
     def of(cls, settings: Settings, identity: Identity) -> Sampled:
-        """What a config samples with."""
+        """The sampling settings of a config."""
         samples = {key: value for key, value in identity.samples.items() if key != "weights"}
         model = {
             key: value for key, value in samples["model"].items() if key not in ("weights", "autoencoder")
@@ -46,18 +46,18 @@ class Sampled:
 
     @classmethod
     def recorded(cls, images: ImageSet) -> Sampled | None:
-        """What the record of a run says of its images; None without a record."""
+        """The sampling settings in the record of a run; None without a record."""
         config = images.record.get("config")
         if not config:
             return None
         settings = check_settings(Settings, config)
         sampled = cls.of(settings, Identity.of(settings))
-        # The weights may have changed since.
+        # The weight file may have changed since then.
         content = (images_identity(images.path) or {}).get("weights", {}).get("model", sampled.content)
         return replace(sampled, content=content)
 
     def differs_from(self, other: Sampled) -> tuple[str, Any, Any] | None:
-        """The first config key that makes the samples others, with both values."""
+        """The first config key that makes the samples differ, with both values; None if they agree."""
         for key, ours, theirs in differences(self.samples, other.samples):
             return {"guidance_scale": "sampler.guidance_scale"}.get(key, key), ours, theirs
         if not self._same_weights(other):
@@ -65,10 +65,10 @@ class Sampled:
         return None
 
     def _same_weights(self, other: Sampled) -> bool:
-        """Whether the weights are the same, by content where it is known, however they are spelled.
+        """Whether the weights are the same, by content if it is known, else by path.
 
-        A relative path belongs to the folder that its command ran in, which no record tells: a path that
-        leads nowhere from here is taken for every path that ends with it.
+        Records do not store the working directory that a relative path refers to.
+        So a path counts as equal to every path that ends with it.
         """
         if self.weights is None or other.weights is None or self.weights == other.weights:
             return self.content is None or other.content is None or self.content == other.content
@@ -80,15 +80,16 @@ class Sampled:
 
 
 def open_baseline(settings: EvaluateSettings, sampled: Sampled, by: str) -> ImageSet | None:
-    """The folder of unaccelerated images that ``evaluate.baseline`` names, or None.
+    """The unaccelerated images in the folder ``evaluate.baseline``, or None without such a folder.
 
     Args:
-        sampled: what the images that are to be compared were sampled with.
-        by: what these images are, for messages.
+        settings: settings of the evaluation.
+        sampled: sampling settings of the images to compare.
+        by: description of these images, for messages.
 
     Raises:
-        DataError: there are no images in it.
-        ConfigError: it is of a run with other samples, so that comparing them one by one means nothing.
+        DataError: the folder has no images.
+        ConfigError: the folder has other samples, so images cannot be compared one by one.
     """
     folder = settings.baseline_folder
     if folder is None or not settings.fidelity_images:
@@ -99,7 +100,7 @@ def open_baseline(settings: EvaluateSettings, sampled: Sampled, by: str) -> Imag
     if difference is not None:
         key, theirs, ours = difference
         raise ConfigError(
-            f"evaluate.baseline={folder} was sampled with {key}={theirs} but {by} {ours}; give a run of the "
+            f"evaluate.baseline={folder} was sampled with {key}={theirs} but {by} {ours}; use a run of the "
             "same samples, generate to sample them now, or evaluate.fidelity_images=0 to compare none."
         )
     return images
@@ -108,16 +109,16 @@ def open_baseline(settings: EvaluateSettings, sampled: Sampled, by: str) -> Imag
 def compare_with_folder(
     evaluation: Evaluation, images: Tensor, tokens: Tensor | None, labels: Tensor, baseline: ImageSet
 ) -> None:
-    """Add the fidelity to the images of a folder: as many as there are of both.
+    """Add the fidelity to the images of a folder, for as many images as both sets have.
 
-    Without the tokens of all of them there is no latent MSE, which a warning says.
+    If tokens of some images are missing, there is no latent MSE, and a warning is added.
     """
     count = min(len(images), baseline.num_images)
     ours, theirs = (None if part is None else part[:count] for part in (tokens, baseline.tokens))
     known = [0 if part is None else len(part) for part in (ours, theirs)]
     if min(known) < count:
         evaluation.warnings.append(
-            f"no latent MSE: of the {count} compared images, the tokens of {known[0]} are known, and of "
+            f"no latent MSE: {count} images are compared, but only {known[0]} have known tokens here and "
             f"{known[1]} in {baseline.path}."
         )
         ours = theirs = None
@@ -133,7 +134,13 @@ def compare(
     baseline: Tensor,
     baseline_tokens: Tensor | None,
 ) -> None:
-    """Add the fidelity of images uint8 [n, C, H, W] (and tokens [n, L, C]) to those of the same samples."""
+    """Add the fidelity of images to the baseline images of the same samples.
+
+    Args:
+        images, baseline: uint8 [n, C, H, W].
+        tokens, baseline_tokens: [n, L, C], or None.
+        labels: class labels [n].
+    """
     agreement = fidelity(images, baseline, tokens, baseline_tokens)
     evaluation.comparison = Comparison(images, baseline, labels, agreement)
     evaluation.metrics |= agreement.summary()
@@ -141,14 +148,14 @@ def compare(
 
 
 def check_lpips(settings: EvaluateSettings) -> None:
-    """Raise ConfigError where LPIPS is asked for and cannot be had: before an hour of sampling."""
+    """Raise ConfigError if LPIPS is requested but not available, before a long sampling run."""
     if settings.lpips:
         blank = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
         lpips(blank, blank)
 
 
 def add_lpips(evaluation: Evaluation, settings: EvaluateSettings) -> None:
-    """Add the perceptual distance of the compared images, where it is asked for."""
+    """Add the LPIPS of the compared images, if it is requested."""
     if settings.lpips and evaluation.comparison is not None:
         distances = lpips(evaluation.comparison.images, evaluation.comparison.baseline)
         evaluation.metrics["lpips"] = float(distances.mean())

@@ -1,4 +1,4 @@
-"""How well the fidelity of few images predicts the change of the FID."""
+"""Correlation between the fidelity of few images and the change of the FID."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROWS_FILE, SUMMARY_FILE, PLOT_FILE = "correlation.csv", "correlation_summary.csv
 
 
 def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[str, float]:
-    """Write ``correlation.csv``, ``correlation_summary.csv`` and ``correlation.png``, or remove older ones.
+    """Write ``correlation.csv``, ``correlation_summary.csv`` and ``correlation.png``, or remove old ones.
 
-    With another decode order each token is conditioned on others, so samples may differ from those of the
-    first row without being worse. So there are coefficients of all rows, and of those with the same order.
+    Coefficients are given for all rows, and for the rows with the decode order of the first row.
+    With another order, samples may differ from those of the first row without being worse.
 
     Returns:
-        Spearman's and Pearson's coefficients over the rows after the first; none for fewer than three rows,
-        or where nothing varies.
+        Spearman and Pearson coefficients over the rows after the first.
+        Empty for fewer than three such rows, or if nothing varies.
     """
     rows = [_correlation_row(result, results[0]) for result in results[1:]]
     rows = [row for row in rows if None not in row.values()]
@@ -37,7 +37,7 @@ def write_correlation(results: Sequence[RowResult], output_dir: Path) -> dict[st
     for suffix, members in groups.items():
         if len(members) >= SMALLEST and (suffix == "" or len(members) < len(rows)):
             coefficients |= {f"{name}{suffix}": value for name, value in _coefficients(members).items()}
-    # An earlier table's would be taken for those of this one.
+    # Files of an earlier table could be mistaken for files of this one.
     for name in (ROWS_FILE, SUMMARY_FILE, PLOT_FILE):
         (output_dir / name).unlink(missing_ok=True)
     if not coefficients:
@@ -102,7 +102,7 @@ def _plot(rows: Sequence[dict[str, Any]], coefficients: dict[str, float], path: 
 
 
 def _label(axis: Any, rows: Sequence[dict[str, Any]], key: str) -> None:
-    """Names beside the points, those far from the others first; one that finds no free place is left out."""
+    """Write names beside the points, outliers first; a name without a free place is left out."""
     axis.figure.draw_without_rendering()
     middle = sum(axis.get_xlim()) / 2
     usual = statistics.median(row["fid_change"] for row in rows)

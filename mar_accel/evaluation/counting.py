@@ -1,4 +1,4 @@
-"""FLOPs of an evaluated config, and what its cache saved at every AR step."""
+"""FLOPs of an evaluated config, and the share that its cache saves at each AR step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from mar_accel.sampling.policy import NoCache
 
 
 def count_metrics(evaluation: Evaluation, session: Session, per_step: bool) -> None:
-    """Add TFLOPs per image; with ``per_step`` also to the records of the AR steps, beside the share saved.
+    """Add TFLOPs per image to the metrics.
 
-    A step's ``cache_hits`` is the share of its FLOPs that the cache answered for instead of the model:
-    0 at a refresh, near 1 where almost everything was kept.
+    Args:
+        evaluation: receives the numbers.
+        session: the sampling to count.
+        per_step: also add ``tflops`` and ``cache_hits`` to the record of each AR step.
+            ``cache_hits`` is the share of the step's FLOPs that the cache saves.
+            It is 0 at a refresh, and near 1 if almost everything is reused.
     """
     config, sampler = session.model.config, session.sampler
     counted = count_flops(config, sampler, session.cache)

@@ -19,26 +19,28 @@ from mar_accel.runs.record import write_json
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.images import save_png
 
-# Smaller images are enlarged to about this, by whole factors.
+# Smaller images are enlarged by a whole factor to at least this size.
 SHOWN_SIZE = 64
 SAMPLES, COMPARISON, DISTRIBUTION = "samples.png", "comparison.png", "fidelity.png"
 
 
 def write_metrics(evaluation: Evaluation, output_dir: Path, **extra: Any) -> None:
-    """Write metrics.json, the sign of a finished run: after everything else.
+    """Write metrics.json. It marks the run as finished, so it must be written last.
 
     Args:
-        extra: further keys at its top.
+        evaluation: the evaluation to write.
+        output_dir: the run folder.
+        extra: further keys at the top level.
     """
     write_json(evaluation.record(**extra), output_dir / METRICS_FILE)
     remove_batches(output_dir)
 
 
 def write_evaluation(evaluation: Evaluation, output_dir: Path) -> dict[str, tuple[Path, str]]:
-    """Write everything that the evaluation holds but its metrics.
+    """Write everything except the metrics.
 
     Returns:
-        (file, caption) of the pictures by name.
+        File and caption of each picture by name.
     """
     pictures = {}
     if evaluation.samples is not None:
@@ -58,7 +60,7 @@ def write_evaluation(evaluation: Evaluation, output_dir: Path) -> dict[str, tupl
 
 
 def num_tokens(folder: Path) -> int:
-    """Of how many images a run folder holds the tokens."""
+    """Number of images whose tokens are stored in a run folder."""
     try:
         with safe_open(folder / TOKENS_NAME, framework="pt") as file:
             return int(file.get_slice("tokens").get_shape()[0])
@@ -84,13 +86,13 @@ def _write_comparison(comparison: Comparison, output_dir: Path) -> dict[str, tup
     if _plot_distributions(rows, output_dir / DISTRIBUTION):
         pictures["fidelity"] = (
             output_dir / DISTRIBUTION,
-            "per-image agreement with the unaccelerated images",
+            "per-image fidelity to the unaccelerated images",
         )
     return pictures
 
 
 def _enlarged(image: Tensor, size: int = SHOWN_SIZE) -> Image.Image:
-    """uint8 [1 or 3, H, W] as RGB, enlarged by a whole factor where it is small."""
+    """Convert uint8 [1 or 3, H, W] to RGB and enlarge small images by a whole factor."""
     array = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
     factor = max(1, -(-size // min(image.shape[-2:])))
     picture = Image.fromarray(array)
@@ -98,9 +100,9 @@ def _enlarged(image: Tensor, size: int = SHOWN_SIZE) -> Image.Image:
 
 
 def captioned_grid(images: Tensor, captions: Sequence[str], columns: int = 8) -> Image.Image:
-    """Images uint8 [N, C, H, W] in rows, each above its caption."""
+    """Images uint8 [N, C, H, W] in rows, with a caption below each image."""
     tiles = [_enlarged(image) for image in images]
-    # Room for the caption, which is drawn in the default font of about 11 pixels.
+    # Space for the caption, which is drawn in the default font of about 11 pixels.
     width, height, text = max(tiles[0].width, 72), tiles[0].height, 14
     rows = -(-len(tiles) // columns)
     sheet = Image.new("RGB", (min(columns, len(tiles)) * (width + 4), rows * (height + text + 4)), "white")
@@ -114,7 +116,7 @@ def captioned_grid(images: Tensor, captions: Sequence[str], columns: int = 8) ->
 
 
 def labelled_strips(strips: Sequence[tuple[str, Tensor]]) -> Image.Image:
-    """One row of images uint8 [N, C, H, W] per name, the name at the left."""
+    """One row of images uint8 [N, C, H, W] per name, with the name on the left."""
     margin, gap = 8 + 7 * max(len(line) for name, _ in strips for line in name.split("\n")), 4
     tiles = [[_enlarged(image) for image in images] for _, images in strips]
     width, height = tiles[0][0].size
@@ -130,7 +132,7 @@ def labelled_strips(strips: Sequence[tuple[str, Tensor]]) -> Image.Image:
 
 
 def comparison_picture(comparison: Comparison, count: int = 10) -> Image.Image:
-    """Accelerated, unaccelerated and their difference, one above the other."""
+    """Three rows: accelerated images, unaccelerated images and their difference."""
     images, baseline = comparison.images[:count], comparison.baseline[:count]
     return labelled_strips(
         [
@@ -142,7 +144,7 @@ def comparison_picture(comparison: Comparison, count: int = 10) -> Image.Image:
 
 
 def _plot_distributions(rows: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Histograms of the per-image agreement; False where matplotlib is not installed."""
+    """Draw histograms of the per-image fidelity; returns False if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,4 +1,4 @@
-"""What images are judged with: the features and the reference that a config names."""
+"""Features and reference that a config evaluates images with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mar_accel.metrics.reference import Reference, ReferenceSource
 
 @dataclass
 class Judge:
-    """Features, and what they are compared with."""
+    """The feature extractor and the reference images."""
 
     extractor: FeatureExtractor
     reference: Reference | None
@@ -22,7 +22,7 @@ class Judge:
         """Features and reference of a config; None for ``features=none``.
 
         Raises:
-            MarAccelError: one of them does not exist; asked before anything is sampled.
+            MarAccelError: one of them is not available. This is checked before any sampling.
         """
         source: ReferenceSource | None = build_node("reference", settings.reference, ReferenceSource)
         extractor: FeatureExtractor | None = build_node("features", settings.features, FeatureExtractor)

@@ -1,4 +1,4 @@
-"""What an evaluation measured while it sampled: kept where a later one finds every image and samples none."""
+"""Measurements of an earlier evaluation, reused if all its images exist and none is sampled."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ _MEASURED = (
     "batch_size",
     "peak_memory_bytes",
 )
-# Counted anew, but where they depend on what was sampled.
+# These are counted again, unless they depend on the sampled images.
 _FLOPS_PARTS = (FLOPS, "tflops_encoder", "tflops_decoder", "tflops_head")
 
 
 def read_measured(output_dir: Path, identity: Identity, flops: bool) -> Evaluation:
-    """Speed and memory of a finished evaluation in a folder, and with ``flops`` its FLOPs.
+    """Speed and memory of a finished evaluation in a folder.
 
-    Empty where there is none, or it was measured under other conditions: on another machine, by other code,
-    with another batch size.
+    The result is empty if there is none, or if it was measured under other conditions.
+    Conditions include the machine, the code and the batch size.
+
+    Args:
+        output_dir: the run folder.
+        identity: identity of the current evaluation.
+        flops: also return the counted FLOPs.
     """
     metrics, record = read_json(output_dir / METRICS_FILE), read_json(output_dir / RECORD_FILE)
     there = metrics.get("identity", {}).get("measurement")

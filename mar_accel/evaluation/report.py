@@ -1,4 +1,4 @@
-"""What a logger gets from an evaluation: config, numbers, curves over the AR steps, pictures, a table."""
+"""Log an evaluation: config, numbers, curves over the AR steps, pictures and a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mar_accel.evaluation.table import RowResult, markdown_table
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.loggers import log_config, log_results, open_logger, run_tags
 
-# Columns of the table in which runs are compared, before the metrics.
+# First columns of the table that compares runs; the metrics follow.
 RUN_COLUMNS = ("evaluation", "name", "model", "seed")
 LOGGED_SAMPLES = 32
 
@@ -29,8 +29,11 @@ def log_evaluation(
     """Log one evaluation as one run.
 
     Args:
+        logger: the logger. None: nothing is logged.
+        settings: settings of the run.
         name: hash of the evaluation.
-        pictures: (file, caption) by name, as :func:`mar_accel.evaluation.files.write_evaluation` gives them.
+        evaluation: the evaluation to log.
+        pictures: file and caption by name, from :func:`mar_accel.evaluation.files.write_evaluation`.
     """
     if logger is None:
         return
@@ -49,14 +52,14 @@ def log_evaluation(
 
 
 def log_ar_steps(logger: Logger, steps: Sequence[dict[str, float]]) -> None:
-    """Curves over the AR steps: tokens, T, guidance, seconds, FLOPs, share that the cache saved."""
+    """Log curves over the AR steps: tokens, T, guidance, seconds, FLOPs and the share saved by the cache."""
     for record in steps:
         curves = {f"ar_step/{key}": value for key, value in record.items() if key != "index"}
         logger.log_metrics(curves, step=int(record["index"]))
 
 
 def log_table(settings: Settings, results: Sequence[RowResult], output_dir: Path) -> None:
-    """Log a table of rows with its pictures."""
+    """Log a table of rows and its pictures."""
     logger = open_logger(settings, f"table-{Identity.of(settings).evaluation_hash}")
     if logger is None:
         return
@@ -65,7 +68,7 @@ def log_table(settings: Settings, results: Sequence[RowResult], output_dir: Path
     _log_rows(logger, "rows", ["name", *METRIC_KEYS], rows)
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_text("table", markdown_table(results))
-    captions = {"strips": "the same samples in every row", "correlation": "change of FID over fidelity"}
+    captions = {"strips": "the same samples in every row", "correlation": "change of FID against fidelity"}
     pictures = {
         name: (output_dir / f"{name}.png", caption)
         for name, caption in captions.items()
@@ -81,7 +84,10 @@ def log_table(settings: Settings, results: Sequence[RowResult], output_dir: Path
 
 
 def _log_rows(logger: Logger, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """A table: W&B joins those of the same name over its runs; TensorBoard gets text, others nothing."""
+    """Log a table to W&B, or as text to TensorBoard; other loggers get nothing.
+
+    W&B joins tables of the same name over all runs.
+    """
     if isinstance(logger, WandbLogger):
         logger.log_table(key=name, columns=columns, data=rows)
     elif isinstance(logger, TensorBoardLogger):
@@ -90,7 +96,7 @@ def _log_rows(logger: Logger, name: str, columns: list[str], rows: list[list[Any
 
 
 def _log_samples(logger: WandbLogger, evaluation: Evaluation) -> None:
-    """The first samples, each with its index and class."""
+    """Log the first samples, each with its index and class."""
     if evaluation.samples is None:
         return
     images, labels = (values[:LOGGED_SAMPLES] for values in evaluation.samples)

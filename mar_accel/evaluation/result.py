@@ -1,4 +1,4 @@
-"""What an evaluation found, and how it is written and shown."""
+"""The results of an evaluation, and how they are written and shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ METRICS_FILE = "metrics.json"
 # Images of the sample grid in reports.
 SHOWN_IMAGES = 64
 
-# Keys that scripts rely on: always in metrics.json, null where they were not or cannot be measured.
+# Keys that scripts rely on. They are always in metrics.json, and null if they were not measured.
 METRIC_KEYS = (
     "num_images",
     "fid",
@@ -56,7 +56,13 @@ METRIC_KEYS = (
 
 @dataclass
 class Comparison:
-    """Images beside the unaccelerated ones of the same seed: uint8 [n, C, H, W]."""
+    """Images and the unaccelerated images of the same seed.
+
+    Attributes:
+        images, baseline: uint8 [n, C, H, W].
+        labels: class labels [n], −1 if unknown.
+        fidelity: similarity of each pair.
+    """
 
     images: Tensor
     baseline: Tensor
@@ -66,17 +72,18 @@ class Comparison:
 
 @dataclass
 class Evaluation:
-    """Everything that one evaluation found.
+    """All results of one evaluation.
 
     Attributes:
         metrics: numbers by name; see METRIC_KEYS.
-        time_shares: share of each component, or empty.
+        time_shares: share of the time by component, or empty.
         steps: one record per AR step, or empty.
-        warnings: sentences that a reader of the numbers has to know.
-        comparison: images beside the unaccelerated ones, or None.
+        warnings: sentences that a reader of the numbers must know.
+        comparison: comparison with the unaccelerated images, or None.
         samples: the first images uint8 [n, C, H, W] and their labels [n], or None.
-        tokens: [m, L, C] of the first images, for fidelity of other runs to this one, or None.
-        baseline: config hash (or path) of what the images were compared with, or None.
+        tokens: tokens of the first images [m, L, C], or None.
+            Other runs use them to compute their fidelity to this run.
+        baseline: config hash or path of the baseline images, or None.
     """
 
     metrics: dict[str, float | None]
@@ -89,26 +96,26 @@ class Evaluation:
     baseline: str | None = None
 
     def record(self, **extra: Any) -> dict[str, Any]:
-        """The content of metrics.json: the numbers at the top, the rest below."""
+        """The content of metrics.json: first the metrics, then ``extra`` and the rest."""
         numbers = dict.fromkeys(METRIC_KEYS) | self.metrics
         rest = {"baseline": self.baseline, "time_shares": self.time_shares, "warnings": self.warnings}
         return {**numbers, **extra, **rest}
 
 
-# Heading, key, format, key of the error behind ±.
+# Heading, key, format, key of the error shown after ±.
 _ROWS: tuple[tuple[str, str, str, str | None], ...] = (
     ("images", "num_images", ".0f", None),
     ("FID", "fid", ".3f", "fid_std_error"),
-    ("  of a perfect generator", "fid_bias", ".3f", None),
+    ("FID of a perfect generator", "fid_bias", ".3f", None),
     ("KID × 1000", "kid", ".3f", "kid_std"),
     ("Inception Score", "inception_score", ".2f", "inception_score_std"),
     ("precision", "precision", ".3f", None),
     ("recall", "recall", ".3f", None),
     ("recognised", "recognised", ".2%", "recognised_std_error"),
-    ("PSNR to unaccelerated, dB", "psnr", ".2f", None),
-    ("SSIM to unaccelerated", "ssim", ".4f", None),
-    ("LPIPS to unaccelerated", "lpips", ".4f", None),
-    ("latent MSE to unaccelerated", "latent_mse", ".3g", None),
+    ("PSNR vs. unaccelerated, dB", "psnr", ".2f", None),
+    ("SSIM vs. unaccelerated", "ssim", ".4f", None),
+    ("LPIPS vs. unaccelerated", "lpips", ".4f", None),
+    ("latent MSE vs. unaccelerated", "latent_mse", ".3g", None),
     ("seconds per image (median)", "latency_s_per_image", ".4g", None),
     ("images per second", "throughput_img_s", ".4g", None),
     ("speedup over unaccelerated", "speedup", ".2f", None),
@@ -119,7 +126,7 @@ _SCALES = {"kid": 1e3, "kid_std": 1e3, "peak_memory_bytes": 2.0**-20}
 
 
 def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | None = None) -> str:
-    """A number as it is shown, with its error; a dash where there is none."""
+    """Format a number with its error; a missing number is a dash."""
     value = metrics.get(key)
     if value is None:
         return "–"
@@ -131,7 +138,7 @@ def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | N
 
 
 def result_table(title: str, evaluation: Evaluation) -> Table:
-    """The numbers of one evaluation, for the terminal; without those that were not measured."""
+    """The measured numbers of one evaluation, as a table for the terminal."""
     table = Table(title=title, show_header=False)
     for heading, key, spec, error_key in _ROWS:
         if evaluation.metrics.get(key) is not None:

@@ -1,4 +1,4 @@
-"""Going on with a run that was cut off: what is there need not be sampled again."""
+"""Resume an interrupted run: existing images are not sampled again."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mar_accel.utils.ranks import is_first_process
 
 @dataclass
 class Earlier:
-    """What an earlier run of the same config has left.
+    """Results of an earlier run of the same config.
 
     Attributes:
-        missing: requests that are still to be sampled.
-        features: of the other images.
-        kept: pixels, tokens and label of those among the first images that are there, by sample index.
-        finished: sample indices and labels of all images that are there; on the first process alone.
+        missing: requests that must still be sampled.
+        features: features of the existing images.
+        kept: pixels, tokens and label of the existing first images, by sample index.
+        finished: sample indices and labels of all existing images; empty on all processes but the first.
     """
 
     missing: GenerationRequests
@@ -39,7 +39,7 @@ class Earlier:
 
 
 def nothing_earlier(requests: GenerationRequests) -> Earlier:
-    """Where everything is to be sampled."""
+    """No earlier results: all requests are sampled."""
     return Earlier(requests, [], {})
 
 
@@ -51,19 +51,22 @@ def read_earlier(
     first: int,
     num_processes: int,
 ) -> Earlier:
-    """What of the requests need not be sampled again.
+    """Read the results that need not be sampled again.
 
     Args:
-        there: sample indices of the images that may be kept.
-        first: of so many samples at the beginning, tokens are needed besides the image.
-        num_processes: how many processes will sample what is missing.
+        requests: all requests of the run.
+        output_dir: the run folder.
+        there: sample indices of the existing images.
+        extractor: computes the features. None: no features.
+        first: samples with an index below this number also need their tokens.
+        num_processes: number of processes that will sample the missing images.
     """
     tokens = read_tokens(output_dir)
     there = {index for index in there if index >= first or index in tokens}
     missing = requests.without(there, num_processes)
     again = {missing.requests[item][0] for item in range(missing.num_images)}
     finished = requests.only([index for index in range(requests.num_images) if index not in again])
-    # The first process puts everything together; the others need not look at what is there.
+    # Only the first process joins the features, so the others need not compute them.
     features: list[FeatureSet] = []
     if extractor is not None and is_first_process():
         features = _features(finished, output_dir, extractor)
@@ -73,7 +76,7 @@ def read_earlier(
 
 
 def keeps_images(settings: EvaluateSettings, output_dir: Path) -> bool:
-    """Whether a run keeps images that are in ``output_dir``; ask before it samples."""
+    """Whether a run will keep existing images in ``output_dir``; call this before sampling."""
     return settings.resume and bool(image_indices(output_dir))
 
 
@@ -91,9 +94,10 @@ def _kept(
 def _features(
     requests: GenerationRequests, output_dir: Path, extractor: FeatureExtractor
 ) -> list[FeatureSet]:
-    """Features of finished images, which hold the very pixels that features are computed from.
+    """Features of existing images.
 
-    Batch by batch as when they are sampled, so that they are the same to the last bit.
+    The files hold exactly the pixels that features are computed from.
+    The batches are those of sampling, so the features are bit-identical.
     """
     pairs, size = [requests.requests[item] for item in range(requests.num_images)], requests.batch_size
     batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]

@@ -24,22 +24,23 @@ from mar_accel.utils.ranks import is_first_process
 
 
 def judged_hash(settings: Settings) -> str:
-    """Names images and what judges them, whatever unaccelerated images they are compared with."""
+    """Hash of the images, features and reference, independent of the unaccelerated baseline."""
     neutral = {"baseline": "none", "baseline_sampler": {}, "fidelity_images": 0, "lpips": False}
     return Identity.of(settings.with_(evaluate=neutral)).evaluation_hash
 
 
 def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None) -> Evaluation | None:
-    """Evaluate as the settings say and write the run folder.
+    """Evaluate a config and write the run folder.
 
     Args:
-        callbacks: callbacks of the sampling; None: those of the config.
+        settings: settings of the evaluation.
+        callbacks: callbacks during sampling. None: those of the config.
 
     Returns:
-        What was found; None on every process but the first.
+        The results on the first process; None on all others.
 
     Raises:
-        MarAccelError: the config cannot be run; nothing has been written then.
+        MarAccelError: the config cannot be run. Nothing is written in this case.
     """
     known = (*METRIC_KEYS, *settings.metrics)
     if not settings.evaluate.objective.startswith(known):
@@ -50,7 +51,7 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
     output_dir = Path(settings.output_dir).absolute()
     identity = Identity.of(settings)
     images_kept = keeps_images(settings.evaluate, output_dir)
-    # What is wrong with it is said before anything is sampled. Logging the same evaluation again resumes it.
+    # The logger is opened before sampling, so that its errors come early. Equal evaluations share a log.
     logger = open_logger(settings, identity.measurement_hash) if is_first_process() else None
     if settings.evaluate.images is not None:
         evaluation: Evaluation | None = evaluate_images(settings, output_dir)

@@ -1,4 +1,4 @@
-"""Evaluation of a config: sample, judge, compare, time, count."""
+"""Evaluation of a config: sample images, then measure quality, fidelity, speed and FLOPs."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter
 from mar_accel.metrics.quality import measure_quality
+from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
 from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
@@ -53,14 +54,14 @@ _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
 @dataclass
 class _Run:
-    """What one evaluation works with.
+    """Everything that one evaluation needs.
 
     Attributes:
-        judge: None: nothing judges the images.
-        num_compared: how many samples are compared with the unaccelerated ones.
-        plain: settings of the unaccelerated samples, where these are to be sampled, and their session.
-        baseline: folder of the unaccelerated samples, where they lie on disk.
-        measured: what an earlier evaluation in the run folder measured while it sampled.
+        judge: features and reference. None: no quality is measured.
+        num_compared: number of samples that are compared with unaccelerated ones.
+        plain: settings and session of the unaccelerated sampling; None if it is not run.
+        baseline: folder of unaccelerated samples; None if there is none.
+        measured: measurements of an earlier evaluation in the run folder.
     """
 
     settings: Settings
@@ -82,14 +83,16 @@ class _Run:
 def evaluate_sampling(
     settings: Settings, identity: Identity, output_dir: Path, callbacks: Sequence[pl.Callback] = ()
 ) -> Evaluation | None:
-    """Sample as the settings say and evaluate the images on the way.
+    """Sample images and evaluate them.
 
     Args:
-        output_dir: absolute path of the run folder; is made once the config is known to be sound.
-        callbacks: further callbacks of the sampling, such as a progress bar.
+        settings: settings of the evaluation.
+        identity: identity of the evaluation.
+        output_dir: absolute path of the run folder; it is created after all checks of the config.
+        callbacks: further callbacks during sampling, such as a progress bar.
 
     Returns:
-        The evaluation; None on every process but the first.
+        The evaluation on the first process; None on all others.
     """
     run = _prepare(settings, identity, output_dir)
     with further_processes(output_dir / CONFIG_FILE):
@@ -112,7 +115,7 @@ def evaluate_sampling(
 
 
 def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
-    """Refuse what cannot be evaluated, then make the run folder."""
+    """Check the config, then create the run folder."""
     check_device(settings.trainer.accelerator)
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     trainer = build_trainer(settings.trainer, [], output_dir)
@@ -144,7 +147,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
 
 
 def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> None:
-    """What metrics say of all images; without features only their number and one's own metrics."""
+    """Add the metrics of all images; without features only their number and user-defined metrics."""
     evaluation.metrics |= run.own_metrics.numbers
     if run.judge is None:
         evaluation.metrics["num_images"] = run.requests.num_images
@@ -156,7 +159,7 @@ def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> Non
 
 
 def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collected]:
-    """Sample all images, or those that are missing, with everything that is measured meanwhile."""
+    """Sample all images, or the missing ones, and measure speed and memory meanwhile."""
     settings, requests = run.settings.evaluate, run.requests
     extractor = run.judge.extractor if run.judge is not None else None
     keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
@@ -178,6 +181,7 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     if profiler is not None:
         extra.append(profiler)
     trainer = run.trainer([*callbacks, *extra])
+    _announce(run, earlier.missing.num_images, trainer.world_size)
     trainer.predict(InferenceModule(run.session), earlier.missing, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_machine(evaluation, trainer)
@@ -187,32 +191,41 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     return evaluation, collector.collected
 
 
+def _announce(run: _Run, num_images: int, num_processes: int) -> None:
+    """Say how long it will take, the unaccelerated samples included."""
+    sessions, images = [run.session], [num_images]
+    if run.plain is not None and run.plain[1].plan != run.session.plan:
+        sessions.append(run.plain[1])
+        images.append(run.num_compared)
+    announce(sessions, images, run.settings.trainer, num_processes)
+
+
 def _image_writer(run: _Run) -> ImageWriter:
     return ImageWriter(run.output_dir, run.requests.num_images, run.settings.dataset.num_classes)
 
 
 def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
-    """Where an earlier run has left every image, there is nothing to sample, and so no speed."""
+    """The results if all images exist already; speed can then only come from an earlier run."""
     evaluation = run.measured
     _add_machine(evaluation, run.trainer())
     known = evaluation.metrics.get("latency_s_per_image") is not None
     evaluation.warnings.append(
-        "every image was there from an earlier run: "
-        + ("speed and memory are that run's." if known else "no speed was measured while sampling.")
+        "all images exist from an earlier run: "
+        + ("speed and memory are from that run." if known else "no speed was measured while sampling.")
     )
     if decides_per_batch(run.settings) and FLOPS not in evaluation.metrics:
         evaluation.metrics[FLOPS] = None
-        evaluation.warnings.append("no FLOPs: adaptive refresh has none before it has sampled a batch.")
+        evaluation.warnings.append("no FLOPs: with adaptive refresh they are known only after sampling.")
     collector.finish()
     run.own_metrics.compute()
     if run.settings.evaluate.save_images and is_first_process():
-        # It may have been cut off between the last image and the grid.
+        # The earlier run may have been interrupted between the last image and the grid.
         _image_writer(run).write_grid()
     return evaluation, collector.collected
 
 
 def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
-    """How many devices there are, and what one of them can do."""
+    """Add the number of devices, and the peak FLOP/s of one of them."""
     dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
     evaluation.metrics |= {
         "num_devices": trainer.world_size,
@@ -221,7 +234,7 @@ def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
 
 
 def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -> None:
-    """Latency and throughput over the batches that were sampled anyway."""
+    """Add latency and throughput of the sampled batches."""
     evaluation.metrics |= latency_summary(timer.warm)
     evaluation.metrics |= {
         "throughput_img_s": trainer.world_size / statistics.median(timer.warm),
@@ -229,14 +242,14 @@ def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -
     }
     if len(timer.latencies) == 1:
         evaluation.warnings.append(
-            "the latency is that of a single batch, start-up included; sample more batches for a warm one."
+            "the latency is of a single batch and includes the warm-up; sample more batches to exclude it."
         )
 
 
 def _add_baseline(
     evaluation: Evaluation, run: _Run, collected: Collected, callbacks: Sequence[pl.Callback]
 ) -> None:
-    """Fidelity to, and speedup over, the unaccelerated sampling of the same seed."""
+    """Add fidelity and speedup relative to unaccelerated sampling with the same seed."""
     count, settings = run.num_compared, run.settings
     images, tokens, labels = collected.images[:count], collected.tokens[:count], collected.labels[:count]
     if run.baseline is not None:
@@ -246,7 +259,7 @@ def _add_baseline(
     other, plain = run.plain
     evaluation.baseline = Identity.of(other).evaluation_hash
     if (other.sampler, other.cache) == (settings.sampler, settings.cache):
-        # Compared with itself; sampling it again would only show that it is deterministic.
+        # The run is its own baseline. Sampling it again would only confirm that it is deterministic.
         evaluation.metrics["speedup"] = 1.0
         if count:
             compare(evaluation, images, tokens, labels, images, tokens)
@@ -258,8 +271,8 @@ def _add_baseline(
 
 
 def _add_speedup(evaluation: Evaluation, run: _Run, plain: Session) -> None:
-    """Interleaved rounds; they give the latency, too, where no image was left to sample."""
-    with busy("timing in turn with the unaccelerated sampler"):
+    """Add the speedup of interleaved rounds; they also give the latency if no image was sampled."""
+    with busy("timing against the unaccelerated sampler"):
         rounds = run.settings.evaluate.timing_rounds
         slow, fast = measure_interleaved(run.settings, [plain, run.session], rounds, run.output_dir)
     names = ("speedup", "speedup_min", "speedup_max")
@@ -271,7 +284,7 @@ def _add_speedup(evaluation: Evaluation, run: _Run, plain: Session) -> None:
 
 
 def _unaccelerated_samples(run: _Run, callbacks: Sequence[pl.Callback]) -> Samples:
-    """What the run's first samples are compared with; shared with other runs where there is a folder."""
+    """The unaccelerated first samples; shared with other runs through ``evaluate.baseline_dir``."""
     assert run.plain is not None
     settings, session = run.plain
 
@@ -283,7 +296,7 @@ def _unaccelerated_samples(run: _Run, callbacks: Sequence[pl.Callback]) -> Sampl
         return collector.collected.images, collector.collected.tokens
 
     folder = settings.evaluate.baseline_dir
-    # Several processes would each have to hold the lock, and each to sample.
+    # With several processes, each would need the lock while it samples.
     if folder is None or run.trainer().world_size > 1:
         return sample()
     name = Identity.of(settings).images_hash

@@ -1,4 +1,4 @@
-"""Evaluation of images that lie on disk."""
+"""Evaluation of existing images on disk."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ READ_BATCH_SIZE = 256
 
 
 def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
-    """Quality of a folder, an .npz or a run, and fidelity where a baseline folder was named.
+    """Evaluate a folder, an .npz or a run: quality, and fidelity if a baseline folder is set.
 
     Args:
-        output_dir: is made once everything that is to be read has been found.
+        settings: settings of the evaluation.
+        output_dir: the run folder; it is created after all inputs have been found.
 
     Raises:
-        ConfigError: ``output_dir`` is where the images are, or there are no features to judge them with.
+        ConfigError: ``output_dir`` is the folder of the images, or there are no features.
     """
     path = settings.evaluate.images
     assert path is not None
     _check_output_dir(path, output_dir)
     images, judge = open_images(path), Judge.of(settings)
     if judge is None:
-        raise ConfigError("features=none judges nothing of evaluate.images; choose features.")
+        raise ConfigError("features=none leaves nothing to measure on evaluate.images; choose features.")
     sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))
     baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with")
     check_lpips(settings.evaluate)
@@ -65,16 +66,16 @@ def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
 
 
 def _check_output_dir(images: str, output_dir: Path) -> None:
-    """Refuse to write into the folder of the images: their run's record and config would be lost."""
+    """Refuse to write into the folder of the images, since this would overwrite their record and config."""
     folder = output_dir.resolve()
     if Path(images).resolve() not in (folder, folder / IMAGES) and image_indices(output_dir):
         raise ConfigError(
-            f"output_dir={output_dir} is the folder of a run with images of its own, whose record would be "
+            f"output_dir={output_dir} is the folder of a run with its own images, and its record would be "
             "overwritten; choose another output_dir."
         )
     if Path(images).resolve() in (folder, folder / IMAGES):
         raise ConfigError(
-            f"output_dir={output_dir} is the folder of evaluate.images={images}, whose own record would be "
+            f"output_dir={output_dir} is the folder of evaluate.images={images}, and its record would be "
             "overwritten; choose another output_dir."
         )
 
@@ -95,9 +96,9 @@ def _add_recorded_speed(evaluation: Evaluation, images: ImageSet) -> None:
     seconds = images.record.get("seconds_per_image")
     if seconds:
         evaluation.metrics |= {"latency_s_per_image": seconds, "throughput_img_s": 1 / seconds}
-        evaluation.warnings.append("the latency is the one that the run which made the images recorded.")
+        evaluation.warnings.append("the latency is from the record of the run that made the images.")
 
 
 def _without_weights(settings: Settings) -> Settings:
-    """Images that no record describes may be of any weights."""
+    """The settings without weights, since the weights of images without a record are unknown."""
     return settings.with_(model={"weights": None})

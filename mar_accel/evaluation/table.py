@@ -26,7 +26,9 @@ class RowResult:
     """An evaluated row.
 
     Attributes:
-        name: of the row. folder: its run folder. metrics: the content of its metrics.json.
+        name: name of the row.
+        folder: its run folder.
+        metrics: content of its metrics.json.
     """
 
     name: str
@@ -34,7 +36,7 @@ class RowResult:
     metrics: dict[str, Any]
 
 
-# Heading, key, format, key of the error behind ±.
+# Heading, key, format, key of the error shown after ±.
 COLUMNS: tuple[tuple[str, str, str, str | None], ...] = (
     ("recognised", "recognised", ".1%", "recognised_std_error"),
     ("FID", "fid", ".2f", "fid_std_error"),
@@ -50,13 +52,14 @@ COLUMNS: tuple[tuple[str, str, str, str | None], ...] = (
 
 
 def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float]], batch_size: int) -> None:
-    """Replace each row's speed by that of the interleaved rounds, and compare it with the first row's.
+    """Replace the speed of each row by its interleaved rounds, and add the speedup over the first row.
 
     Args:
-        latencies: seconds per image of each row and round, in a process of its own for each device.
-        batch_size: images of each process in a round.
+        results: the rows; their metrics are changed in place.
+        latencies: seconds per image of each row and round, in each process.
+        batch_size: images per process in a round.
     """
-    # A busy machine is slower than it can be, so the best moment says what all rows can be measured against.
+    # Other load only slows the machine down, so the largest measured peak is used for all rows.
     peak = max((result.metrics.get("peak_flops") or 0.0 for result in results), default=0.0)
     for result, row_latencies in zip(results, latencies, strict=True):
         summary = latency_summary(row_latencies)
@@ -70,7 +73,7 @@ def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float
 
 
 def table_cells(results: Sequence[RowResult]) -> list[list[str]]:
-    """Heading and rows as text; the speedup with the range over the rounds."""
+    """Heading and rows as text; the speedup includes its range over the rounds."""
     lines = [["", *(heading for heading, *_ in COLUMNS)]]
     for result in results:
         cells = [metric_text(result.metrics, key, spec, error) for _, key, spec, error in COLUMNS]
@@ -82,20 +85,20 @@ def table_cells(results: Sequence[RowResult]) -> list[list[str]]:
 
 
 def markdown_table(results: Sequence[RowResult]) -> str:
-    """The table as GitHub shows it."""
+    """The table in GitHub's Markdown."""
     heading, *rows = table_cells(results)
     return markdown.table(heading, rows)
 
 
 def write_table(results: Sequence[RowResult], output_dir: Path, note: str) -> None:
-    """``table.md`` (with ``note`` below) and ``table.csv`` with every number."""
+    """Write ``table.md`` with ``note`` below the table, and ``table.csv`` with all numbers."""
     (output_dir / "table.md").write_text(f"{markdown_table(results)}\n{note}\n")
     rows = [{"name": r.name} | {key: r.metrics.get(key) for key in METRIC_KEYS} for r in results]
     write_csv(rows, output_dir / "table.csv")
 
 
 def write_strips(results: Sequence[RowResult], count: int, path: Path) -> None:
-    """One strip of images per row, the same samples in all of them."""
+    """Write a picture with one strip of images per row, all with the same samples."""
     strips = []
     for result in results:
         ratio = result.metrics.get("speedup")
@@ -105,7 +108,7 @@ def write_strips(results: Sequence[RowResult], count: int, path: Path) -> None:
 
 
 class TableError(MarAccelError):
-    """Rows of a table could not be evaluated; the others were."""
+    """Some rows of a table could not be evaluated; the others are finished."""
 
 
 def show_table(
@@ -114,18 +117,18 @@ def show_table(
     failures: Mapping[str, str],
     output_dir: str,
 ) -> None:
-    """Print the table; raises TableError where rows failed."""
+    """Print the table; raises TableError if rows failed."""
     heading, *lines = table_cells(results)
     table = Table(*heading)
     for line in lines:
         table.add_row(*line)
     console = Console()
-    # A narrower terminal wraps the lines, which can be read; cells cut short cannot.
+    # A narrower terminal wraps the lines. They stay readable, whereas truncated cells would not.
     console.width = max(console.width, 150)
     console.print(table)
     for name, value in coefficients.items():
         console.print(f"{name} with the change of FID: {value:.2f}")
-    console.print(f"Everything: {output_dir}", markup=False, soft_wrap=True)
+    console.print(f"Results: {output_dir}", markup=False, soft_wrap=True)
     if failures:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise TableError(f"{len(failures)} rows failed, the others are finished; {reasons}")

@@ -1,4 +1,4 @@
-"""A table: every row evaluated, all rows timed in turn, tables and pictures written."""
+"""A run of evaluate_table: evaluate each row, time all rows in turn, write tables and pictures."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ TABLE_KEYS = ("table.", "output_dir", "hydra.")
 
 @dataclass
 class TableResult:
-    """What a table found.
+    """Results of a table.
 
     Attributes:
-        rows: the rows that could be evaluated.
-        failures: by name, what went wrong with the others.
-        correlation: coefficients by name.
+        rows: the evaluated rows.
+        failures: error of each failed row by name.
+        correlation: correlation coefficients by name.
     """
 
     rows: list[RowResult] = field(default_factory=list)
@@ -49,7 +49,7 @@ class TableResult:
 
 
 class RowProgress(pl.Callback):
-    """Moves a bar on by the images of the row that is being sampled."""
+    """Advances a progress bar by the sampled images of a row."""
 
     def __init__(self, progress: Progress, name: str, num_images: int):
         self.progress = progress
@@ -60,18 +60,18 @@ class RowProgress(pl.Callback):
 
 
 def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
-    """Evaluate all rows and write the table; rows that are finished in the run folder are kept.
+    """Evaluate all rows and write the table; finished rows in the run folder are kept.
 
     Args:
-        settings: of the table as a whole.
-        overrides: overrides that hold for every row; a row's own win.
+        settings: settings of the whole table.
+        overrides: overrides that apply to every row; a row's own overrides take precedence.
 
     Raises:
-        Exception: that of the first row, which all others are compared with.
+        Exception: the first row failed, which all other rows are compared with.
     """
     rows = choose_rows(load_rows(settings.table.rows), settings.table.only)
     shared = [override for override in overrides if not override.lstrip("+~").startswith(TABLE_KEYS)]
-    # All rows are composed before the first is sampled: nobody should wait hours to learn of a typo.
+    # All rows are composed before the first one is sampled, so that typos are found at once.
     composed = [compose_settings("evaluate", merge_overrides(shared, row.overrides)) for row in rows]
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     result, evaluated = TableResult(), list[Settings]()
@@ -90,7 +90,7 @@ def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
 
 
 def _try_row(row: Row, settings: Settings, result: TableResult, output_dir: Path, progress: Progress) -> bool:
-    """Add a row to the result; returns whether it could be evaluated."""
+    """Evaluate a row and add it to the result; returns whether this succeeded."""
     first = result.rows[0] if result.rows else None
     error_file = output_dir / "rows" / f"{row.name}.error.txt"
     try:
@@ -100,7 +100,7 @@ def _try_row(row: Row, settings: Settings, result: TableResult, output_dir: Path
     except Exception as error:
         if first is None:
             raise
-        # The other rows stand for themselves.
+        # The other rows do not depend on this one.
         result.failures[row.name] = str(error) if isinstance(error, MarAccelError) else repr(error)
         error_file.write_text(traceback.format_exc())
         return False
@@ -109,14 +109,14 @@ def _try_row(row: Row, settings: Settings, result: TableResult, output_dir: Path
 def _row_result(
     row: Row, settings: Settings, first: RowResult | None, output_dir: Path, progress: Progress
 ) -> RowResult:
-    """The metrics of a row: read where they were finished, else evaluated."""
-    # More images of the same rows are added to those that are there.
+    """The metrics of a row, read if it is finished, else evaluated."""
+    # The folder's name does not depend on the number of images, so a larger number adds images to it.
     folder = output_dir / "rows" / f"{row.name}-{Identity.of(settings).images_hash}"
     evaluate_keys = {
         "baseline": "none" if first is None else str(first.folder),
         "save_images": True,
         "resume": True,
-        # Speedups come from rounds of all rows together, afterwards.
+        # Speedups are measured later, in rounds over all rows.
         "timing_rounds": 0,
     }
     settings = settings.with_(output_dir=str(folder), evaluate=evaluate_keys)
@@ -131,7 +131,7 @@ def _row_result(
 
 
 def _finished(file: Path, settings: Settings, first: RowResult | None) -> bool:
-    """Whether a row's numbers are there, compared with what and with as many images as asked for now."""
+    """Whether the row's metrics exist, with the requested baseline and number of images."""
     if not file.is_file():
         return False
     metrics = json.loads(file.read_text())
@@ -139,7 +139,7 @@ def _finished(file: Path, settings: Settings, first: RowResult | None) -> bool:
     if metrics.get("judged") != judged_hash(settings):
         return False
     if first is None:
-        # It is compared with none, and its tokens are needed for the rows that follow.
+        # The first row has no baseline. Its tokens are needed for the other rows.
         enough = num_tokens(file.parent) >= min(wanted.fidelity_images, settings.dataset.num_images)
         return enough and metrics.get("baseline") is None
     numbers = (wanted.fidelity_images, settings.dataset.num_images, first.metrics["num_images"])
@@ -179,24 +179,24 @@ def _write(settings: Settings, result: TableResult, output_dir: Path) -> None:
 
 
 def _note(settings: Settings, results: Sequence[RowResult]) -> str:
-    """What stands below the table: where its numbers come from."""
+    """The note below the table, which explains its numbers."""
     first, metrics, trainer = results[0].name, results[0].metrics, settings.trainer
     bias = metrics["fid_bias"]
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     return (
         f"{metrics['num_images']} images per row, seed {settings.seed}; ± is one standard error. PSNR and "
-        f"latent MSE: {results[-1].metrics.get('fidelity_images')} images, to the same samples of {first}. "
+        f"latent MSE: {results[-1].metrics.get('fidelity_images')} images vs. the same samples of {first}. "
         f"Seconds per image: median of {settings.table.timing_rounds} interleaved rounds of "
         f"{metrics['batch_size']} images per process ({trainer.accelerator}, {trainer.precision}, "
-        f"devices={trainer.devices}); speedup: median ratio to {first} (smallest–largest). "
-        "FID of a perfect generator with as many images: "
+        f"devices={trainer.devices}). Speedup over {first}: median ratio of the rounds (smallest–largest). "
+        "FID of a perfect generator with the same number of images: "
         f"{'–' if bias is None else format(bias, '.2f')}.{_revisions(results)}\n\n"
         f"    python -m mar_accel.evaluate_table {arguments}\n"
     )
 
 
 def _revisions(results: Sequence[RowResult]) -> str:
-    """A warning where rows, or images that were kept, come from another state of the code."""
+    """A warning if rows or kept images come from different revisions of the code."""
     records = [json.loads((result.folder / RECORD_FILE).read_text()) for result in results]
     found = [
         revision

@@ -1,4 +1,4 @@
-"""Speed of the rows of a table: rounds in which every row samples one batch in turn."""
+"""Speed of the rows of a table, measured in rounds in which each row samples one batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.runs.folder import read_json, write_config
 from mar_accel.runs.record import environment, write_json
 
-# The command of the settings that processes of further devices get, and the file with the rows' settings.
+# The command in the settings for the processes of further devices, and the file with the rows' settings.
 TIME_ROWS = "time_rows"
 PLAN_FILE, ROWS_FILE, TIMING_FILE = ".timing.yaml", ".timed_rows.json", "timing.json"
 
@@ -27,13 +27,15 @@ def time_rows(
     output_dir: Path,
     on_batch: Callable[[], None] = lambda: None,
 ) -> list[list[float]]:
-    """Seconds per image of each row in interleaved rounds; kept for the conditions they were measured under.
+    """Seconds per image of each row in interleaved rounds.
+
+    Earlier timings in ``timing.json`` are reused if their conditions are the same.
 
     Args:
-        rows: the first one's trainer and number of images hold for all.
-        names: of the rows' folders, which name what is timed.
-        rounds: at least 1, after one that warms up.
-        output_dir: absolute path; keeps ``timing.json``.
+        rows: settings of the rows; trainer and number of images of the first row apply to all.
+        names: folder names of the rows, which identify what is timed.
+        rounds: number of rounds after one warm-up round; at least 1.
+        output_dir: absolute path of the folder for ``timing.json``.
         on_batch: called after every batch.
     """
     key = _key(rows[0], names, rounds)
@@ -50,20 +52,20 @@ def time_rows(
 
 
 def _key(first: Settings, names: Sequence[str], rounds: int) -> dict[str, Any]:
-    """What kept timings have to be of to serve again."""
+    """The conditions that must be equal for earlier timings to be reused."""
     return {
         "rows": list(names),
         "rounds": rounds,
         "trainer": first.plain()["trainer"],
-        # A table of fewer images than a batch times fewer, and its folders are those of more.
+        # With fewer images than a batch, fewer are timed, yet the folder names stay the same.
         "images": min(first.dataset.num_images, first.trainer.batch_size),
-        # Faster code is often the reason to run a table again.
+        # The code is part of the conditions, since faster code is often why a table runs again.
         **environment(),
     }
 
 
 def time_in_process(plan: Settings, on_batch: Callable[[], None] = lambda: None) -> list[list[float]]:
-    """The part of :func:`time_rows` that all processes do."""
+    """The part of :func:`time_rows` that every process runs."""
     output_dir = Path(plan.output_dir)
     plain = json.loads((output_dir / ROWS_FILE).read_text())
     rows = [check_settings(Settings, values) for values in plain]

@@ -1,4 +1,4 @@
-"""Tokens of a run's first images, kept batch by batch: a run that was cut off need not sample them again."""
+"""Tokens of a run's first images, saved after each batch, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FOLDER = ".tokens"
 
 
 class TokenWriter(pl.Callback):
-    """Saves the tokens of every batch that holds some of the first images.
+    """Saves the tokens of every batch that contains some of the first images.
 
     Args:
-        output_dir: the run folder; exists.
-        keep: tokens of the sample indices below this one are saved.
+        output_dir: the run folder; it must exist.
+        keep: tokens of sample indices below this number are saved.
     """
 
     def __init__(self, output_dir: Path, keep: int):
@@ -45,7 +45,7 @@ class TokenWriter(pl.Callback):
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write through a temporary name, so that a kill leaves no half file."""
+    """Write a .safetensors file atomically."""
     with written_whole(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
@@ -56,12 +56,15 @@ def write_tokens(tokens: Tensor, output_dir: Path) -> None:
 
 
 def remove_batches(output_dir: Path) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove the files that only an unfinished run needs."""
     shutil.rmtree(output_dir / _FOLDER, ignore_errors=True)
 
 
 def read_tokens(output_dir: Path) -> dict[int, Tensor]:
-    """Tokens [L, C] by sample index, of a run finished or cut off; damaged files count as missing."""
+    """Tokens [L, C] by sample index, of a finished or interrupted run.
+
+    Damaged files count as missing.
+    """
     found: dict[int, Tensor] = dict(enumerate(_read(output_dir / TOKENS_NAME).get("tokens", torch.empty(0))))
     for file in sorted((output_dir / _FOLDER).glob("*.safetensors")):
         tensors = _read(file)

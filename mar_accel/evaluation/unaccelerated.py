@@ -1,4 +1,4 @@
-"""The unaccelerated sampling that an evaluation is compared with: ``sampler=mar cache=none``."""
+"""The unaccelerated baseline of an evaluation: ``sampler=mar cache=none``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from mar_accel.config.compose import compose_sampling
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 
-# They say what is sampled, not how fast: taken over from the config that is compared.
+# These keys affect the samples but not the speed, so they are taken from the compared config.
 SHARED_SAMPLER_KEYS = ("guidance_scale", "temperature")
 
 
 def unaccelerated(settings: Settings) -> Settings:
-    """The same model, dataset, seed, guidance scale and temperature, without any acceleration.
+    """The settings without acceleration: same model, dataset, seed, guidance scale and temperature.
 
     Keys of ``evaluate.baseline_sampler`` that are not null replace those of ``sampler=mar``.
 
     Raises:
-        ConfigError: evaluate.baseline_sampler has a key that ``sampler=mar`` does not take.
+        ConfigError: ``evaluate.baseline_sampler`` has a key that ``sampler=mar`` does not accept.
     """
     model = asdict(settings.model)
     plain, _ = compose_sampling(model, ["sampler=mar", "cache=none"])
@@ -26,7 +26,7 @@ def unaccelerated(settings: Settings) -> Settings:
     for key, value in settings.evaluate.baseline_sampler.items():
         if key not in plain or isinstance(plain[key], dict):
             raise ConfigError(
-                f"evaluate.baseline_sampler.{key} is not a key of sampler=mar; choose among "
+                f"evaluate.baseline_sampler.{key} is not a key of sampler=mar; choose one of "
                 f"{', '.join(name for name, known in plain.items() if not isinstance(known, dict))}."
             )
         if value is not None:

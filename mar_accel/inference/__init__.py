@@ -1,1 +1,1 @@
-"""From a config to images: what is built, the LightningModule, the Trainer, the files written on the way."""
+"""From a config to images: built objects, LightningModule, Trainer and the written files."""

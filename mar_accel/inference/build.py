@@ -1,4 +1,4 @@
-"""Objects from the nodes of a config: the parts of a session, callbacks, loggers."""
+"""Build objects from the nodes of a config: parts of a session, callbacks and loggers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from mar_accel.weights.loading import load_mar
 
 
 def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **arguments: Any) -> Any:
-    """The object that a node with a ``_target_`` describes; None for a node without one.
+    """Build the object of a node with a ``_target_``; None for a node without one.
 
     Args:
         key: config key of the node, for messages.
-        kind: class that the object must be of.
-        arguments: further arguments, which are not in the config.
+        node: the node.
+        kind: class that the object must be an instance of.
+        arguments: further arguments that are not in the config.
 
     Raises:
-        ConfigError: the object is of another kind, or refuses its values; errors of this package come
-            through as they are.
+        ConfigError: the object has another class, or rejects its values.
+        MarAccelError: any other error of this package, unchanged.
+
+    Example:
+        >>> order = build_node("order", {"_target_": "mar_accel.sampling.orders.HaltonOrder"})
     """
     if node.get("_target_") is None:
         return None
@@ -42,25 +46,29 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
         raise
     if kind is not None and not isinstance(built, kind):
         raise ConfigError(
-            f"{key}._target_={node['_target_']} must be a {kind.__name__}, but makes a {type(built).__name__}."
+            f"{key}._target_={node['_target_']} must make a {kind.__name__}, got a {type(built).__name__}."
         )
     return built
 
 
 def build_sampler(settings: Settings) -> Sampler:
-    """The sampler of a config, with what it leaves to the model; raises ConfigError for wrong values."""
+    """Build the sampler of a config with the model's defaults; raises ConfigError for wrong values."""
     sampler: Sampler = build_node("sampler", settings.sampler, Sampler)
     return sampler.for_model(settings.model.sampling)
 
 
 def build_cache(settings: Settings) -> CachePolicy:
-    """The cache policy of a config, with what it leaves to the model; raises ConfigError for wrong values."""
+    """Build the cache policy of a config with the model's defaults; raises ConfigError for wrong values."""
     cache: CachePolicy = build_node("cache", settings.cache, CachePolicy)
     return cache.for_model(settings.model.sampling)
 
 
 def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
-    """The architecture of a model, MAR's unless it names another; raises ConfigError for wrong sizes."""
+    """Build the architecture of a model; without a ``_target_`` it is a MAR model.
+
+    Raises:
+        ConfigError: a size is wrong.
+    """
     if "_target_" in model.architecture:
         check_node("model.architecture", model.architecture)
         return build_node("model.architecture", model.architecture)
@@ -69,20 +77,18 @@ def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
 
 
 def build_model(model: ModelSettings) -> tuple[MAR, Autoencoder]:
-    """Model and autoencoder with the weights that the settings name.
-
-    Both are on the CPU, float32, in evaluation mode.
+    """Build model and autoencoder with their weights, on the CPU, in float32 and evaluation mode.
 
     Raises:
-        WeightsError: weights are missing, damaged, or of another model.
-        ConfigError: the model is of a family that cannot be sampled.
+        WeightsError: weights are missing, damaged or of another model.
+        ConfigError: this family of models cannot be sampled.
     """
     network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
     return network, build_autoencoder(model)
 
 
 def mar_architecture(model: ModelSettings) -> MARConfig:
-    """The architecture of a model that can be sampled."""
+    """The architecture of a model that can be sampled; raises ConfigError for other models."""
     architecture = build_architecture(model)
     if not isinstance(architecture, MARConfig):
         raise ConfigError(f"model={model.name} takes text, which can be trained but not sampled yet.")
@@ -90,12 +96,12 @@ def mar_architecture(model: ModelSettings) -> MARConfig:
 
 
 def build_autoencoder(model: ModelSettings) -> Autoencoder:
-    """The autoencoder of a model; raises WeightsError as ``build_model``."""
+    """Build the autoencoder of a model; raises WeightsError like ``build_model``."""
     autoencoder: Autoencoder = build_node("model.autoencoder", model.autoencoder, Autoencoder).eval()
     channels = model.architecture["latent_channels"]
     if isinstance(autoencoder, KLAutoencoder) and autoencoder.latent_channels != channels:
         raise WeightsError(
-            f"model.autoencoder.weights={model.autoencoder['weights']} has {autoencoder.latent_channels} latent "
-            f"channels but model={model.name} samples {channels}; give the autoencoder it was trained with."
+            f"model.autoencoder.weights={model.autoencoder['weights']} has {autoencoder.latent_channels} "
+            f"latent channels but model={model.name} has {channels}; use the autoencoder it was trained with."
         )
     return autoencoder

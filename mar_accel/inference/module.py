@@ -13,13 +13,13 @@ class InferenceModule(pl.LightningModule):
     """Samples the requests of a :class:`mar_accel.data.requests.GenerationRequests` with a session.
 
     Attributes:
-        observers: are told what happens while ``predict_step`` samples; callbacks add and remove theirs.
+        observers: observers of ``predict_step``; callbacks add and remove theirs.
     """
 
     def __init__(self, session: Session):
         super().__init__()
         self.session = session
-        # Registered, so that Lightning moves them to the device and the precision.
+        # Registered as submodules, so that Lightning moves them to the device and precision.
         self.model, self.autoencoder = session.model, session.autoencoder
         self.observers: list[Observer] = []
         self.eval()

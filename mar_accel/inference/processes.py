@@ -1,4 +1,4 @@
-"""What a run tells the processes that Lightning starts for its further devices."""
+"""How a run passes its settings to the processes that Lightning starts for further devices."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from omegaconf import OmegaConf
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
 
-# A file with the resolved config of the run that started this process.
+# Names the file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
-# What Lightning sets before it starts processes, and takes for another launcher's if it finds it again.
+# Variables that Lightning sets before it starts processes. If they are still set later, Lightning assumes
+# that another launcher has set them.
 _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def settings_of_parent() -> Settings | None:
     """The settings to run if Lightning started this process, else None.
 
-    Composing the command line again would not do: another second gives another default run folder, and in a
-    multirun the command line means many runs.
+    The command line cannot be composed again: the default run folder contains the time.
+    In a multirun, the command line also describes many runs.
     """
     path = os.environ.get(CONFIG_VARIABLE)
     if path is None or os.environ.get("LOCAL_RANK", "0") == "0":
@@ -35,9 +36,9 @@ def settings_of_parent() -> Settings | None:
 
 @contextmanager
 def further_processes(config_file: Path) -> Iterator[None]:
-    """Within, processes that Lightning starts run the config in ``config_file``.
+    """A context in which processes started by Lightning run the config in ``config_file``.
 
-    Afterwards this process is as it was, so that the next job of a multirun can start processes of its own.
+    Afterwards the environment is restored, so that the next job of a multirun can start its own processes.
     """
     launched_by_others = "LOCAL_RANK" in os.environ
     before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, CONFIG_VARIABLE)}
@@ -61,17 +62,17 @@ def further_processes(config_file: Path) -> Iterator[None]:
 
 
 def _end_children() -> None:
-    """End the processes of a run that has failed here, without the one that this function runs in.
+    """End the child processes of a run that has failed in this process.
 
-    Lightning watches them, and kills this process as well once one of them has failed: the next run of a
-    sweep, or row of a table, would die of it.
+    Lightning watches them and would kill this process when one of them fails.
+    This would end the next run of a sweep, or the next row of a table.
     """
     for thread in threading.enumerate():
         children = getattr(thread, "_child_processes", None)
         if thread.name != "child-process-observer" or not children:
             continue
         ending = list(children)
-        # Without children there is nothing to watch, and the thread ends.
+        # The thread that watches the children ends if there are none.
         children.clear()
         for child in ending:
             child.kill()

@@ -16,7 +16,7 @@ from mar_accel.sampling.policy import DecodeState
 
 
 class ImagesPerSecond(ProgressColumn):
-    """Images per second so far."""
+    """A column with the images per second so far."""
 
     def render(self, task: Task) -> Text:
         done, elapsed = task.completed, task.elapsed or 0.0
@@ -24,10 +24,10 @@ class ImagesPerSecond(ProgressColumn):
 
 
 class ImageProgress(pl.Callback, Observer):
-    """A progress bar over all images, moved on by every AR step; shown by the first process alone.
+    """A progress bar over all images, advanced at every AR step; only the first process shows it.
 
     Args:
-        description: what stands before the bar.
+        description: text before the bar.
     """
 
     def __init__(self, description: str = "sampling") -> None:
@@ -58,7 +58,7 @@ class ImageProgress(pl.Callback, Observer):
         assert self.progress is not None
         images = state.batch_size * self._num_processes / len(state.plan.steps)
         self._done = min(self._done + images, float(self._num_images))
-        # The bar counts whole images; the fraction would read as clutter.
+        # The bar shows whole images, since fractions would be hard to read.
         self.progress.update(self.progress.task_ids[0], completed=int(self._done + 1e-6))
 
     def _stop(self, pl_module: Any) -> None:
@@ -75,7 +75,7 @@ class ImageProgress(pl.Callback, Observer):
 
 
 class StepProgress(Observer):
-    """Moves a bar on by one at every AR step."""
+    """Advances a progress bar by one at every AR step."""
 
     def __init__(self, progress: Progress, total: int):
         self.progress = progress
@@ -87,11 +87,11 @@ class StepProgress(Observer):
 
 @contextmanager
 def step_progress(total: int, **settings: Any) -> Iterator[StepProgress]:
-    """A bar over AR steps, gone at its end.
+    """A progress bar over AR steps that disappears at the end.
 
     Args:
-        total: AR steps of all batches.
-        settings: of :class:`rich.progress.Progress`, such as ``disable=True``.
+        total: number of AR steps of all batches.
+        settings: arguments of :class:`rich.progress.Progress`, such as ``disable=True``.
     """
     with Progress(**{"transient": True, **settings}) as progress:
         yield StepProgress(progress, total)

@@ -1,4 +1,4 @@
-"""A session: everything that samples, built once from settings."""
+"""A session: model, autoencoder, sampler and cache, built once from settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Prediction:
         indices: sample indices [B].
         labels: class labels [B].
         images: [B, 1 or 3, H, W], float32, about 0..1.
-        tokens: [B, L, C], float32; fidelity in latent space is measured on them.
+        tokens: [B, L, C], float32; used to measure fidelity in latent space.
     """
 
     indices: Tensor
@@ -41,12 +41,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Session:
-    """Model, autoencoder, sampler and cache that fit each other, and the plan they follow.
+    """Model, autoencoder, sampler and cache that fit together, and their plan.
 
     Attributes:
-        plan: AR steps of the sampler on the model's grid, made once.
-        seed: with the sample index it decides an image; at least 0.
-        defaults: the model's own sampling defaults, by name; samplers and caches may leave values to them.
+        plan: AR steps of the sampler on the model's grid.
+        seed: together with the sample index it determines the noise of an image; at least 0.
+        defaults: the model's sampling defaults by name, for values that sampler and cache leave open.
 
     Example:
         >>> session = Session.from_settings(compose_settings("generate", ["sampler=gtr"]))
@@ -71,7 +71,7 @@ class Session:
         seed: int = 0,
         defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> Session:
-        """A session of objects; raises ConfigError where they cannot be combined."""
+        """Build a session from objects; raises ConfigError if they cannot be combined."""
         sampler, cache = sampler.for_model(defaults), cache.for_model(defaults)
         plan = sampler.plan(model.config.grid)
         cache.check(model.config, plan, sampler.solver)
@@ -79,37 +79,37 @@ class Session:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Session:
-        """The session of a config, on the CPU in float32.
+        """Build the session of a config, on the CPU in float32.
 
         Raises:
             ConfigError: sampler, cache and model cannot be combined.
             WeightsError: weights are missing, damaged or of another model.
         """
-        # The cheap checks come first: nobody should wait for weights to learn of a typo.
+        # Cheap checks come first, so that errors in the config appear before the weights are loaded.
         sampler, cache = build_sampler(settings), build_cache(settings)
         architecture = mar_architecture(settings.model)
         cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
         return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
-        """The same model with another sampler and cache."""
+        """A session with the same model and another sampler and cache."""
         return Session.of(self.model, self.autoencoder, sampler, cache, self.seed, self.defaults)
 
     def with_settings(self, settings: Settings) -> Session:
-        """The same model with the sampler and the cache of other settings."""
+        """A session with the same model, and with sampler and cache of other settings."""
         return self.with_sampling(build_sampler(settings), build_cache(settings))
 
     def with_autoencoder(self, autoencoder: Autoencoder) -> Session:
-        """The same with another autoencoder."""
+        """The same session with another autoencoder."""
         return replace(self, autoencoder=autoencoder)
 
     def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.
 
         Args:
-            indices: sample indices [B]; each has its own order and noise under the seed.
+            indices: sample indices [B]; together with the seed they determine order and noise.
             labels: class labels int64 [B], on the model's device.
-            observer: is told what happens.
+            observer: is called at each event of the sampling.
         """
         observer = observer or Observer()
         model = self.model
@@ -125,10 +125,10 @@ class Session:
 
 
 def check_device(accelerator: str) -> None:
-    """Refuse a GPU where there is none, before Lightning does so with a traceback."""
+    """Raise ConfigError for a missing GPU, before Lightning fails with a traceback."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     there["gpu"] = there["cuda"] or there["mps"]
     if not there.get(accelerator, True):
         raise ConfigError(
-            f"trainer.accelerator={accelerator} asks for a GPU, but this machine has none; use trainer=cpu."
+            f"trainer.accelerator={accelerator} needs a GPU, but this machine has none; use trainer=cpu."
         )

@@ -10,10 +10,12 @@ import torch
 
 
 class Stopwatch(pl.Callback):
-    """Measures from the first batch's start to the last image of all processes; their start does not count.
+    """Measures the time from the start of the first batch to the last image of all processes.
+
+    The start of the processes does not count.
 
     Attributes:
-        seconds: of the last prediction; 0 before its end.
+        seconds: seconds of the last prediction; 0 before its end.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The Trainer of every command that samples."""
+"""Build the Trainer of every command that samples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.errors import ConfigError
 
-# Warnings of Lightning that are no news: how its own code is written, loaders of a few numbers without worker
-# processes, and, where a training goes on, that there is something to go on from.
+# Warnings of Lightning that do not help our users. They are about Lightning's own code, about data loaders
+# without worker processes, and about files of a training that is resumed.
 _NO_NEWS = (
     ".*LeafSpec.*",
     ".*does not have many workers.*",
@@ -29,7 +29,7 @@ _NO_NEWS = (
 
 
 def quiet_lightning() -> None:
-    """Lightning's notes on devices it has not found and products it advertises are no news to our users."""
+    """Hide Lightning's messages about devices and its products, and warnings that do not help users."""
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in _NO_NEWS:
@@ -42,10 +42,11 @@ def build_trainer(
     output_dir: Path,
     logger: Logger | None = None,
 ) -> pl.Trainer:
-    """A Trainer that predicts: no checkpoints, no bars but those of the callbacks.
+    """Build a Trainer for prediction, without checkpoints and without Lightning's progress bar.
 
     Raises:
-        ConfigError: Lightning knows no such device, strategy or precision, or has fewer devices.
+        ConfigError: Lightning does not support the device, strategy or precision,
+            or there are fewer devices.
     """
     return trainer_or_config_error(
         **settings.lightning,
@@ -59,26 +60,26 @@ def build_trainer(
 
 
 def on_one_device(settings: TrainerSettings) -> TrainerSettings:
-    """The same on one device, for commands that gather in memory."""
-    # A list of one says which device.
+    """The settings with a single device, for commands that collect results in memory."""
+    # A list with one entry names a device and is kept.
     one = settings.devices if isinstance(settings.devices, list) and len(settings.devices) == 1 else 1
     return replace(settings, devices=one, num_nodes=1, strategy="auto")
 
 
 def check_num_processes(trainer: pl.Trainer, num_images: int) -> None:
-    """Refuse processes that would have nothing to do: the others would wait for them."""
+    """Raise ConfigError if there are more processes than images."""
     if trainer.world_size > num_images:
         raise ConfigError(
-            f"trainer.devices={trainer.world_size} are more processes than dataset.num_images={num_images} has "
-            f"images; use at most {num_images}."
+            f"trainer.devices={trainer.world_size} must not exceed dataset.num_images={num_images}; "
+            f"use at most {num_images}."
         )
 
 
 def trainer_or_config_error(**settings: Any) -> pl.Trainer:
-    """A quiet Trainer; what Lightning says against its settings becomes one sentence."""
+    """Build a quiet Trainer; Lightning's errors about its settings become a ConfigError."""
     quiet_lightning()
     try:
         return pl.Trainer(**settings)
     except (MisconfigurationException, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
-        raise ConfigError(f"trainer: {reason}; use what Lightning's Trainer takes.") from error
+        raise ConfigError(f"trainer: {reason}; use values that Lightning's Trainer accepts.") from error

@@ -1,4 +1,4 @@
-"""Writes images as they are finished, and the grid at the end."""
+"""Write images after each batch, and a grid at the end."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class ImageWriter(BasePredictionWriter):
     """Saves ``images/<index>.png`` after every batch and ``grid.png`` at the end.
 
     Args:
-        output_dir: the run folder; exists.
-        num_images: number of images that the whole run writes.
-        num_classes: labels in turn; a grid of whole turns has one column per class if that is at most 10.
+        output_dir: the run folder; it must exist.
+        num_images: number of images of the whole run.
+        num_classes: number of classes.
+            If it is at most 10 and divides ``num_images``, the grid has one column per class.
     """
 
     def __init__(self, output_dir: Path, num_images: int, num_classes: int):
@@ -53,7 +54,7 @@ class ImageWriter(BasePredictionWriter):
             self.write_grid()
 
     def write_grid(self) -> None:
-        """Write ``grid.png`` from the first images, which are all there."""
+        """Write ``grid.png`` from the first images, which must all exist."""
         shown = [
             Image.open(self.output_dir / "images" / image_name(index))
             for index in range(min(self.num_images, MAX_GRID_IMAGES))

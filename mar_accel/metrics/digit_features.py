@@ -1,8 +1,10 @@
-"""The small feature network of the handwritten digits: a classifier of the 8×8 scans.
+"""The small feature network for handwritten digits: a classifier of the 8×8 scans.
 
-It plays Inception's part for the embedded model: its last hidden layer gives the features, its logits
-the Inception Score and the share of recognised digits. It was trained on the original scans (see the
-card in ``mar_accel/assets/digit_features``) and has never seen a generated image.
+It replaces InceptionV3 for the embedded model.
+Its last hidden layer gives the features.
+Its logits give the Inception Score and the share of recognised digits.
+It was trained on the original scans and has never seen a generated image.
+Its model card is in ``mar_accel/assets/digit_features``.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from mar_accel.metrics.features import FeatureExtractor, Features, check_images,
 FEATURE_DIM = 64
 NUM_CLASSES = 10
 SCAN_SIZE = 8
-# To be raised when the same weights give other features: cached statistics are kept by it.
+# Part of the key of cached statistics. Increase it when the same weights give different features.
 VERSION = 2
 
 
 class DigitNetwork(nn.Module):
-    """Scans [B, 1, 8, 8] in 0..1 to features [B, 64] and logits [B, 10]."""
+    """Maps scans [B, 1, 8, 8] in 0..1 to features [B, 64] and logits [B, 10]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,8 +49,8 @@ class DigitNetwork(nn.Module):
         self.classifier = nn.Linear(FEATURE_DIM, NUM_CLASSES)
 
     def forward(self, scans: Tensor) -> tuple[Tensor, Tensor]:
-        # The features are taken before the activation: after it, images that are no digits at all
-        # (noise) fall together near zero, where precision takes them for real.
+        # The features are taken before the activation. After it, images of noise collapse near zero,
+        # and precision would count them as real digits.
         features = self.body(scans)
         return features, self.classifier(F.gelu(features))
 
@@ -59,13 +61,21 @@ def shipped_weights() -> Path:
 
 
 class DigitFeatures(FeatureExtractor):
-    """Features of digit images: 32×32 (brought back to scans) or 8×8; colour is averaged to grey.
+    """Features of digit images of 32×32 or 8×8 pixels.
+
+    Images of 32×32 are first reduced to 8×8 scans.
+    RGB images are averaged to grey.
 
     Args:
-        weights: a safetensors file that ``python -m mar_accel.train_features`` wrote; None: the shipped one.
+        weights: a .safetensors file written by ``python -m mar_accel.train_features``.
+            None: the shipped file.
 
     Raises:
-        ConfigError: the file is missing or holds another network.
+        ConfigError: the file is missing or holds a different network.
+
+    Example:
+        >>> features = DigitFeatures()(images)  # uint8 [B, 1, 32, 32]
+        >>> features.pooled.shape  # [B, 64]
     """
 
     name = "digits"
@@ -80,8 +90,8 @@ class DigitFeatures(FeatureExtractor):
             self.network.load_state_dict(load_file(path))
         except Exception as error:
             raise ConfigError(
-                f"features.weights={path} is not a digit feature network ({type(error).__name__}); "
-                "give a file written by python -m mar_accel.train_features, or null for the shipped one."
+                f"features.weights={path} cannot be read as digit feature weights ({type(error).__name__}); "
+                "use a file written by python -m mar_accel.train_features, or null for the shipped one."
             ) from error
         self.fingerprint = f"{file_fingerprint(path)}-{VERSION}"
         self.requires_grad_(False).eval()
@@ -96,8 +106,8 @@ class DigitFeatures(FeatureExtractor):
         size = tuple(images.shape[-2:])
         if size not in ((IMAGE_SIZE, IMAGE_SIZE), (SCAN_SIZE, SCAN_SIZE)):
             raise DataError(
-                f"features=digits reads images of {IMAGE_SIZE}×{IMAGE_SIZE} or {SCAN_SIZE}×{SCAN_SIZE} "
-                f"pixels, not {size[0]}×{size[1]}; use features=inception for other images."
+                f"features=digits needs images of {IMAGE_SIZE}×{IMAGE_SIZE} or {SCAN_SIZE}×{SCAN_SIZE} "
+                f"pixels, got {size[0]}×{size[1]}; use features=inception for other images."
             )
         grey = images.float().mean(dim=1, keepdim=True) / 255
         scans = to_scans(grey) if size[0] == IMAGE_SIZE else grey

@@ -1,4 +1,4 @@
-"""What turns images into the feature vectors that FID, KID, precision and recall are computed on."""
+"""Feature extractors: networks that map images to the features behind FID, KID, precision and recall."""
 
 from __future__ import annotations
 
@@ -26,43 +26,44 @@ class Features:
 
 
 class FeatureExtractor(nn.Module):
-    """A frozen network from 8-bit images to features.
+    """A frozen network that maps 8-bit images to features.
 
     Subclasses set the attributes and implement ``forward``.
 
     Attributes:
         name: as it appears in reports ("digits", "inception").
-        dim: F.
+        dim: number of features F.
         fingerprint: changes with the network's weights; part of the key of cached statistics.
-        recognises: whether the logits are of the classes that images are generated for, so that the
-            share of recognised images means something.
+        recognises: whether the logits belong to the classes that images are generated for.
+            Only then is the share of recognised images computed.
     """
 
     name: str
     dim: int
     fingerprint: str
-    # Whether the logits are of the classes that images are generated for.
     recognises: bool = False
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network's parameters."""
         return next(self.parameters()).device
 
     def forward(self, images: Tensor) -> Features:
-        """Features of 8-bit images.
+        """Compute the features of 8-bit images.
 
         Args:
             images: uint8 [B, 1 or 3, H, W].
 
         Raises:
-            DataError: the images have a size or dtype that the network does not read.
+            DataError: the network does not support the images' size or dtype.
         """
         raise NotImplementedError
 
 
 def quantise(images: Tensor) -> Tensor:
-    """Images in 0..1 to uint8, as they are saved; what metrics see is what a PNG holds.
+    """Convert images in 0..1 to uint8, so that metrics see exactly what a PNG stores.
+
+    Values outside 0..1 are clamped.
 
     Raises:
         DataError: a pixel is NaN or infinite.
@@ -71,7 +72,7 @@ def quantise(images: Tensor) -> Tensor:
         bad = int((~torch.isfinite(images)).flatten(1).any(dim=1).sum())
         raise DataError(
             f"{bad} of {len(images)} images have NaN or infinite pixels; "
-            "look for a diverged sampler (sampler.max_timestep, trainer.precision) or a damaged file."
+            "check for a diverged sampler (sampler.max_timestep, trainer.precision) or a damaged file."
         )
     return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -80,8 +81,8 @@ def check_images(images: Tensor) -> None:
     """Raise :class:`DataError` unless ``images`` are uint8 [B, 1 or 3, H, W]."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(
-            f"images of shape {list(images.shape)} and type {images.dtype} cannot be evaluated; "
-            "give uint8 images with one or three channels."
+            f"images must be uint8 [B, 1 or 3, H, W], got {images.dtype} {list(images.shape)}; "
+            "convert them with mar_accel.metrics.features.quantise."
         )
 
 

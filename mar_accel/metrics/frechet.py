@@ -18,8 +18,9 @@ class GaussianStatistics:
     """Mean and covariance of a set of feature vectors.
 
     Attributes:
-        mean: [F], float64. covariance: [F, F], float64, unbiased (divided by N − 1).
-        count: N; None where a file does not tell it.
+        mean: [F], float64.
+        covariance: [F, F], float64, unbiased (divided by N − 1).
+        count: number of vectors N; None if the source file does not state it.
     """
 
     mean: Tensor
@@ -28,15 +29,18 @@ class GaussianStatistics:
 
     @property
     def dim(self) -> int:
-        """F."""
+        """Number of features F."""
         return self.mean.shape[0]
 
 
 class RunningStatistics:
-    """Mean and covariance of features that come in batches; those of several devices can be merged.
+    """Mean and covariance of features that arrive in batches; results of several devices can be merged.
 
-    Kept are the count, the mean and the scatter matrix around it (Chan et al.), so that a large mean
-    costs no precision.
+    It keeps the count, the mean and the scatter matrix around the mean (Chan et al.).
+    Thus a large mean costs no precision.
+
+    Example:
+        >>> statistics = RunningStatistics(64).update(features).finish()  # features: [B, 64]
     """
 
     def __init__(self, dim: int):
@@ -45,7 +49,7 @@ class RunningStatistics:
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> RunningStatistics:
-        """Add features [B, F] of any float type and device."""
+        """Add features [B, F] of any float dtype and on any device."""
         if len(features):
             batch = RunningStatistics(features.shape[1])
             values = features.detach().cpu().double()
@@ -56,7 +60,7 @@ class RunningStatistics:
         return self
 
     def merge(self, other: RunningStatistics) -> RunningStatistics:
-        """Add what another device or batch has seen."""
+        """Add the features that another batch or device has collected."""
         total = self.count + other.count
         if total:
             difference = other.mean - self.mean
@@ -67,9 +71,9 @@ class RunningStatistics:
         return self
 
     def finish(self) -> GaussianStatistics:
-        """The statistics of everything added; raises DataError for fewer than two vectors."""
+        """Statistics of all features added so far; raises DataError for fewer than two vectors."""
         if self.count < 2:
-            raise DataError(f"{self.count} image(s) have no covariance; evaluate at least 2.")
+            raise DataError(f"a covariance needs at least 2 images, got {self.count}; add more images.")
         return GaussianStatistics(self.mean, self.scatter / (self.count - 1), self.count)
 
 
@@ -79,23 +83,27 @@ def gaussian_statistics(features: Tensor) -> GaussianStatistics:
 
 
 def matrix_square_root(covariance: Tensor) -> Tensor:
-    """Symmetric square root of a positive semi-definite matrix; rounding below zero counts as zero."""
+    """Symmetric square root of a positive semi-definite matrix.
+
+    Negative eigenvalues can only come from rounding and count as zero.
+    """
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
-    """‖μ_a − μ_b‖² + Tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½); 0 for equal statistics, symmetric.
+    """Fréchet distance ‖μ_a − μ_b‖² + Tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½).
 
-    The trace of (Σ_a Σ_b)^½ is the sum of the singular values of Σ_a^½ Σ_b^½, which needs no square
-    root of a matrix that is not symmetric and stays exact for singular covariances.
+    It is symmetric, and 0 for equal statistics.
+    The trace of (Σ_a Σ_b)^½ is computed as the sum of the singular values of Σ_a^½ Σ_b^½.
+    This avoids the square root of a non-symmetric matrix and is exact for singular covariances.
 
     Raises:
-        DataError: the statistics belong to features of different dimensions.
+        DataError: the statistics have different numbers of features.
     """
     if a.dim != b.dim:
         raise DataError(
-            f"statistics of {a.dim} and of {b.dim} features cannot be compared; "
+            f"statistics of {a.dim} features cannot be compared with statistics of {b.dim} features; "
             "choose the features that the reference was computed with."
         )
     roots = matrix_square_root(a.covariance.double()) @ matrix_square_root(b.covariance.double())

@@ -1,4 +1,4 @@
-"""InceptionV3 features as in the published FID numbers: torch-fidelity's port of the TensorFlow network."""
+"""InceptionV3 features for FID as published: torch-fidelity's port of the TensorFlow network."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ WEIGHTS_PAGE = "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0"
 
 
 class InceptionFeatures(FeatureExtractor):
-    """Pool features (2048) and unbiased logits (1008) of images of any size; the network resizes them.
+    """Pooled features [B, 2048] and unbiased logits [B, 1008]; the network resizes images of any size.
 
     Args:
-        weights: path of torch-fidelity's weight file; None: torch's hub folder, downloaded if absent.
+        weights: path of torch-fidelity's weight file.
+            None: the file in torch's hub folder, downloaded if missing.
 
     Raises:
-        ConfigError: torch-fidelity or the weights cannot be had; the sentence says what to put where.
+        ConfigError: torch-fidelity or the weights are not available.
     """
 
     name = "inception"
@@ -45,7 +46,7 @@ class InceptionFeatures(FeatureExtractor):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> InceptionFeatures:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode whatever ``mode`` is."""
         return super().train(False)
 
     @torch.inference_mode()
@@ -57,18 +58,21 @@ class InceptionFeatures(FeatureExtractor):
 
 def _network_class() -> type[torch.nn.Module]:
     try:
-        # torch-fidelity imports torchvision as a whole, so both must be there and fit torch.
+        # torch-fidelity imports all of torchvision, so both must be installed and match torch.
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except Exception as error:
         raise ConfigError(
-            "features=inception needs torch-fidelity with a torchvision that fits the installed torch "
-            f"({type(error).__name__}: {error}); install them with pip install 'mar-accel[inception]'."
+            "features=inception needs torch-fidelity and a torchvision that matches the installed torch "
+            f"({type(error).__name__}: {error}); run pip install -e '.[inception]' in the checkout."
         ) from error
     return FeatureExtractorInceptionV3
 
 
 def _check_weights(path: Path, hub_file: Path) -> None:
-    """torch-fidelity unpickles without restrictions: only a file that loads with them is handed to it."""
+    """Raise ConfigError unless the file loads with torch's restricted unpickler.
+
+    torch-fidelity itself unpickles without restrictions, which could run code from the file.
+    """
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -77,6 +81,6 @@ def _check_weights(path: Path, hub_file: Path) -> None:
 
 def _remedy(path: Path, hub_file: Path, error: Exception) -> str:
     return (
-        f"features.weights: InceptionV3's weights cannot be read from {path} ({type(error).__name__}); put "
-        f"{WEIGHTS_NAME} from {WEIGHTS_PAGE} at {hub_file}, or give its path as features.weights."
+        f"features.weights={path} cannot be read as InceptionV3 weights ({type(error).__name__}); download "
+        f"{WEIGHTS_NAME} from {WEIGHTS_PAGE} to {hub_file}, or set features.weights to its path."
     )

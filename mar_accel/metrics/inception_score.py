@@ -1,4 +1,4 @@
-"""Inception Score: how sure the classifier is of each image, and how varied the classes are.
+"""Inception Score: how confident the classifier is for each image, and how varied the classes are.
 
 Source: Salimans et al., Improved Techniques for Training GANs (arXiv:1606.03498).
 """
@@ -10,12 +10,14 @@ from torch import Tensor
 
 
 def inception_score(logits: Tensor, num_splits: int = 10, seed: int = 0) -> tuple[float, float]:
-    """exp(mean KL(p(y|x) ‖ p(y))) of each split: their mean and standard deviation.
+    """Inception Score exp(mean KL(p(y|x) ‖ p(y))): mean and standard deviation over splits.
+
+    The images are shuffled first, since they may be sorted by class.
 
     Args:
-        logits: [N, classes]; the images are shuffled, as they come in the order of their classes.
-        num_splits: splits of (almost) equal size; N where there are fewer images than splits.
-        seed: of the shuffling.
+        logits: [N, classes].
+        num_splits: number of splits, equal in size up to one image; at most N are used.
+        seed: seed of the shuffling.
     """
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
     log_p = logits.double().log_softmax(dim=1)[order]

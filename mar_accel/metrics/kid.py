@@ -1,4 +1,4 @@
-"""Kernel Inception Distance: unbiased squared MMD under a cubic kernel, over subsets of the features.
+"""Kernel Inception Distance: unbiased squared MMD with a cubic kernel, averaged over feature subsets.
 
 Source: Bińkowski et al., Demystifying MMD GANs (arXiv:1801.01401).
 """
@@ -16,13 +16,16 @@ from mar_accel.utils.progress import progress
 def kernel_distance(
     features: Tensor, reference: Tensor, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """KID and its standard deviation over subsets (100 of 1,000, as published).
+    """KID and its standard deviation over subsets; the defaults are the published 100 subsets of 1,000.
+
+    If both sets have at most ``subset_size`` vectors and equal size, the whole sets are compared once.
 
     Args:
-        features: of the generated images [N, F]. reference: of the real ones [M, F].
-        num_subsets: how many subsets of each set are compared.
-        subset_size: vectors of a subset, at least 2; fewer where a set is smaller.
-        seed: of the choice of the subsets.
+        features: features of the generated images [N, F].
+        reference: features of the real images [M, F].
+        num_subsets: number of subset pairs that are compared.
+        subset_size: vectors per subset, at least 2; limited to the size of the smaller set.
+        seed: seed for the choice of the subsets.
 
     Raises:
         DataError: a set has fewer than two vectors.
@@ -30,7 +33,7 @@ def kernel_distance(
     size = min(subset_size, len(features), len(reference))
     if size < 2:
         raise DataError(
-            f"KID of {len(features)} and {len(reference)} images is undefined; give at least 2 of each."
+            f"KID needs at least 2 images in each set, got {len(features)} and {len(reference)}; add images."
         )
     if size == len(features) == len(reference):
         num_subsets = 1  # every subset would be the whole set

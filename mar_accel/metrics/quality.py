@@ -1,4 +1,4 @@
-"""Quality of a set of images: everything that is computed on their features, as one object."""
+"""Quality of a set of images: all metrics that are computed on their features, in one object."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from mar_accel.metrics.recognised import recognised
 from mar_accel.metrics.reference import Reference
 from mar_accel.metrics.small_samples import bias_of_gaussian_draws, fid_bias, fid_standard_error
 
-# The bias is found by drawing as many vectors as there are images; beyond this many numbers it is left out,
-# unless it has to be warned of.
+# The bias is estimated by drawing as many vectors as there are images. Above this many numbers it is
+# skipped, unless there are so few images that a warning needs it.
 MAX_BIAS_NUMBERS = 20_000_000
 NEIGHBOURS = 3
 
 
 @dataclass
 class FeatureSet:
-    """Features of images, by sample index; the parts of several batches or devices can be joined.
+    """Features of images with their sample indices; parts of several batches or devices can be joined.
 
     Attributes:
-        indices: sample indices [N]. labels: their classes [N], or −1 where not known.
-        pooled: [N, F]. logits: [N, classes].
+        indices: sample indices [N].
+        labels: class labels [N], −1 if unknown.
+        pooled: [N, F].
+        logits: [N, classes].
     """
 
     indices: Tensor
@@ -39,13 +41,16 @@ class FeatureSet:
 
     @staticmethod
     def of(features: Features, indices: Tensor, labels: Tensor | None) -> FeatureSet:
-        """A batch, brought to the CPU."""
+        """The features of one batch, moved to the CPU."""
         known = labels if labels is not None else torch.full_like(indices, -1)
         return FeatureSet(indices.cpu(), known.cpu(), features.pooled.cpu(), features.logits.cpu())
 
     @staticmethod
     def join(parts: list[FeatureSet]) -> FeatureSet:
-        """All parts in the order of the sample indices: the same for every split into batches and devices."""
+        """All parts, sorted by sample index.
+
+        The result does not depend on the split into batches and devices.
+        """
         indices = torch.cat([part.indices for part in parts])
         order = indices.argsort()
         return FeatureSet(
@@ -58,23 +63,34 @@ class FeatureSet:
 
 @dataclass
 class Quality:
-    """Numbers by name (None where one cannot be computed), and sentences a reader has to know."""
+    """Metrics of a set of images.
+
+    Attributes:
+        numbers: value of each metric by name; None if it cannot be computed.
+        warnings: sentences that a reader of the numbers must know.
+    """
 
     numbers: dict[str, float | None]
     warnings: list[str] = field(default_factory=list)
 
 
 def measure_quality(images: FeatureSet, extractor: FeatureExtractor, reference: Reference | None) -> Quality:
-    """FID, KID, Inception Score, precision, recall and the recognised share of a set of images.
+    """FID, KID, Inception Score, precision, recall and the share of recognised images.
+
+    Args:
+        images: features of the generated images, at least two.
+        extractor: the network that computed them.
+        reference: real images to compare with. None: only the Inception Score and recognition are computed.
 
     Raises:
-        DataError: fewer than two images, NaN features, or a reference of another feature dimension.
+        DataError: there are fewer than two images, features are NaN or infinite,
+            or the reference has another number of features.
     """
     count = len(images.pooled)
     if count < 2:
-        raise DataError(f"{count} image(s) have no statistics; evaluate at least 2 (dataset.num_images).")
+        raise DataError(f"metrics need at least 2 images, got {count}; increase dataset.num_images.")
     if not torch.isfinite(images.pooled).all():
-        raise DataError("the features have NaN or infinite values; look for damaged images or weights.")
+        raise DataError("the features have NaN or infinite values; check for damaged images or weights.")
     quality = Quality({"num_images": count})
     mean, deviation = inception_score(images.logits)
     quality.numbers |= {"inception_score": mean, "inception_score_std": deviation}
@@ -105,29 +121,32 @@ def _compare_statistics(quality: Quality, images: FeatureSet, reference: Referen
         quality.numbers["fid_bias"] = bias.value
         if count <= dim:
             quality.warnings.append(
-                f"FID of {count} images on {dim} features is biased: so many {bias.drawn} would get about "
+                f"FID of {count} images on {dim} features is biased: {count} {bias.drawn} would get about "
                 f"{bias.value:.3g}; generate more than {dim} images."
             )
     real = reference.statistics.count
     if real is not None and real <= dim:
-        # The Gaussian's even where classes are known: whether the reference's were drawn or fixed is not.
+        # Gaussian draws are used even if the classes are known. It is unknown whether the class counts of
+        # the reference were drawn or fixed.
         real_bias = bias_of_gaussian_draws(reference.statistics, real)
         quality.warnings.append(
-            f"FID against {real} reference images on {dim} features is biased: so many independent draws "
-            f"from the reference's Gaussian differ from it by about {real_bias:.3g}; give more than {dim} "
+            f"FID against {real} reference images on {dim} features is biased: {real} independent draws "
+            f"from the reference's Gaussian differ from it by about {real_bias:.3g}; use more than {dim} "
             "reference images."
         )
 
 
 def _compare_features(quality: Quality, images: FeatureSet, reference: Reference) -> None:
-    """KID, precision and recall, where the reference's features are known."""
+    """KID, precision and recall, if the reference's features are known."""
     if reference.features is None:
         quality.warnings.append(
-            f"{reference.source} holds statistics alone: KID, precision and recall need reference images."
+            f"{reference.source} holds only statistics: KID, precision and recall need reference images."
         )
         return
     if min(len(images.pooled), len(reference.features)) <= NEIGHBOURS:
-        quality.warnings.append(f"precision and recall need more than {NEIGHBOURS} images of each set.")
+        quality.warnings.append(
+            f"KID, precision and recall are missing: they need more than {NEIGHBOURS} images in each set."
+        )
         return
     kid, kid_std = kernel_distance(images.pooled, reference.features)
     precision, recall = precision_recall(images.pooled, reference.features, NEIGHBOURS)

@@ -1,4 +1,4 @@
-"""What generated images are compared with: statistics and features of real ones, cached by content."""
+"""The reference for generated images: statistics and features of real images, cached by content."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
 from mar_accel.utils.progress import progress
 from mar_accel.utils.whole_files import written_whole
 
-# KID, precision and recall use this many of the reference's images, as ADM's evaluator does.
+# KID, precision and recall use at most this many reference images, as ADM's evaluator does.
 MAX_KEPT_FEATURES = 10_000
 BATCH_SIZE = 256
-# Part of the cache's key: to be raised when the computation changes.
+# Part of the cache key. Increase it when the computation changes.
 CACHE_VERSION = 2
 
 
 @dataclass
 class Reference:
-    """Real images, as features.
+    """Features of real images.
 
     Attributes:
-        source: where they come from, for reports.
+        source: where the images come from, for reports.
         statistics: mean and covariance of their features.
-        features: [M, F], at most 10,000 of them; None where only statistics are known, and then
-            neither KID nor precision nor recall can be computed.
-        labels: classes of ``features``, int64 [M]; None where they are not known.
+        features: [M, F] with M ≤ 10,000; None if only statistics are known.
+            KID, precision and recall need them.
+        labels: classes of ``features``, int64 [M]; None if unknown.
     """
 
     source: str
@@ -47,36 +47,42 @@ class Reference:
 
 
 class ReferenceSource:
-    """Where the reference comes from; its statistics are computed once and cached.
+    """Source of the reference; its statistics are computed once and cached.
 
     Args:
-        source: "digits" (scikit-learn's handwritten digits), an ADM-style .npz with mu and sigma (or with
-            images in arr_0), a folder of images, or a run folder.
-        augmentations: for "digits": 0 takes every scan once, unchanged; n takes n copies of each, augmented
-            as in the training of the embedded model: the distribution that the model was to learn.
-        cache_dir: folder of cached statistics; None: mar_accel/statistics in the user's cache folder.
+        source: "digits" (scikit-learn's handwritten digits), an ADM-style .npz, a folder of images,
+            or a run folder. The .npz holds mu and sigma, or images in arr_0.
+        augmentations: for "digits" only. 0 uses every scan once, unchanged.
+            n ≥ 1 uses n copies of each scan, augmented as in the training of the embedded model.
+        cache_dir: folder of cached statistics. None: mar_accel/statistics in the user's cache folder.
+
+    Raises:
+        ConfigError: ``augmentations`` is negative.
+
+    Example:
+        >>> reference = ReferenceSource("digits").load(DigitFeatures())
     """
 
     def __init__(self, source: str, augmentations: int = 0, cache_dir: str | None = None):
         if augmentations < 0:
-            raise ConfigError(f"reference.augmentations={augmentations} is negative; give 0 or more.")
+            raise ConfigError(f"reference.augmentations must be ≥ 0, got {augmentations}.")
         self.source = source
         self.augmentations = augmentations
         self.cache_dir = Path(cache_dir) if cache_dir else _user_cache_dir()
 
     def check(self) -> None:
-        """Raise DataError where the source does not exist, before anything is generated."""
+        """Raise DataError if the source does not exist, before any image is generated."""
         if self.source != "digits" and not Path(self.source).exists():
             raise DataError(
-                f"reference.source={self.source} does not exist; give digits, an .npz with mu and sigma "
+                f"reference.source={self.source} does not exist; use digits, an .npz with mu and sigma "
                 "(ADM's VIRTUAL_imagenet256_labeled.npz or adm_in256_stats.npz), or a folder of images."
             )
 
     def load(self, extractor: FeatureExtractor, device: torch.device | str = "cpu") -> Reference:
-        """Statistics and features under ``extractor``.
+        """Statistics and features of the source, computed with ``extractor``.
 
         Raises:
-            DataError: the source cannot be read, or holds statistics of other features.
+            DataError: the source cannot be read, or its statistics belong to other features.
         """
         self.check()
         if self.source == "digits":
@@ -101,10 +107,10 @@ class ReferenceSource:
         extractor: FeatureExtractor,
         device: torch.device | str,
     ) -> Reference:
-        """ADM's files: mu [F] and sigma [F, F], beside them perhaps the images of precision and recall."""
+        """Read an ADM file: mu [F], sigma [F, F] and optionally images for precision and recall."""
         mu, sigma = arrays.get("mu"), arrays.get("sigma")
         if mu is None or sigma is None or mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-            raise DataError(f"{path} does not hold mu [F] and sigma [F, F]; give an ADM-style .npz.")
+            raise DataError(f"{path} must hold mu [F] and sigma [F, F]; use an ADM-style .npz.")
         if len(mu) != extractor.dim:
             raise DataError(
                 f"{path} holds statistics of {len(mu)} features but features={extractor.name} has "
@@ -157,7 +163,7 @@ class ReferenceSource:
 
 
 def digit_images(augmentations: int) -> tuple[Tensor, Tensor]:
-    """The handwritten digits as the embedded model renders them: uint8 [N, 1, 32, 32], and labels [N]."""
+    """Handwritten digits rendered as for the embedded model: uint8 [N, 1, 32, 32], and labels [N]."""
     scans, labels = load_scans()
     if not augmentations:
         return quantise(render(scans)), labels
@@ -172,7 +178,7 @@ def _user_cache_dir() -> Path:
 
 
 def _write_cache(file: Path, reference: Reference) -> None:
-    """Best effort: where the cache folder cannot be written, the statistics are computed again next time."""
+    """Write the statistics if possible; otherwise they are computed again next time."""
     assert reference.features is not None
     tensors = {
         "mean": reference.statistics.mean,
@@ -189,5 +195,5 @@ def _write_cache(file: Path, reference: Reference) -> None:
 
 
 def no_reference() -> None:
-    """``reference=none``."""
+    """Target of ``reference=none``: no reference."""
     return None

@@ -1,7 +1,8 @@
-"""How far the FID of few images can be trusted: its bias and its standard error.
+"""Bias and standard error of the FID of few images.
 
-Images are sampled with a fixed number per class, so neither number may count the chance of drawing a class
-more or less often. On the features of digits, where classes lie far apart, it would be most of both.
+Images are sampled with a fixed number per class.
+So neither value may include the variation that random class counts would cause.
+For digit features, whose classes lie far apart, this variation would dominate both values.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from mar_accel.metrics.reference import Reference
 from mar_accel.utils.progress import progress
 
 JACKKNIFE_GROUPS = 10
-# The FID of a single draw of digits scatters by a sixth of its mean.
+# The standard deviation of the FID of one draw of digits is a sixth of its mean.
 BIAS_DRAWS = 5
 
 
 @dataclass
 class Bias:
-    """How much a FID is biased upwards: what images without any fault would get.
+    """Upward bias of a FID: the FID that faultless images would get.
 
     Attributes:
-        value: their FID. drawn: what they were, to be read after "so many".
+        value: FID of the faultless images.
+        drawn: what these images were, as text that follows their number.
     """
 
     value: float
@@ -40,13 +42,15 @@ class Bias:
 
 
 def fid_bias(reference: Reference, labels: Tensor, seed: int = 0) -> Bias:
-    """The FID that a perfect generator would get with images of these classes.
+    """FID that a perfect generator would get with images of these classes.
 
-    Real images with the same classes where the reference knows its own, else independent draws from the
-    reference's Gaussian.
+    If all labels are known and occur in the reference, real images of the same classes are drawn.
+    Otherwise independent vectors are drawn from the reference's Gaussian.
 
     Args:
-        labels: classes of the generated images [N], −1 where not known.
+        reference: the real images.
+        labels: classes of the generated images [N], −1 if unknown.
+        seed: seed of the draws.
     """
     if reference.features is not None and reference.labels is not None and _covers(reference.labels, labels):
         value = bias_of_real_images(reference.features, reference.labels, reference.statistics, labels, seed)
@@ -56,18 +60,21 @@ def fid_bias(reference: Reference, labels: Tensor, seed: int = 0) -> Bias:
 
 
 def _covers(known: Tensor, labels: Tensor) -> bool:
-    """Whether every one of the labels is known and occurs in the reference."""
+    """Whether all labels are known and occur in the reference."""
     return bool((labels >= 0).all() and torch.isin(labels, known).all())
 
 
 def bias_of_real_images(
     features: Tensor, classes: Tensor, statistics: GaussianStatistics, labels: Tensor, seed: int = 0
 ) -> float:
-    """Mean FID of draws (with replacement) from real images, with the class counts of ``labels``.
+    """Mean FID of draws with replacement from real images, with the class counts of ``labels``.
 
     Args:
-        features: of real images [M, F]. classes: theirs [M], every one of ``labels`` among them.
-        statistics: what the draws are compared with. labels: classes of the generated images [N].
+        features: features of the real images [M, F].
+        classes: classes of the real images [M]; they include all ``labels``.
+        statistics: statistics that the draws are compared with.
+        labels: classes of the generated images [N].
+        seed: seed of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     distances = []
@@ -78,7 +85,10 @@ def bias_of_real_images(
 
 
 def draw_of_classes(classes: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Random indices into ``classes`` [M], with replacement: of each class as many as in ``labels`` [N]."""
+    """Random indices [N] into ``classes`` [M], drawn with replacement.
+
+    Each class is drawn as often as it occurs in ``labels`` [N].
+    """
     drawn = []
     for label, count in zip(*labels.unique(return_counts=True), strict=True):
         members = (classes == label).nonzero().flatten()
@@ -87,7 +97,7 @@ def draw_of_classes(classes: Tensor, labels: Tensor, generator: torch.Generator)
 
 
 def bias_of_gaussian_draws(reference: GaussianStatistics, num_images: int, seed: int = 0) -> float:
-    """FID of so many independent draws from the reference's Gaussian, compared with it."""
+    """FID of ``num_images`` independent draws from the reference's Gaussian against the reference."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(num_images, reference.dim, dtype=torch.float64, generator=generator)
     drawn = reference.mean + normal @ matrix_square_root(reference.covariance.double())
@@ -97,16 +107,18 @@ def bias_of_gaussian_draws(reference: GaussianStatistics, num_images: int, seed:
 def fid_standard_error(
     features: Tensor, reference: GaussianStatistics, labels: Tensor | None = None
 ) -> float | None:
-    """Standard error of the FID by leaving out a tenth of the images at a time (grouped jackknife).
+    """Standard error of the FID by a grouped jackknife, which leaves out one tenth of the images at a time.
 
     Args:
-        features: of the images [N, F].
-        labels: their classes [N], taken as fixed; None or any −1: as if classes had been drawn as well,
-            which overstates the error of samples with a fixed number per class. So does a class with
-            fewer than ten images, as some groups have to go without it.
+        features: features of the images [N, F].
+        reference: statistics of the real images.
+        labels: classes of the images [N], whose counts are taken as fixed.
+            None, or any −1: class counts are taken as random.
+            This overstates the error of samples with a fixed number per class.
+            A class with fewer than ten images has the same effect, since some groups lack it.
 
     Returns:
-        None where fewer than 40 images make the groups too small to say anything.
+        The standard error; None for fewer than 40 images, since the groups would be too small.
     """
     if len(features) < 4 * JACKKNIFE_GROUPS:
         return None
@@ -127,15 +139,16 @@ def fid_standard_error(
 
 
 def jackknife_groups(num_images: int, labels: Tensor | None) -> list[Tensor]:
-    """Indices of the images in each of ten groups, whose sizes differ by at most one.
+    """Indices of the images in each of ten groups.
 
-    With labels [N], so do the counts of each class.
+    The sizes of the groups differ by at most one.
+    With known labels [N], the counts of each class also differ by at most one.
     """
-    # Shuffled, as images come in the order of their classes.
+    # Shuffled because images may be sorted by class.
     order = torch.randperm(num_images, generator=torch.Generator().manual_seed(0))
     if labels is None or (labels < 0).any():
         return list(order.tensor_split(JACKKNIFE_GROUPS))
-    # Dealt in turn, class after class: each class starts where the one before ended, so that no group
-    # gets the odd images of all of them.
+    # Images are dealt to the groups in turn, class by class. Each class starts at the group where the
+    # previous class ended, so that no group gets the remainders of all classes.
     order = order[labels[order].argsort(stable=True)]
     return [order[start::JACKKNIFE_GROUPS] for start in range(JACKKNIFE_GROUPS)]

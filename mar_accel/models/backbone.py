@@ -1,4 +1,4 @@
-"""The steps of a forward pass that masked autoregressive backbones share: tokens in, decoder outputs out."""
+"""The steps of a forward pass that all MAR backbones share, from tokens to decoder outputs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from mar_accel.models.transformer import Block, gather_tokens, scatter_tokens
 
 
 class TokenBackbone(nn.Module):
-    """Encoder over known tokens, decoder over all of them; nothing here depends on what is asked for.
+    """Encoder over known tokens, decoder over all tokens.
 
-    A subclass makes the parameters and says in ``forward`` what the conditioning vectors are.
+    A subclass makes the parameters and computes the conditioning vectors.
+
+    Shapes: B images, L tokens, S buffer tokens, width D, C token channels. R rows are B rows per guidance
+    branch: conditional rows first, then unconditional rows.
     """
 
     config: Any
+    # S: tokens before those of the grid.
+    buffer_size: int = 0
     encoder_pos_embed_learned: nn.Parameter
     decoder_pos_embed_learned: nn.Parameter
     mask_token: nn.Parameter
@@ -29,19 +34,19 @@ class TokenBackbone(nn.Module):
     diffloss: DiffusionHead
 
     def positions(self, table: Tensor) -> Tensor:
-        """Learned positions [1, L, D] on this model's grid, [L, D]."""
+        """Position embeddings [S+L, D] on this model's grid from a learned table [1, N, D]."""
         return table[0]
 
     # -- tokens and latents ------------------------------------------------------------------
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """Latents [B, c, h·p, w·p] to tokens [B, L, C]."""
+        """Split latents [B, c, h·p, w·p] into tokens [B, L, C]."""
         (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
         patches = latents.reshape(latents.shape[0], c, h, p, w, p)
         return patches.permute(0, 2, 4, 1, 3, 5).reshape(latents.shape[0], h * w, c * p * p)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, L, C] to latents [B, c, h·p, w·p]."""
+        """Join tokens [B, L, C] to latents [B, c, h·p, w·p]."""
         (h, w), p, c = self.config.grid, self.config.patch_size, self.config.latent_channels
         patches = tokens.reshape(tokens.shape[0], h, w, c, p, p)
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], c, h * p, w * p)
@@ -49,55 +54,79 @@ class TokenBackbone(nn.Module):
     # -- the steps of a forward pass -----------------------------------------------------------
 
     def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Tokens [B, n, C] at grid positions [B, n] to encoder inputs [B, n, D]."""
+        """Embed tokens [B, n, C] at grid positions [B, n] as encoder inputs [B, n, D]."""
+        pos_embed = self.positions(self.encoder_pos_embed_learned)[self.buffer_size :]
         tokens = tokens.to(self.z_proj.weight.dtype)
-        return self.z_proj_ln(self.z_proj(tokens) + self.positions(self.encoder_pos_embed_learned)[positions])
+        return self.z_proj_ln(self.z_proj(tokens) + pos_embed[positions])
 
     def encode(self, x: Tensor) -> Tensor:
-        """Encoder inputs [B, n, D] through all encoder blocks (before ``encoder_norm``); n may be 0."""
+        """Run all encoder blocks (without ``encoder_norm``) on inputs [R, S+n, D]; S+n may be 0."""
         if x.shape[1]:
             for block in self.encoder_blocks:
                 x = block(x)
         return x
 
     def decoder_inputs(self, encoded: Tensor, positions: Tensor) -> Tensor:
-        """Encoder outputs [B, n, D] at grid positions [B, n] to decoder inputs [B, L, D].
+        """Pad encoder outputs with mask tokens to the full sequence.
 
-        The other positions get the mask token; position embeddings are added.
+        Args:
+            encoded: encoder outputs [R, S+n, D]: buffer, then known tokens.
+            positions: grid positions of the known tokens [R, n].
+
+        Returns:
+            Decoder inputs [R, S+L, D], with position embeddings.
         """
+        rows, buffer = encoded.shape[0], self.buffer_size
+        x = self.decoder_embed(self.encoder_norm(encoded))
         pos_embed = self.positions(self.decoder_pos_embed_learned)
-        known = self.decoder_embed(self.encoder_norm(encoded))
-        padded = (self.mask_token + pos_embed).to(known.dtype).repeat(encoded.shape[0], 1, 1)
-        return scatter_tokens(padded, positions, known + pos_embed[positions])
+        padded = (self.mask_token + pos_embed).to(x.dtype).repeat(rows, 1, 1)
+        padded[:, :buffer] = x[:, :buffer] + pos_embed[:buffer]
+        known = x[:, buffer:] + pos_embed[buffer:][positions]
+        return scatter_tokens(padded, positions + buffer, known)
 
     def decode(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Decoder inputs [B, L, D] to the last block's output at grid positions [B, n]: [B, n, D].
+        """Run the decoder on inputs [R, S+L, D]; returns outputs [R, n, D] at grid positions [R, n].
 
-        The last block works on these positions alone, which is exact.
+        The last block computes only these positions. The result is exact.
         """
         for block in self.decoder_blocks[:-1]:
             x = block(x)
-        return cast("Block", self.decoder_blocks[-1]).forward_queries(x, positions)
+        last = cast("Block", self.decoder_blocks[-1])
+        return last.forward_queries(x, positions + self.buffer_size)
 
     # -- training ------------------------------------------------------------------------------
 
     def training_loss(
-        self, latents: Tensor, conditioning: Any, order: Tensor, num_masked: int, draws: int = 1
+        self,
+        latents: Tensor,
+        conditioning: Any,
+        order: Tensor,
+        num_masked: int,
+        timesteps: Tensor | None = None,
+        noise: Tensor | None = None,
+        draws: int = 1,
     ) -> Tensor:
-        """Diffusion loss of the masked tokens given the others.
+        """Diffusion loss of the masked tokens, given the known tokens.
 
         Args:
-            latents: [B, c, H, W].
-            conditioning: what ``forward`` takes first.
-            order: permutations of the positions [B, L]; the first ``num_masked`` are masked.
+            latents: latents of the images [B, c, H, W].
+            conditioning: first argument of ``forward``, unconditional where the condition is dropped.
+            order: permutations of the positions [B, L]. The first ``num_masked`` positions are masked.
             num_masked: number of masked tokens, 1..L.
-            draws: noised versions of each masked token, 1 or more; the backbone runs once for all.
+            timesteps, noise: per token, [B, L] and [B, L, C]. None: drawn.
+            draws: number of noised versions of each masked token, at least 1. The backbone runs once. Above
+                1, timesteps and noise must be None.
 
         Returns:
-            Scalar loss, averaged over masked tokens.
+            Scalar loss, averaged over masked tokens and draws.
         """
         tokens = self.patchify(latents)
         masked, known = order[:, :num_masked], order[:, num_masked:]
-        z = self(conditioning, gather_tokens(tokens, known), known, masked).flatten(0, 1)
-        target = gather_tokens(tokens, masked).flatten(0, 1)
-        return self.diffloss.loss(target, z, draws=draws)
+        z = self(conditioning, gather_tokens(tokens, known), known, masked)
+        if timesteps is not None:
+            timesteps = timesteps.gather(1, masked).flatten()
+        if noise is not None:
+            noise = gather_tokens(noise, masked).flatten(0, 1)
+        return self.diffloss.loss(
+            gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1), timesteps, noise, draws
+        )

@@ -1,6 +1,6 @@
-"""The head's diffusion process: cosine schedule, learned-range variance, training loss.
+"""Diffusion process of the head: cosine schedule, learned-range variance, training loss.
 
-Source: MAR (arXiv:2406.11838, section 3.1) with the process of improved DDPM (arXiv:2102.09672).
+Source: MAR (arXiv:2406.11838, section 3.1), with the process of improved DDPM (arXiv:2102.09672).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 @lru_cache
 def cosine_alphas_cumprod(num_timesteps: int = NUM_TRAIN_TIMESTEPS) -> np.ndarray:
-    """Cumulative products of alpha of the "squaredcos_cap_v2" schedule, float64 [num_timesteps]."""
+    """Cumulative alphas of the "squaredcos_cap_v2" schedule, float64 [num_timesteps]."""
 
     def level(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -28,10 +28,10 @@ def cosine_alphas_cumprod(num_timesteps: int = NUM_TRAIN_TIMESTEPS) -> np.ndarra
 
 
 class DiffusionCoefficients:
-    """Per-timestep constants of a (respaced) Gaussian diffusion, float64 arrays of length T.
+    """Constants per timestep of a (respaced) Gaussian diffusion, as float64 arrays of length T.
 
     Args:
-        alphas_cumprod: the kept cumulative alphas, in order of growing noise.
+        alphas_cumprod: cumulative alphas of the T timesteps, from low to high noise.
     """
 
     def __init__(self, alphas_cumprod: np.ndarray):
@@ -44,7 +44,7 @@ class DiffusionCoefficients:
         self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / alphas_cumprod - 1.0)
         self.log_betas = np.log(betas)
         variance = betas * (1.0 - previous) / (1.0 - alphas_cumprod)
-        # The first posterior variance is zero: its logarithm is replaced by the second's.
+        # The first posterior variance is zero. Its logarithm is replaced by that of the second.
         clipped = np.append(variance[1], variance[1:]) if len(variance) > 1 else betas
         self.posterior_log_variance = np.log(clipped)
         self.posterior_x0_coef = betas * np.sqrt(previous) / (1.0 - alphas_cumprod)
@@ -57,26 +57,35 @@ def training_coefficients() -> DiffusionCoefficients:
 
 
 def _at(values: np.ndarray, t: Tensor) -> Tensor:
-    """Constants at timesteps t [n], as a float32 column [n, 1]."""
+    """Constants at timesteps t [n], as float32 column [n, 1]."""
     return torch.from_numpy(values).to(t.device)[t].float().unsqueeze(-1)
 
 
 def add_noise(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Forward process q(x_t | x_0): x0, noise [n, C], t int64 [n] in 0..999; returns [n, C]."""
+    """Forward process q(x_t | x_0).
+
+    Args:
+        x0: clean tokens [n, C].
+        t: timesteps, int64 [n] in 0..999.
+        noise: standard normal [n, C].
+
+    Returns:
+        Noised tokens x_t [n, C].
+    """
     coef = training_coefficients()
     return _at(coef.sqrt_alphas_cumprod, t) * x0 + _at(coef.sqrt_one_minus_alphas_cumprod, t) * noise
 
 
 def diffusion_loss(output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """MSE of the noise prediction plus the variational bound that trains the variance.
+    """MSE of the noise prediction plus the variational bound, which trains the variance.
 
     Args:
         output: head output [n, 2C]: noise prediction and variance interpolation v.
-        x0, x_t, noise: clean tokens, noised tokens and the noise, [n, C].
-        t: int64 [n], 0..999.
+        x0, x_t, noise: clean tokens, noised tokens and noise, [n, C] each.
+        t: timesteps, int64 [n] in 0..999.
 
     Returns:
-        Loss per token [n]. The bound (in bits) does not move the noise prediction.
+        Loss per token [n]. The bound (in bits) has no gradient for the noise prediction.
     """
     output = output.float()
     epsilon, v = output.chunk(2, dim=-1)
@@ -85,7 +94,7 @@ def diffusion_loss(output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Te
 
 
 def _variational_bound(epsilon: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """KL(q(x_{t-1}|x_t,x_0) || p) per token in bits, the decoder's likelihood at t = 0; [n]."""
+    """KL(q(x_{t-1}|x_t,x_0) || p) per token in bits [n]; at t = 0, the negative log-likelihood of x_0."""
     coef = training_coefficients()
     x0_coef, xt_coef = _at(coef.posterior_x0_coef, t), _at(coef.posterior_xt_coef, t)
     true_log_variance = _at(coef.posterior_log_variance, t)
@@ -108,7 +117,7 @@ def _variational_bound(epsilon: Tensor, v: Tensor, x0: Tensor, x_t: Tensor, t: T
 
 
 def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-likelihood of x in [-1, 1], in bins of 2/255, under a Gaussian; elementwise."""
+    """Elementwise log-likelihood under a Gaussian of x in -1..1, discretised to bins of 2/255."""
 
     def normal_cdf(value: Tensor) -> Tensor:
         # The tanh approximation is part of the published loss.

@@ -1,6 +1,6 @@
-"""The diffusion head ("DiffLoss"): an MLP with adaLN that denoises one token at a time.
+"""The diffusion head ("DiffLoss"): an MLP with adaLN that denoises each token separately.
 
-Source: MAR (arXiv:2406.11838, section 3.2). Parameter names are those of the published checkpoints.
+Source: MAR (arXiv:2406.11838, section 3.2). Parameter names match the published checkpoints.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIMESTEP_FREQUENCIES = 128
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoid of the original timestep (128 cosines, 128 sines), Linear, SiLU, Linear."""
+    """Timestep embedding: sinusoids (128 cosines, then 128 sines), Linear, SiLU, Linear."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -28,7 +28,7 @@ class TimestepEmbedder(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """Timesteps [n] in 0..999 to embeddings [n, width]."""
+        """Embed original timesteps [n] in 0..999 as [n, width]."""
         exponent = torch.arange(TIMESTEP_FREQUENCIES, dtype=torch.float32, device=t.device)
         frequencies = torch.exp(-math.log(10_000) * exponent / TIMESTEP_FREQUENCIES)
         angles = t.float().unsqueeze(-1) * frequencies
@@ -37,7 +37,10 @@ class TimestepEmbedder(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + gate · MLP(LN(x) · (1 + scale) + shift), with shift, scale, gate from the condition."""
+    """Residual block: x + gate · MLP(LN(x) · (1 + scale) + shift).
+
+    The condition gives shift, scale and gate.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -46,30 +49,30 @@ class ResBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
 
     def modulation(self, activated: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Shift, scale and gate [..., W] from the activated SiLU(y) [..., W], in ``out`` [..., 3W]."""
+        """Shift, scale and gate [..., W] from the condition SiLU(y) [..., W], in ``out`` [..., 3W]."""
         shift, scale, gate = linear_into(self.adaLN_modulation, activated, out).chunk(3, dim=-1)
         return shift, scale, gate
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        """The block's output under a modulation, [n, W]."""
+        """Output of the block [n, W] for given shift, scale and gate."""
         return torch.addcmul(x, gate, self.mlp_output(x, shift, scale))
 
     def mlp_output(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """The ungated MLP output [n, W]; what LazyMAR's head cache keeps."""
+        """MLP output [n, W] before the gate. LazyMAR's head cache reuses it."""
         return self.mlp(modulate(self.in_ln(x), shift, scale))
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         return self.modulated(x, *self.modulation(activated))
 
     def gate(self, activated: Tensor) -> Tensor:
-        """The gate [n, W] alone, without computing shift and scale."""
+        """Only the gate [n, W], without shift and scale."""
         linear = linear_of(self.adaLN_modulation, 1)
         width = linear.in_features
         return F.linear(activated, linear.weight[2 * width :], linear.bias[2 * width :])
 
 
 class FinalLayer(nn.Module):
-    """adaLN and a Linear to 2C channels; its LayerNorm has no affine parameters."""
+    """adaLN and Linear to 2C channels. The LayerNorm has no affine parameters."""
 
     def __init__(self, width: int, out_channels: int):
         super().__init__()
@@ -78,12 +81,12 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def modulation(self, activated: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Shift and scale [..., W] from the activated SiLU(y) [..., W], in ``out`` [..., 2W]."""
+        """Shift and scale [..., W] from the condition SiLU(y) [..., W], in ``out`` [..., 2W]."""
         shift, scale = linear_into(self.adaLN_modulation, activated, out).chunk(2, dim=-1)
         return shift, scale
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """The layer's output [n, 2C] under a modulation."""
+        """Output of the layer [n, 2C] for given shift and scale."""
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
@@ -91,12 +94,15 @@ class FinalLayer(nn.Module):
 
 
 def linear_of(layers: nn.Sequential, index: int) -> nn.Linear:
-    """The linear layer at a place of a sequence."""
+    """The linear layer at an index of a Sequential."""
     return cast("nn.Linear", layers[index])
 
 
 def linear_into(adaln: nn.Sequential, activated: Tensor, out: Tensor | None) -> Tensor:
-    """The linear layer of an adaLN [..., W] to [..., F], in the contiguous memory of ``out`` if given."""
+    """Apply the linear layer of an adaLN: [..., W] to [..., F].
+
+    The result is written to the contiguous tensor ``out`` if given.
+    """
     if out is None:
         return adaln[1](activated)
     linear = linear_of(adaln, 1)
@@ -110,12 +116,13 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class AdaLNMLP(nn.Module):
-    """The head's network: noisy tokens, timestep and conditioning vector to ε and v.
+    """Network of the head: predicts ε and v from noisy token, timestep and conditioning vector.
 
     Args:
         token_dim: channels C of a token.
         z_dim: width D of the conditioning vectors.
-        width: width W of the head. depth: number of residual blocks.
+        width: width W of the head.
+        depth: number of residual blocks.
     """
 
     def __init__(self, token_dim: int, z_dim: int, width: int, depth: int):
@@ -129,7 +136,7 @@ class AdaLNMLP(nn.Module):
         self.initialize_weights()
 
     def initialize_weights(self) -> None:
-        """Published initialisation: the residual branches and the output start at zero."""
+        """Published initialisation: residual branches and output start at zero."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -142,15 +149,15 @@ class AdaLNMLP(nn.Module):
 
     @property
     def layers(self) -> list[ResBlock | FinalLayer]:
-        """The modulated layers: the residual blocks, then the last."""
+        """The modulated layers: residual blocks, then the final layer."""
         return [*cast("list[ResBlock]", list(self.res_blocks)), self.final_layer]
 
     def activate(self, time_embedding: Tensor, cond_embedding: Tensor) -> Tensor:
-        """SiLU(t + c) [n, W], the condition that every adaLN reads; computed once per evaluation."""
+        """Condition of all adaLN layers, SiLU(t + c) [n, W]. It is computed once per evaluation."""
         return F.silu(time_embedding + cond_embedding)
 
     def evaluate(self, x: Tensor, activated: Tensor) -> Tensor:
-        """Noisy tokens [n, C] under an activated condition [n, W] to ε and v, [n, 2C]."""
+        """Predict ε and v [n, 2C] from noisy tokens [n, C] and the activated condition [n, W]."""
         x = self.input_proj(x)
         for block in self.res_blocks:
             x = block(x, activated)
@@ -159,35 +166,36 @@ class AdaLNMLP(nn.Module):
     def modulations(
         self, activated: Tensor, memory: Sequence[Tensor] | None = None
     ) -> list[tuple[Tensor, ...]]:
-        """What the activated condition [..., W] does to each of ``layers``.
+        """Modulations of all ``layers`` for the activated condition [..., W].
 
-        It depends on timestep and conditioning vector alone, so it can be had before the tokens are there.
+        They depend only on timestep and conditioning vector, so they can be computed before the tokens.
 
         Args:
-            memory: of ``modulation_memory``, for as many activated conditions; overwritten. None: new memory.
+            activated: output of ``activate``.
+            memory: output of ``modulation_memory`` for the same shape; overwritten. None: new memory.
         """
         outs = [None] * len(self.layers) if memory is None else memory
         return [layer.modulation(activated, out) for layer, out in zip(self.layers, outs, strict=True)]
 
     def modulation_memory(self, like: Tensor) -> list[Tensor]:
-        """Memory for the modulations of activated conditions [..., W] such as ``like``."""
+        """Memory for the modulations of an activated condition with the shape and dtype of ``like``."""
         widths = [linear_of(layer.adaLN_modulation, 1).out_features for layer in self.layers]
         return [like.new_empty(*like.shape[:-1], width) for width in widths]
 
     def evaluate_modulated(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
-        """As ``evaluate``, [n, C] to [n, 2C], with modulations [n, W] that were computed before."""
+        """Like ``evaluate``, with modulations [n, W] from ``modulations``; [n, C] to [n, 2C]."""
         x = self.input_proj(x)
         for layer, modulation in zip(self.layers, modulations, strict=True):
             x = layer.modulated(x, *modulation)
         return x
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Noisy tokens [n, C] at timesteps [n] given z [n, D] to ε and v, [n, 2C]."""
+        """Predict ε and v [n, 2C] from noisy tokens [n, C], timesteps [n] and z [n, D]."""
         return self.evaluate(x, self.activate(self.time_embed(t), self.cond_embed(z)))
 
 
 class DiffusionHead(nn.Module):
-    """The head with its training loss; sampling lives in ``mar_accel.sampling.solvers``."""
+    """The head with its training loss. For sampling, see ``mar_accel.sampling.solvers``."""
 
     def __init__(self, token_dim: int, z_dim: int, width: int, depth: int):
         super().__init__()
@@ -204,11 +212,12 @@ class DiffusionHead(nn.Module):
         """Mean diffusion loss of clean tokens.
 
         Args:
-            x0: clean tokens [n, C]. z: their conditioning vectors [n, D].
-            timesteps: int64 [draws·n] in 0..999, drawn when absent: one uniformly from each of ``draws``
-                equal parts of the range.
-            noise: standard normal [draws·n, C], drawn when absent.
-            draws: noised versions of each token, 1 or more (MAR trains with 4).
+            x0: clean tokens [n, C].
+            z: conditioning vectors of the tokens [n, D].
+            timesteps: int64 [draws·n] in 0..999. None: drawn uniformly, one from each of ``draws`` equal
+                parts of the range.
+            noise: standard normal [draws·n, C]. None: drawn.
+            draws: number of noised versions of each token, at least 1. MAR trains with 4.
 
         Returns:
             Scalar: MSE plus the variational bound, averaged over tokens and draws.
@@ -224,7 +233,7 @@ class DiffusionHead(nn.Module):
 
 
 def _draw_timesteps(count: int, draws: int, device: torch.device) -> Tensor:
-    """Timesteps [draws·count]; those of a token lie in different parts of 0..999, all parts alike."""
+    """Draw timesteps [draws·count], stratified: each token gets one from each equal part of 0..999."""
     if draws == 1:
         return torch.randint(NUM_TRAIN_TIMESTEPS, (count,), device=device)
     parts = torch.arange(draws, device=device).repeat_interleave(count)

@@ -1,7 +1,7 @@
 """KL-16, the autoencoder of MAR at 256 px, as diffusers' AutoencoderKL.
 
-Stride 16, 16 latent channels. The published file (``kl16.ckpt``) uses the parameter names of latent diffusion
-(arXiv:2112.10752); ``diffusers_names`` gives them diffusers' names.
+It has stride 16 and 16 latent channels. The published file (``kl16.ckpt``) uses the parameter names of
+latent diffusion (arXiv:2112.10752). ``diffusers_names`` converts them to diffusers' names.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# MAR divides its tokens by this before they are decoded.
+# MAR divides its tokens by this factor before decoding.
 SCALING_FACTOR = 0.2325
 NUM_LEVELS = 5
 
-# Parts of latent diffusion's names and what diffusers calls them; the decoder's levels are counted from the
-# other end, which diffusers_names sees to.
+# Parts of latent diffusion's parameter names, with diffusers' replacements. Decoder levels are numbered in
+# reverse order; diffusers_name handles this.
 RENAMED_PARTS = (
     (r"\.down\.(\d+)\.block\.(\d+)\.", r".down_blocks.\1.resnets.\2."),
     (r"\.down\.(\d+)\.attn\.(\d+)\.", r".down_blocks.\1.attentions.\2."),
@@ -38,7 +38,7 @@ LATENT_DIFFUSION_KEY = re.compile(r"encoder\.down\.\d+\.block\.")
 
 
 def kl16_autoencoder() -> nn.Module:
-    """An AutoencoderKL of this architecture, with weights as diffusers initialises them."""
+    """A KL-16 AutoencoderKL with diffusers' random initialisation."""
     from diffusers import AutoencoderKL
 
     vae: Any = AutoencoderKL(
@@ -61,7 +61,7 @@ def has_latent_diffusion_names(state: Mapping[str, Tensor]) -> bool:
 
 
 def diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict under diffusers' names; what is not the autoencoder's (its loss) is left out."""
+    """Convert a published state dict to diffusers' names. Keys of the training loss are dropped."""
     return {
         diffusers_name(key): _linear_weight(key, value)
         for key, value in state.items()
@@ -70,13 +70,13 @@ def diffusers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def diffusers_name(key: str) -> str:
-    """diffusers' name of one published parameter."""
+    """Convert one published parameter name to diffusers' name."""
     for pattern, replacement in RENAMED_PARTS:
         key = re.sub(pattern, replacement, key)
     return re.sub(r"\.up_blocks\.(\d+)\.", lambda m: f".up_blocks.{NUM_LEVELS - 1 - int(m[1])}.", key)
 
 
 def _linear_weight(key: str, value: Tensor) -> Tensor:
-    """Attention projections are 1×1 convolutions in the published file, Linear layers in diffusers."""
+    """Convert attention projections from 1×1 convolutions (published file) to Linear (diffusers)."""
     is_projection = re.search(r"\.attn(_1|\.\d+)\.(q|k|v|proj_out)\.weight$", key)
     return value[:, :, 0, 0] if is_projection and value.ndim == 4 else value

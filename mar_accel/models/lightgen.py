@@ -1,9 +1,11 @@
-"""The LightGen backbone: MAR's encoder and decoder on tokens alone, then cross-attention to the text.
+"""The LightGen backbone: MAR's encoder and decoder without condition, then cross-attention to the text.
 
-Source: LightGen (arXiv:2503.08619). Parameter names are those of the published checkpoints. What the
-published code computes without need is left out, exactly: nothing before the cross stage depends on the
-text, so both branches of guidance share encoder and decoder. The cross stage has no self-attention, so it
-runs at the predicted positions alone, and its keys and values are made once per prompt.
+Source: LightGen (arXiv:2503.08619). Parameter names match the published checkpoints. Redundant computation
+of the published code is omitted, with exact results:
+
+- Before the cross stage, nothing depends on the text. Both guidance branches share encoder and decoder.
+- The cross stage has no self-attention, so it runs only at the predicted positions.
+- Keys and values of the text are computed once per prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mar_accel.models.cross_attention import CrossBlock, TextEmbedder
 from mar_accel.models.diffusion_head import DiffusionHead
 from mar_accel.models.transformer import Block, init_transformer_weights
 
-# Keys and values of each cross block, [B, H, N, d] both.
+# Keys and values of each cross block, [B, H, N, d] each.
 TextKeys = list[tuple[Tensor, Tensor]]
 
 
@@ -32,12 +34,13 @@ class LightGenConfig:
 
     Attributes:
         grid: rows and columns (h, w) of the token grid; L = h·w.
-        train_grid: the grid of the learned positions; other grids interpolate them.
-        patch_size: side of a token in latents; a token has latent_channels · patch_size² channels.
-        latent_channels: channels of the autoencoder's latents.
+        train_grid: grid of the learned positions. Other grids interpolate them.
+        patch_size: side p of a token in latent pixels. A token has C = latent_channels · p² channels.
+        latent_channels: number of latent channels of the autoencoder.
         embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of all blocks.
         encoder_depth, decoder_depth, cross_depth, text_depth: number of blocks.
-        caption_channels: width of the text features. max_text_length: their number N at most.
+        caption_channels: width of the text features.
+        max_text_length: maximum number N of text tokens.
         head_depth, head_width: residual blocks and width of the diffusion head.
     """
 
@@ -62,8 +65,8 @@ class LightGenConfig:
             object.__setattr__(self, key, tuple(getattr(self, key)))
         if self.embed_dim % self.num_heads:
             raise ConfigError(
-                f"model.architecture.embed_dim={self.embed_dim} is not a multiple of num_heads="
-                f"{self.num_heads}; choose a width that the heads divide."
+                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
+                f"got {self.embed_dim}."
             )
 
     @property
@@ -125,10 +128,10 @@ class LightGen(TokenBackbone):
         self.diffloss = DiffusionHead(config.token_dim, dim, config.head_width, config.head_depth)
 
     def positions(self, table: Tensor) -> Tensor:
-        """Learned positions [1, trained, D] on this model's grid, [L, D].
+        """Learned position embeddings [1, trained, D] on the grid of the model, as [L, D].
 
-        Other grids than the trained one take the bicubic interpolation of the published code, whose scale
-        is (n + 0.1) / trained for each side. Where h ≠ w that code exchanges rows and columns; this does not.
+        Other grids than the trained one use the bicubic interpolation of the published code. Its scale per
+        side is (n + 0.1) / trained. For h ≠ w, the published code swaps rows and columns; this code does not.
         """
         (h, w), trained = self.config.grid, self.config.train_grid
         if (h, w) == trained:
@@ -138,22 +141,22 @@ class LightGen(TokenBackbone):
         square = F.interpolate(square, scale_factor=scale, mode="bicubic")
         return square.flatten(2).transpose(1, 2)[0]
 
-    # -- what depends on the text ---------------------------------------------------------------
+    # -- parts that depend on the text ----------------------------------------------------------
 
     def embed_text(self, features: Tensor) -> Tensor:
-        """Features of the text encoder [B, N, caption_channels], padding included, to [B, N, D]."""
+        """Embed features of the text encoder [B, N, caption_channels], with padding, as [B, N, D]."""
         return self.text_emb(features)
 
     def text_keys(self, text: Tensor) -> TextKeys:
-        """Embedded texts [B, N, D] to the keys and values of every cross block; serves all AR steps."""
+        """Keys and values of all cross blocks for embedded texts [B, N, D]. All AR steps share them."""
         return [cast("CrossBlock", block).keys_values(text) for block in self.cross_attn_blocks]
 
     def unconditional_keys(self, batch_size: int) -> TextKeys:
-        """Keys and values of the branch without text: one key, to which all attention goes."""
+        """Keys and values of the unconditional branch: a single key, which gets all attention."""
         return self.text_keys(self.fake_latent.expand(batch_size, -1, -1))
 
     def cross(self, decoded: Tensor, positions: Tensor, keys: TextKeys) -> Tensor:
-        """Decoder outputs [B, n, D] at grid positions [B, n] under a text to z [B, n, D]."""
+        """Compute z [B, n, D] from decoder outputs [B, n, D] at grid positions [B, n] and text keys."""
         x = self.last_embed(self.decoder_norm(decoded))
         x = x + self.positions(self.last_pos_embed_learned)[positions]
         for block, (k, v) in zip(self.cross_attn_blocks, keys, strict=True):
@@ -163,15 +166,16 @@ class LightGen(TokenBackbone):
     def forward(
         self, branches: Sequence[TextKeys], tokens: Tensor, known: Tensor, predicted: Tensor
     ) -> Tensor:
-        """Conditioning vectors of some positions given the known tokens.
+        """Compute conditioning vectors at some positions, given the known tokens.
 
         Args:
-            branches: what each guidance branch attends to, conditional first.
-            tokens: known tokens [B, n, C]. known: their grid positions [B, n].
+            branches: text keys of each guidance branch, conditional branch first.
+            tokens: known tokens [B, n, C].
+            known: grid positions of the known tokens [B, n].
             predicted: grid positions to predict [B, m].
 
         Returns:
-            z [len(branches)·B, m, D], the rows of one branch after those of the other.
+            z [len(branches)·B, m, D], branch by branch.
         """
         x = self.encode(self.embed_tokens(tokens, known))
         decoded = self.decode(self.decoder_inputs(x, known), predicted)

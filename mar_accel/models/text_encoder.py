@@ -1,4 +1,4 @@
-"""Text encoders: prompts, as token numbers, to features for a text-to-image model."""
+"""Text encoders: from token ids of a prompt to features for a text-to-image model."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-# T5's numbers of padding and end.
+# T5's ids of the padding and end tokens.
 PAD_ID, END_ID = 0, 1
 
 
 @dataclass(frozen=True)
 class T5Size:
-    """Size of a T5 encoder that is trained from nothing.
+    """Size of a T5 encoder that is trained from scratch.
 
     Attributes:
-        vocab_size: words. dim, num_heads, ff_dim: width, heads and width of the MLP. depth: blocks.
+        vocab_size: number of words.
+        dim, num_heads, ff_dim: width, number of heads, and width of the MLP.
+        depth: number of blocks.
     """
 
     vocab_size: int
@@ -26,7 +28,7 @@ class T5Size:
 
 
 def make_t5_encoder(size: T5Size) -> nn.Module:
-    """A T5 encoder of transformers with random weights, for words in the order they stand in."""
+    """Create a T5 encoder (transformers) with random weights and relative position biases."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
@@ -48,5 +50,8 @@ def make_t5_encoder(size: T5Size) -> nn.Module:
 
 
 def encode_text(encoder: nn.Module, ids: Tensor) -> Tensor:
-    """Token numbers [B, N] to features [B, N, dim]; padding is not attended to, but has features too."""
+    """Encode token ids [B, N] to features [B, N, dim].
+
+    Attention ignores padding, but padding positions have features too.
+    """
     return encoder(input_ids=ids, attention_mask=(ids != PAD_ID).long()).last_hidden_state

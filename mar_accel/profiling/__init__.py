@@ -1,1 +1,1 @@
-"""Seconds, memory and FLOPs of sampling."""
+"""Time, memory and FLOPs of sampling."""

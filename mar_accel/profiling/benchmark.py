@@ -1,4 +1,4 @@
-"""A benchmark: variants timed in interleaved rounds, with a record after each."""
+"""A benchmark: variants timed in interleaved rounds, with a record after each round."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import on_one_device
 from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells
 from mar_accel.profiling.benchmark_variants import Variant, build_variants, compose_variants, select_rows
+from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
 from mar_accel.profiling.speed import gemm_peak
@@ -29,11 +30,14 @@ def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]
     """Time all variants in interleaved rounds in this process.
 
     Args:
-        settings: of the whole benchmark.
-        overrides: overrides that hold for every variant.
+        settings: settings of the whole benchmark.
+        overrides: overrides that apply to every variant.
+
+    Returns:
+        One timing per variant, in the order of ``benchmark.variants``.
 
     Raises:
-        MarAccelError: the config cannot be run; nothing has been written then.
+        MarAccelError: the config cannot be run. Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
     rows = select_rows(settings.benchmark)
@@ -44,13 +48,14 @@ def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]
 
 @dataclass
 class _Record:
-    """What is known so far, written after every round: a run of hours that is stopped keeps it.
+    """Results so far, written after every round, so that a stopped run keeps them.
 
     Attributes:
-        settings: of the whole benchmark.
-        flops: of each variant.
-        peaks: FLOP/s of the matrix product, each time it was measured.
-        timings: of each variant, after the last round that counts.
+        settings: settings of the whole benchmark.
+        flops: FLOPs of each variant.
+        measure_peak: measures the FLOP/s of a large matrix product.
+        peaks: FLOP/s of each measurement of the matrix product.
+        timings: timing of each variant after the last counted round.
     """
 
     settings: Settings
@@ -62,8 +67,8 @@ class _Record:
     timings: list[Timing] = field(default_factory=list)
 
     def update(self, measured: Sequence[Measured]) -> None:
-        """Add what each variant's rounds took."""
-        # A busy machine is slower than it can be, so the best moment counts.
+        """Write the record and the table of all rounds measured so far."""
+        # Other load only slows the machine down, so the fastest measurement counts.
         self.peaks.append(self.measure_peak())
         names = [variant.name for variant in self.variants]
         steps = [len(variant.session.plan.steps) for variant in self.variants]
@@ -77,19 +82,21 @@ class _Record:
 def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) -> list[Timing]:
     sessions = [variant.session for variant in variants]
     counts = settings.benchmark
-    # A benchmark is of one device: speeds of several add up, and waiting for the slowest blurs the spread.
+    # A benchmark uses one device. With several devices, waiting for the slowest would distort the spread.
     trainer = on_one_device(variants[0].settings.trainer)
     device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # The bar is drawn rarely, for it takes time from what is measured.
+    rounds, batch = counts.warmup_rounds + counts.rounds, trainer.batch_size
+    announce(sessions, [rounds * batch] * len(sessions), trainer)
+    # The bar is redrawn only once per second, since drawing takes time from the measurement.
     with Progress(*columns, refresh_per_second=1) as progress:
         counting = progress.add_task("counting FLOPs", total=len(variants))
         flops = []
         for session in sessions:
             flops.append(count_flops(session.model.config, session.sampler, session.cache))
             progress.advance(counting)
-        timing = progress.add_task("timing", total=(counts.warmup_rounds + counts.rounds) * len(variants))
+        timing = progress.add_task("timing", total=rounds * len(variants))
         record = _Record(settings, variants, flops, lambda: gemm_peak(device, dtype), output_dir)
         record.peaks.append(record.measure_peak())
         measure_interleaved(

@@ -1,4 +1,4 @@
-"""What a benchmark measured, as records and as a table."""
+"""Results of a benchmark, as records and as a table."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ HEADINGS = (
     "AR steps",
     "s/image",
     "min–max",
-    "ratio",
+    "speedup",
     "min–max",
     "TFLOPs",
     "GFLOP/s",
     "of peak",
-    "MiB",
+    "peak MiB",
 )
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One variant's numbers.
+    """Measurements of one variant.
 
     Attributes:
-        name: of the variant.
-        num_ar_steps: AR steps of its plan.
-        seconds_per_image: one number per round.
-        speedup, speedup_min, speedup_max: median, smallest and largest of the rounds' ratios, first
-            variant's time over this one's.
-        flops: counted, per image, without the autoencoder.
-        peak_memory_bytes: the most that a batch needed: of the GPU, or of the process where there is none.
+        name: name of the variant.
+        num_ar_steps: number of AR steps in its plan.
+        seconds_per_image: seconds per image in each round.
+        speedup: median over the rounds of the first variant's time divided by this variant's time.
+        speedup_min, speedup_max: smallest and largest of these ratios.
+        flops: counted FLOPs per image, without the autoencoder.
+        peak_memory_bytes: peak memory of the GPU, or of the process if there is no GPU.
         peak_flops: FLOP/s of a large matrix product in the same process.
     """
 
@@ -57,16 +57,16 @@ class Timing:
 
     @property
     def achieved_flops(self) -> float:
-        """FLOP/s at the median time."""
+        """Counted FLOPs divided by the median time, in FLOP/s."""
         return self.flops.total / latency_summary(self.seconds_per_image)["latency_s_per_image"]
 
     @property
     def share_of_peak(self) -> float:
-        """Achieved FLOP/s over those of the matrix product, 0..1."""
+        """Achieved FLOP/s divided by the FLOP/s of the matrix product; 0..1."""
         return self.achieved_flops / self.peak_flops
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All measurements and derived values, ready for JSON."""
         return {
             **asdict(self),
             **latency_summary(self.seconds_per_image),
@@ -83,7 +83,15 @@ def compare(
     flops: Sequence[FlopCount],
     peak_flops: float,
 ) -> list[Timing]:
-    """Timings of variants, compared with the first round by round."""
+    """Timings of all variants, each compared round by round with the first variant.
+
+    Args:
+        names: name of each variant.
+        num_ar_steps: number of AR steps of each variant.
+        measured: measurements of each variant, with equally many rounds.
+        flops: counted FLOPs of each variant.
+        peak_flops: FLOP/s of a large matrix product.
+    """
     first = measured[0].latencies
     return [
         Timing(
@@ -111,7 +119,7 @@ def timing_table(title: str, timings: Sequence[Timing]) -> Table:
 
 
 def timing_cells(timing: Timing) -> tuple[str, ...]:
-    """One text per heading."""
+    """The cells of one table row, one per heading."""
     numbers = timing.seconds_per_image
     return (
         timing.name,
@@ -128,7 +136,7 @@ def timing_cells(timing: Timing) -> tuple[str, ...]:
 
 
 def show_timings(settings: Settings, timings: Sequence[Timing]) -> None:
-    """Print the table, and what a reader of it has to know."""
+    """Print the table and the conditions of the measurement."""
     counts, trainer = settings.benchmark, settings.trainer
     guidance = settings.sampler.get("guidance_scale")
     console = Console()
@@ -138,10 +146,11 @@ def show_timings(settings: Settings, timings: Sequence[Timing]) -> None:
     )
     included = "with" if counts.autoencoder else "without"
     console.print(
-        f"Medians of {counts.rounds} interleaved rounds, warm, {included} the autoencoder; ratio: time of "
-        f"{timings[0].name} over this one's. Peak: {timings[0].peak_flops / 1e9:.4g} GFLOP/s "
+        f"Medians of {counts.rounds} interleaved rounds after warm-up, {included} the autoencoder. "
+        f"Speedup: time of {timings[0].name} divided by the time of the variant. "
+        f"Peak: a matrix product with {timings[0].peak_flops / 1e9:.4g} GFLOP/s "
         f"({trainer.accelerator}, {trainer.precision}, {torch.get_num_threads()} threads).\n"
-        f"Everything: {Path(settings.output_dir).absolute()}",
+        f"Results: {Path(settings.output_dir).absolute()}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -18,12 +18,12 @@ from mar_accel.weights.loading import load_mar
 
 # Keys that belong to the benchmark as a whole, not to a variant.
 _OWN_KEYS = ("benchmark.", "output_dir", "hydra.")
-# All that a variant may change: rounds of different batches or devices would not be comparable.
+# Only these may differ between variants. Rounds with other batches or devices would not be comparable.
 _VARIED = ("model", "sampler", "cache")
 
 
 class NoAutoencoder(Autoencoder):
-    """Leaves latents as they are, so that sampling alone is timed."""
+    """Returns the latents unchanged, so that only sampling is timed."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents
@@ -31,7 +31,7 @@ class NoAutoencoder(Autoencoder):
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant, ready to run."""
+    """One variant that is ready to run."""
 
     name: str
     settings: Settings
@@ -39,29 +39,33 @@ class Variant:
 
 
 def select_rows(benchmark: BenchmarkSettings) -> list[Row]:
-    """The rows that ``benchmark.variants`` describes, those of ``benchmark.only`` where it is given.
+    """The rows of ``benchmark.variants``, limited to ``benchmark.only`` if that is set.
 
     Raises:
-        ConfigError: there are none, or ``only`` names an unknown one.
+        ConfigError: no variant is left, or ``benchmark.only`` names an unknown variant.
     """
     described = benchmark.variants
     names = list(described) if benchmark.only is None else benchmark.only
     for name in names:
         if name not in described:
             raise ConfigError(
-                f"benchmark.only: {name} is not a variant; choose among {', '.join(described)}, "
-                f"""or describe it with +benchmark.variants.{name}='["sampler=…"]'."""
+                f"benchmark.only: {name} is not a variant; choose one of {', '.join(described)}, "
+                f"""or define it with +benchmark.variants.{name}='["sampler=…"]'."""
             )
     if not names:
-        raise ConfigError("benchmark.only is empty; name at least one variant, or use null for all.")
+        raise ConfigError("benchmark.only is empty; name at least one variant, or set it to null for all.")
     return [Row(name, tuple(described[name])) for name in names]
 
 
 def compose_variants(rows: Sequence[Row], overrides: Sequence[str]) -> list[Settings]:
-    """The settings of each row; ``overrides`` hold for all of them, a row's own win.
+    """The settings of each row.
+
+    Args:
+        rows: the variants; their own overrides take precedence.
+        overrides: overrides that apply to all rows.
 
     Raises:
-        ConfigError: a row overrides what has to be the same for all.
+        ConfigError: a row overrides a key that must be the same for all variants.
     """
     shared = [override for override in overrides if not override.lstrip("+~").startswith(_OWN_KEYS)]
     settings = []
@@ -69,15 +73,21 @@ def compose_variants(rows: Sequence[Row], overrides: Sequence[str]) -> list[Sett
         for override in row.overrides:
             if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] not in _VARIED:
                 raise ConfigError(
-                    f"benchmark.variants.{row.name} overrides {override}, which all variants have to share; "
-                    "give it on the command line instead."
+                    f"benchmark.variants.{row.name} overrides {override}, which must be the same for all "
+                    "variants; set it on the command line instead."
                 )
         settings.append(compose_settings("benchmark", merge_overrides(shared, row.overrides)))
     return settings
 
 
 def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencoder: bool) -> list[Variant]:
-    """Sessions of all variants; those of the same model share its weights."""
+    """Build the sessions of all variants; variants of the same model share its weights.
+
+    Args:
+        rows: the variants.
+        composed: settings of each variant.
+        autoencoder: whether to load the autoencoder. False: latents stay undecoded.
+    """
     variants: list[Variant] = []
     for row, settings in zip(rows, composed, strict=True):
         like = next((other for other in variants if other.settings.model == settings.model), None)

@@ -1,9 +1,11 @@
 """FLOPs of sampling one image, counted on tensors without storage.
 
-The decode loop itself runs, with the sampler and the cache policy that are asked about, on torch's meta
-device: so whatever a policy does or leaves out is in the count. No weights are needed. A multiply-add
-counts as two FLOPs; what is not a matrix product (norms, activations, the Fourier transform of a token
-selection) counts as none, as in the published tables.
+The real decode loop runs with the given sampler and cache policy on torch's meta device.
+So the count includes everything that a policy computes, and nothing that it skips.
+No weights are needed.
+A multiply-add counts as two FLOPs.
+Only matrix products count, as in the published tables.
+Norms, activations and the Fourier transform of a token selection count as zero.
 """
 
 from __future__ import annotations
@@ -31,13 +33,13 @@ from mar_accel.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of one image, both branches of guidance included; the autoencoder is not.
+    """FLOPs of one image, with both guidance branches and without the autoencoder.
 
     Attributes:
-        encoder: from the embedding of tokens to the encoder's last block.
+        encoder: from the token embedding to the last encoder block.
         decoder: from the encoder's output to the conditioning vectors.
-        head: diffusion head, with its embeddings of timesteps and conditioning vectors.
-        per_step: one number per AR step; they add up to ``total``.
+        head: diffusion head, including its embeddings of timesteps and conditioning vectors.
+        per_step: FLOPs of each AR step; they add up to ``total``.
     """
 
     encoder: int
@@ -52,15 +54,19 @@ class FlopCount:
 
 @torch.inference_mode()
 def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> FlopCount:
-    """Count the FLOPs of sampling one image; seconds for the largest models.
+    """Count the FLOPs of sampling one image; this takes seconds for the largest models.
 
     Args:
         config: architecture; the model is built without weights.
-        sampler: guidance, AR steps and diffusion steps are its own.
-        cache: its state is lost, as at the start of a batch.
+        sampler: defines guidance, AR steps and diffusion steps.
+        cache: the cache policy; its state is reset, as at the start of a batch.
 
     Raises:
         ConfigError: sampler, cache and model cannot be combined.
+
+    Example:
+        >>> count = count_flops(model.config, sampler, NoCache())
+        >>> count.total / 1e12  # TFLOPs per image
     """
     plan = sampler.plan(config.grid)
     cache.check(config, plan, sampler.solver)
@@ -74,7 +80,7 @@ def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> Flop
     sections = _Sections(counter)
     with counter:
         decode(engine, embedding, noise, sections)
-    # What comes before the first step (the embeddings of the timesteps) counts into it.
+    # FLOPs before the first step (the embeddings of the timesteps) count towards the first step.
     totals = sections.totals
     per_step = tuple(after - before for before, after in zip([0, *totals], totals, strict=False))
     return FlopCount(**counter.flops, per_step=per_step)
@@ -90,14 +96,15 @@ def _noise_without_storage(plan: Plan, token_dim: int) -> SampleNoise:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts by section; an operation is run and counted once for each set of argument shapes.
+    """Counts FLOPs by section; each operation runs only once per set of argument shapes.
 
-    Chains repeat the same few operations hundreds of thousands of times, and running them takes minutes
-    even without storage. What repeats gets a result of the shape, and the count, that it had before.
+    Chains repeat a few operations hundreds of thousands of times.
+    Running all of them would take minutes even without storage.
+    A repeated operation returns a tensor of the known shape and adds the known count.
 
     Attributes:
-        flops: by section.
-        section: what is counted next belongs to it.
+        flops: FLOPs by section.
+        section: section that the next operations belong to.
     """
 
     def __init__(self) -> None:
@@ -111,7 +118,10 @@ class _Counter(TorchDispatchMode):
         return sum(self.flops.values())
 
     def once(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        """The same for a whole function whose FLOPs and result depend on its arguments' shapes alone."""
+        """Count a whole function only once per set of argument shapes.
+
+        Its FLOPs and the shape of its result must depend only on the shapes of its arguments.
+        """
         key = (function.__name__, _description(args))
         if key not in self._seen:
             before = self.total
@@ -125,7 +135,7 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if _shares_storage(func):
-            # The result belongs to an argument, so there is no other way than to run it.
+            # The result shares storage with an argument, so the operation must really run.
             if func._overloadpacket not in flop_registry:
                 return func(*args, **kwargs)
             flops, result = _run(func, args, kwargs)
@@ -149,14 +159,14 @@ def _shares_storage(func: Any) -> bool:
 
 
 def _run(func: Any, args: Any, kwargs: Any) -> tuple[int, Any]:
-    """An operation's FLOPs and result. Attention is taken apart into its two matrix products."""
+    """FLOPs and result of an operation; attention is split into its two matrix products."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         result = func(*args, **kwargs)
     return counter.get_total_flops(), result
 
 
 class _TensorDescription(NamedTuple):
-    """All that the result of an operation on tensors without storage can depend on."""
+    """Everything that can affect the result of an operation on a tensor without storage."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -165,7 +175,10 @@ class _TensorDescription(NamedTuple):
 
 
 def _description(value: Any) -> Any:
-    """A value with its tensors described, hashable. Floats cannot change a shape, so they count as equal."""
+    """A hashable form of a value, with tensors replaced by their descriptions.
+
+    All floats count as equal, since they cannot change a shape.
+    """
     if isinstance(value, Tensor):
         return _TensorDescription(value.shape, value.stride(), value.dtype, value.device)
     if isinstance(value, (list, tuple)):
@@ -174,7 +187,7 @@ def _description(value: Any) -> Any:
 
 
 def _tensors_like(description: Any) -> Any:
-    """New tensors without storage as described."""
+    """New tensors without storage that match a description."""
     if isinstance(description, _TensorDescription):
         shape, stride, dtype, device = description
         return torch.empty_strided(shape, stride, dtype=dtype, device=device)
@@ -182,14 +195,14 @@ def _tensors_like(description: Any) -> Any:
 
 
 def _without_storage(result: Any) -> bool:
-    """Whether every tensor of a result is on the meta device, so that its values cannot matter."""
+    """Whether all tensors of a result are on the meta device and thus have no values."""
     if isinstance(result, (list, tuple)):
         return all(_without_storage(item) for item in result)
     return isinstance(result, Tensor) and result.is_meta
 
 
 class _CountedHead(AdaLNMLP):
-    """The head's network; an evaluation is run and counted once for each set of argument shapes."""
+    """The head's network; each evaluation runs only once per set of argument shapes."""
 
     def __init__(self, counter: _Counter, config: MARConfig):
         super().__init__(config.token_dim, config.embed_dim, config.head_width, config.head_depth)
@@ -203,7 +216,11 @@ class _CountedHead(AdaLNMLP):
 
 
 class _Sections(Observer):
-    """Tells the counter which part of the model works, and keeps its total after each AR step."""
+    """Tells the counter which part of the model is running.
+
+    Attributes:
+        totals: the counter's total after each AR step.
+    """
 
     def __init__(self, counter: _Counter):
         self.counter = counter

@@ -1,4 +1,4 @@
-"""Timing modules against each other: one batch of each in turn."""
+"""Time several modules in turn, one batch of each per round."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mar_accel.profiling.timer import BatchTimer
 
 @dataclass
 class Measured:
-    """What the batches of one module took.
+    """Time and memory of one module's batches.
 
     Attributes:
-        latencies: seconds per image, one number per batch.
-        peak_memory: bytes, the most that a batch needed: of the GPU, or of the process where there is none.
+        latencies: seconds per image of each batch.
+        peak_memory: largest peak memory of a batch in bytes, of the GPU or else of the process.
     """
 
     latencies: list[float] = field(default_factory=list)
@@ -42,14 +42,20 @@ def measure_interleaved(
 ) -> list[Measured]:
     """Time sessions in turn: one batch of each per round.
 
-    A batch has ``trainer.batch_size`` images per device, or fewer where the dataset has fewer. All sessions
-    have their turn in a round, so a machine that grows slower or faster does so for all alike.
+    A batch has ``trainer.batch_size`` images per device, or fewer if the dataset is smaller.
+    Every session runs in every round, so a change in the machine's speed affects all of them equally.
 
     Args:
-        settings: trainer and dataset hold for all sessions.
-        rounds: that count, after ``warmup_rounds`` that do not.
+        settings: trainer and dataset that all sessions use.
+        sessions: the sessions to compare.
+        rounds: number of counted rounds.
+        output_dir: root folder of the trainer.
         on_batch: called after every batch.
-        on_round: called with what is known after every round that counts.
+        on_round: called after every counted round with the measurements so far.
+        warmup_rounds: number of rounds before the counted ones.
+
+    Returns:
+        The measurements of each session.
     """
     timer = BatchTimer()
     trainer = build_trainer(settings.trainer, [timer], output_dir)

@@ -1,4 +1,4 @@
-"""Where the time goes: encoder, decoder, head, autoencoder, overhead; and what every AR step does."""
+"""Time by component (encoder, decoder, head, autoencoder, overhead) and by AR step."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ COMPONENTS = ("encoder", "decoder", "head", "autoencoder", "overhead")
 
 @dataclass
 class Profile:
-    """One batch, taken apart.
+    """Time profile of one batch.
 
     Attributes:
-        seconds: per image, by component; their sum is the batch's time per image.
-        steps: one record per AR step: the plan's numbers and the seconds per image of backbone and head.
+        seconds: seconds per image by component; their sum is the batch's time per image.
+        steps: one record per AR step, with the plan's numbers and the times of backbone and head.
+            Times are in seconds per image.
     """
 
     seconds: dict[str, float]
     steps: list[dict[str, float]] = field(default_factory=list)
 
     def shares(self) -> dict[str, float]:
-        """Share of the time of each component; they add up to 1."""
+        """Share of the time by component; the shares add up to 1."""
         total = sum(self.seconds.values())
         return {name: seconds / total for name, seconds in self.seconds.items()}
 
 
 class _Clock(Observer):
-    """Seconds of each component; waits for the device whenever it reads the time.
+    """Measures the seconds of each component; it synchronises the device before it reads the time.
 
     Attributes:
         totals: seconds by component, and of the backbone (encoder and decoder).
@@ -96,10 +97,10 @@ class _Clock(Observer):
 
 
 class Profiler(pl.Callback):
-    """Samples the first batch of a prediction once more at its end, under a clock.
+    """Samples the first batch of a prediction again at the end, and profiles it.
 
     Attributes:
-        profile: of this process's device; None before the prediction has ended.
+        profile: profile on this process's device; None until the prediction has ended.
     """
 
     def __init__(self) -> None:
@@ -112,14 +113,18 @@ class Profiler(pl.Callback):
         self._batch = self._batch or batch
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        with busy("where the time goes"), trainer.precision_plugin.predict_step_context():
+        with busy("profiling"), trainer.precision_plugin.predict_step_context():
             self.profile = profile_batch(pl_module, self._batch)
 
 
 def profile_batch(module: InferenceModule, batch: tuple[torch.Tensor, torch.Tensor]) -> Profile:
-    """Sample a batch (indices and labels, on the module's device) under a clock.
+    """Sample a batch and profile it.
 
-    The clock waits for the device, so the batch takes a little longer than without it.
+    The clock synchronises the device, so the batch takes slightly longer than normal.
+
+    Args:
+        module: the module to profile.
+        batch: sample indices [B] and labels [B], on the module's device.
     """
     clock = _Clock(module.device)
     start = clock.now()

@@ -1,4 +1,4 @@
-"""Speed: latency and its spread, memory, and the machine's own limit."""
+"""Latency and its spread, peak memory, and the peak FLOP/s of the machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def latency_summary(latencies: Sequence[float]) -> dict[str, float]:
-    """Median seconds per image, its spread and the throughput of one process.
+    """Median seconds per image, their range, and the throughput of one process.
 
     Args:
-        latencies: seconds per image of several batches; at least one.
+        latencies: seconds per image of at least one batch.
 
     Returns:
         latency_s_per_image (median), latency_s_per_image_min and _max, throughput_img_s (1 / median).
+
+    Example:
+        >>> latency_summary([0.5, 0.4, 0.6])["throughput_img_s"]
+        2.0
     """
     median = statistics.median(latencies)
     return {
@@ -35,21 +39,30 @@ def latency_summary(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def speedup(baseline: Sequence[float], accelerated: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest of the rounds' ratios baseline / accelerated."""
+    """Median, smallest and largest ratio baseline / accelerated over the rounds.
+
+    Args:
+        baseline, accelerated: seconds per image of each round; equally many.
+    """
     ratios = [slow / fast for slow, fast in zip(baseline, accelerated, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
 class PeakMemory:
-    """Peak memory between ``start`` and ``read``: of the GPU, or of the process where there is none."""
+    """Peak memory between ``start`` and ``read``.
+
+    It is that of the GPU if ``device`` is one, else that of the process.
+    """
 
     def __init__(self, device: torch.device | str):
         self.device = torch.device(device)
 
     def start(self) -> PeakMemory:
-        """Begin anew; where the system cannot, ``read`` gives the peak since the process began.
+        """Reset the peak.
 
-        On a CPU the memory that earlier tensors have freed is given back first: it would count as used.
+        If the system cannot reset it, ``read`` gives the peak since the process started.
+        On a CPU, memory freed by earlier tensors is first returned to the system.
+        Otherwise it would count as used.
         """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -60,7 +73,7 @@ class PeakMemory:
         return self
 
     def read(self) -> int:
-        """Bytes."""
+        """Peak memory in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if _STATUS.is_file():
@@ -73,7 +86,7 @@ class PeakMemory:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-# Rows and columns of the product that shows what a device can do: enough to keep it busy, done in an instant.
+# Rows and columns of the matrices for gemm_peak: large enough to use the whole device, yet fast.
 GEMM_SIZES = {"cuda": 8192}
 GEMM_SIZE = 1024
 
@@ -81,10 +94,13 @@ GEMM_SIZE = 1024
 def gemm_peak(
     device: torch.device | str, dtype: torch.dtype, size: int | None = None, repeats: int = 5
 ) -> float:
-    """FLOP/s of a large matrix product, the best of some repeats: what the machine can do.
+    """Peak FLOP/s of the machine: a large matrix product, the best of several repeats.
 
     Args:
-        size: rows and columns; 2·size³ FLOPs a product. None: 8192 on a GPU, else 1024.
+        device: device that computes the product.
+        dtype: dtype of the matrices.
+        size: rows and columns; one product takes 2·size³ FLOPs. None: 8192 on CUDA, else 1024.
+        repeats: number of products after the first one.
     """
     device = torch.device(device)
     size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)

@@ -1,4 +1,4 @@
-"""What a cache and a sampler saved: one object to read after sampling."""
+"""Summary of the savings of a sampler and a cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from mar_accel.sampling.sampler import Sampler
 
 @dataclass(frozen=True)
 class Summary:
-    """What sampling one image takes, beside the unaccelerated model.
+    """Cost of sampling one image, compared with the unaccelerated model.
 
     Attributes:
-        num_ar_steps: AR steps of the plan. num_guided_steps: those that run both branches.
-        num_refreshes: AR steps that the cache computed in full; None without a cache of that kind.
-        share_reused: share of the sampler's FLOPs that the cache answered for instead of the model; 0..1.
-        cache_bytes: kept by the cache per image, at most.
-        tflops: counted per image. tflops_unaccelerated: of ``sampler=mar cache=none`` under the same w.
+        num_ar_steps: number of AR steps.
+        num_guided_steps: number of AR steps that run both guidance branches.
+        num_refreshes: number of AR steps that the cache computes in full; None without LazyMAR.
+        share_reused: share of the sampler's FLOPs that the cache saves; 0..1.
+        cache_bytes: largest memory of the cache per image, in bytes.
+        tflops: counted TFLOPs per image.
+        tflops_unaccelerated: TFLOPs of ``sampler=mar cache=none`` with the same guidance scale.
     """
 
     num_ar_steps: int
@@ -34,7 +36,7 @@ class Summary:
 
     @property
     def flops_ratio(self) -> float:
-        """How many times fewer FLOPs than unaccelerated."""
+        """FLOPs of the unaccelerated model divided by the FLOPs of this sampling."""
         return self.tflops_unaccelerated / self.tflops
 
     def __str__(self) -> str:
@@ -52,7 +54,11 @@ class Summary:
 
 
 def summarise(session: Session) -> Summary:
-    """Count what a session's sampling takes; seconds for the largest models."""
+    """Count the cost of sampling with a session; this takes seconds for the largest models.
+
+    Example:
+        >>> print(summarise(session))  # AR steps, FLOPs and cache memory
+    """
     config, sampler, cache, plan = session.model.config, session.sampler, session.cache, session.plan
     counted = count_flops(config, sampler, cache)
     without = counted if type(cache) is NoCache else count_flops(config, sampler, NoCache())

@@ -1,4 +1,4 @@
-"""Wall-clock time and memory of every batch that a Trainer samples."""
+"""Wall-clock time and peak memory of every batch that a Trainer samples."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from mar_accel.profiling.speed import PeakMemory
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device, so that the clock reads what was done and not what was queued."""
+    """Wait until the device has finished all queued work, so that the clock measures it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class BatchTimer(pl.Callback):
-    """Seconds and memory of every batch, from labels to decoded images; place it before other callbacks.
+    """Time and peak memory of every batch, from labels to decoded images.
+
+    Place it before other callbacks, so that their work is not measured.
 
     Attributes:
-        latencies: seconds per image, one number per batch of this process.
-        batch_sizes: images of these batches.
-        memories: peak bytes of each batch; what features are computed with is not in it.
+        latencies: seconds per image of each batch of this process.
+        batch_sizes: number of images in each batch.
+        memories: peak memory of each batch in bytes, without the computation of features.
     """
 
     def __init__(self) -> None:
@@ -49,10 +51,10 @@ class BatchTimer(pl.Callback):
 
     @property
     def peak_memory(self) -> int:
-        """Bytes, the most that a batch needed; 0 where there was none."""
+        """Largest peak memory of a batch in bytes; 0 without batches."""
         return max(self.memories, default=0)
 
     @property
     def warm(self) -> list[float]:
-        """Latencies without the first batch's, which warms up, where there are others."""
+        """Latencies without the first batch, which is a warm-up; a single batch is kept."""
         return self.latencies[1:] or self.latencies

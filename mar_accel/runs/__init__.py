@@ -1,1 +1,1 @@
-"""What a run is: its entry, its identity, its folder, its record, its loggers; sweeps of runs."""
+"""Runs and sweeps: entry point, identity, run folder, record and loggers."""

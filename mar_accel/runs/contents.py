@@ -1,4 +1,4 @@
-"""What lies behind the names in a config: the content of files, and the source of classes of one's own."""
+"""Content behind the names in a config: files, and the source of the user's own classes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from mar_accel.metrics.features import file_fingerprint
 from mar_accel.weights.folder import CONFIG_FILE
 from mar_accel.weights.sources import EMBEDDED_MODELS, embedded_folder
 
-# Folders of libraries: their versions are in every record.
+# Folders of libraries. Their content is not hashed, since their versions are in every record.
 _LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 def content_of(value: str | None, embedded: bool = False) -> str | None:
-    """A digest of the file or folder that a value names; None where it names none.
+    """A digest of the file or folder that a value names; None if there is no such file.
 
     Args:
-        value: as a config has it: a path, perhaps a Hub id or another name.
-        embedded: whether the name of an embedded model stands for its folder.
+        value: a value from a config, such as a path, a Hub id or another name.
+        embedded: whether the name of an embedded model means its folder.
     """
     if value is None:
         return None
-    # As in mar_accel.weights.sources: ./digits is a folder of the user's.
+    # As in mar_accel.weights.sources, ./digits is a folder of the user.
     path = embedded_folder(value) if embedded and value in EMBEDDED_MODELS else Path(value).expanduser()
     digests = [f"{name}:{_content(file)}" for name, file in _files(path)]
     return "+".join(digests) or None
 
 
 def size_and_time(value: str | None) -> list[list[Any]] | None:
-    """Names, sizes and times of the files that a value names: cheap, for data of many gigabytes."""
+    """Names, sizes and modification times of the files that a value names.
+
+    This is a cheap substitute for a digest, for data of many gigabytes.
+    """
     if value is None:
         return None
     files = _files(Path(value).expanduser())
@@ -45,9 +48,10 @@ def size_and_time(value: str | None) -> list[list[Any]] | None:
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
-    """Names and paths of the files that are or lie below a path.
+    """Names and paths of a file, or of all files below a folder.
 
-    The config says what a model folder's own config says, and a model card changes nothing.
+    The config of a model folder is left out, since the run's config contains the same values.
+    Model cards (.md) are left out, since they do not affect results.
     """
     if root.is_file():
         return [(root.name, root)]
@@ -62,14 +66,14 @@ def _content(file: Path) -> str:
 
 @functools.lru_cache
 def _digest(file: Path, size: int, mtime_ns: int) -> str:
-    """Read once: checkpoints have gigabytes, and every run of a sweep asks."""
+    """The digest of a file; it is cached, since every run of a sweep needs that of a large checkpoint."""
     return file_fingerprint(file)
 
 
 def sources_of(*nodes: Mapping[str, Any] | None) -> dict[str, str]:
-    """Digests of the source files behind every ``_target_`` that is not of this package or a library.
+    """Digests of the source files of every ``_target_`` outside this package and libraries.
 
-    A class counts with the modules of its bases, and with the modules beside it that these import.
+    They include the modules of base classes, and the user's own modules that these import.
     """
     files: dict[str, str] = {}
     for node in nodes:
@@ -93,7 +97,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _with_imports(modules: list[ModuleType]) -> list[ModuleType]:
-    """Modules of one's own among these, and those that they import."""
+    """The user's own modules among these, and those that they import."""
     found: dict[str, ModuleType] = {}
     waiting = list(modules)
     while waiting:

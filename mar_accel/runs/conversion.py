@@ -1,4 +1,4 @@
-"""A run of convert: a checkpoint becomes a model folder."""
+"""A run of convert: write a checkpoint as a model folder."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Conversion:
-    """The folder that was written, and whether it holds an autoencoder."""
+    """The written folder, and whether it contains an autoencoder."""
 
     folder: Path
     has_autoencoder: bool
 
 
 def convert(settings: Settings) -> Conversion:
-    """Write the folder that the settings ask for.
+    """Write the model folder of a config.
 
     Raises:
         ConfigError: ``output_dir`` cannot be written.
-        WeightsError: weights are missing, damaged, or of another model; nothing has been written then.
+        WeightsError: weights are missing, damaged or of another model. Nothing is written in this case.
     """
     model = settings.model
     network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
@@ -48,7 +48,7 @@ def convert(settings: Settings) -> Conversion:
 
 
 def _autoencoder(model: ModelSettings) -> Autoencoder | None:
-    """The autoencoder to save beside the weights; None where only weights of the model's own were given."""
+    """The autoencoder to save with the model; None if only the model's own weights were given."""
     given = model.autoencoder.get("weights")
     if given is not None and given == model.weights:
         path = Path(given)

@@ -1,4 +1,4 @@
-"""What all commands share: Hydra's entry point, settings at the door, and errors printed as one sentence."""
+"""Entry point of all commands: Hydra, typed settings, and errors printed as one sentence."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ Command = Callable[[Settings], float | None]
 def command(config_name: str, finished_file: str | None = None) -> Callable[[Command], Callable[[], Any]]:
     """Turn a function of settings into a Hydra command.
 
-    An error that the user can act on is printed as one sentence, without a traceback, and exits with status
-    2; with HYDRA_FULL_ERROR=1 its traceback is shown instead. SIGTERM stops a command as Ctrl-C does. What
-    the function returns is what an optimising sweeper gets.
+    An error that the user can fix is printed as one sentence, and the exit status is 2.
+    With HYDRA_FULL_ERROR=1 its traceback is shown instead.
+    SIGTERM stops a command like Ctrl-C.
+    The return value of the function is passed to an optimising sweeper.
 
     Args:
-        finished_file: the file that only a finished run folder has. The runs of a multirun are then named by
-            what they compute, and finished ones are not made again; None: they are numbered.
+        config_name: name of the primary config.
+        finished_file: a file that only the folder of a finished run contains.
+            Runs of a multirun are then named by their identity, and finished ones are skipped.
+            None: runs of a multirun are numbered.
     """
 
     def decorate(function: Command) -> Callable[[], Any]:
@@ -67,7 +70,7 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                 try:
                     return function(_read(config))
                 except Exception as error:
-                    # In a multirun Hydra goes on with the other jobs, and says which one failed.
+                    # In a multirun, Hydra continues with the other jobs and reports which one failed.
                     if HydraConfig.get().mode != RunMode.MULTIRUN:
                         errors.exit_for(error)
                     raise
@@ -89,28 +92,29 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
 
 
 def _read(config: DictConfig) -> Settings:
-    """The settings of a job; refuses keys on its command line that belong to another command."""
+    """The settings of a job; raises ConfigError for overrides of keys of another command."""
     for override in HydraConfig.get().overrides.task:
         node = override.lstrip("+~").partition("=")[0].partition(".")[0]
         owner = COMMAND_NODES.get(node, config.command)
         if owner != config.command and (config.command, owner) != ("evaluate_table", "evaluate"):
             raise ConfigError(
-                f"{node} belongs to mar_accel.{owner}; mar_accel.{config.command} does not use it, so remove it."
+                f"{node} belongs to mar_accel.{owner} and has no effect in mar_accel.{config.command}; "
+                "remove it."
             )
     return read_settings(config)
 
 
 def _find_own_modules() -> None:
-    """Classes of the working directory are found by console scripts as by ``python -m``."""
+    """Let console scripts find classes in the working directory, as ``python -m`` does."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
 
 class _ErrorReport:
-    """Prints errors that the user can act on; leaves the others alone.
+    """Prints errors that the user can fix, and ignores all others.
 
     Attributes:
-        composing: whether Hydra still reads the command line, so that any error is about that.
+        composing: whether Hydra is still reading the command line. Any error is then about it.
     """
 
     def __init__(self, config_name: str):
@@ -119,11 +123,11 @@ class _ErrorReport:
         self.show_traceback = os.environ.get(_SHOW_TRACEBACK) == "1"
 
     def sentence(self, error: Exception) -> str | None:
-        """What to tell the user about an error; None where it is a fault of the program."""
+        """The message for the user; None if the error is a bug of the program."""
         return sentence_for(error, self.config_name, self.composing)
 
     def exit_for(self, error: Exception) -> None:
-        """Print an error's sentence and exit; returns where there is none."""
+        """Print the message of an error and exit; return if there is no message."""
         sentence = self.sentence(error)
         if sentence is None or self.show_traceback:
             return
@@ -133,7 +137,7 @@ class _ErrorReport:
 
 @contextmanager
 def _hydra_raises() -> Iterator[None]:
-    """Hydra prints errors in its own way and exits, unless it is asked for the error itself."""
+    """Make Hydra raise errors, instead of printing them in its own format and exiting."""
     before = os.environ.get(_SHOW_TRACEBACK)
     os.environ[_SHOW_TRACEBACK] = "1"
     try:
@@ -147,9 +151,9 @@ def _hydra_raises() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_stops() -> Iterator[None]:
-    """SIGTERM leaves as after an uncaught signal, but through all ``finally`` blocks.
+    """Let SIGTERM exit with the status of an uncaught signal, but run all ``finally`` blocks.
 
-    Lightning only takes note of SIGTERM while it predicts; it calls the handler that it finds as well.
+    During prediction, Lightning only records SIGTERM; it also calls the existing handler.
     """
 
     def stop(signal_number: int, frame: Any) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The run folder: it belongs to one image identity, so that images of two are never mixed."""
+"""The run folder; it belongs to one image identity, so that images of two configs are never mixed."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ from mar_accel.utils.ranks import is_first_process
 from mar_accel.utils.whole_files import written_whole
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
-# What an unfinished run's images are of: their identity, and the revisions of the code that may have made them.
-# A finished run says it in its record.
+# The image identity of an unfinished run, and the code revisions that may have made its images. A finished
+# run stores both in its record.
 IDENTITY_FILE = ".identity.json"
 
 
 def claim_run_folder(
     output_dir: Path, settings: Settings, identity: Identity, records: Sequence[str] = (RECORD_FILE,)
 ) -> None:
-    """Make the run folder, or take over that of an earlier, perhaps interrupted, run of the same identity.
+    """Create the run folder, or reuse the folder of an earlier run with the same image identity.
 
-    Afterwards it holds ``config.yaml``, no record of a finished run, and perhaps images that this run would
-    make too. Only the first process changes anything.
+    Afterwards it contains ``config.yaml`` and no record of a finished run.
+    Images of the earlier run stay.
+    Only the first process changes anything.
 
     Args:
         output_dir: absolute path of the folder.
-        records: names of the records, in the order in which they are removed.
+        settings: settings of the run.
+        identity: identity of the run.
+        records: names of the records, in the order of removal.
 
     Raises:
-        ConfigError: the folder cannot be written, or has images that this config would not make.
+        ConfigError: the folder cannot be written, or contains images of another config.
     """
     if not is_first_process():
         return
@@ -55,18 +58,19 @@ def claim_run_folder(
 
 
 def write_config(settings: Settings, output_dir: Path, name: str = CONFIG_FILE) -> None:
-    """Write the config as YAML, whole or not at all."""
+    """Write the config as YAML, atomically."""
     with written_whole(output_dir / name) as temporary:
         OmegaConf.save(OmegaConf.create(settings.plain()), temporary)
 
 
 def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool = False) -> None:
-    """Write ``run.json``, the sign of a finished run.
+    """Write ``run.json``, which marks a run as finished.
 
     Args:
-        record: see :func:`mar_accel.runs.record.run_record`.
-        images_kept: whether images of earlier runs were kept. The revisions of the code that may have made
-            them then become the record's ``earlier_revisions``: its own does not speak for them.
+        record: the record; see :func:`mar_accel.runs.record.run_record`.
+        output_dir: the run folder.
+        images_kept: whether images of earlier runs were kept.
+            The code revisions that may have made them are then recorded as ``earlier_revisions``.
     """
     revisions, own = _revisions(output_dir), record["git_revision"]
     earlier = [revision for revision in revisions if revision != own] if images_kept else []
@@ -80,15 +84,15 @@ def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool
 
 
 def image_indices(output_dir: Path) -> list[int]:
-    """Sample indices of the images that are there."""
+    """Sample indices of the existing images in a run folder."""
     return [int(file.stem) for file in (output_dir / IMAGES).glob("*.png") if file.stem.isdigit()]
 
 
 def kept_images(output_dir: Path, settings: Settings, num_processes: int) -> set[int]:
-    """Sample indices of the images in a claimed folder that need not be sampled again.
+    """Sample indices of existing images that need not be sampled again.
 
-    None of them where batches decide together and several processes share them: the missing ones would be
-    dealt to other batches than before.
+    With adaptive refresh and several processes, missing images would end up in other batches than before.
+    All images are then sampled again.
     """
     there = set(image_indices(output_dir))
     dealt_again = num_processes > 1 and len(there) < settings.dataset.num_images
@@ -96,10 +100,12 @@ def kept_images(output_dir: Path, settings: Settings, num_processes: int) -> set
 
 
 def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: int) -> None:
-    """Link the images of another run of a sweep into a new run folder, if one has the same image identity.
+    """Link images of another run of the sweep with the same image identity into a new run folder.
 
     Args:
-        sweep_dir: holds the run folders of the sweep. folder: of the new run.
+        sweep_dir: folder that contains the run folders of the sweep.
+        folder: the new run folder.
+        identity: identity of the new run.
         num_images: images with a smaller sample index are linked.
     """
     if image_indices(folder):
@@ -129,12 +135,12 @@ def _link(source: Path, target: Path) -> None:
 
 
 def images_identity(output_dir: Path) -> dict[str, Any] | None:
-    """The identity of the images in a run folder, finished or not; None where nothing tells it."""
+    """Identity of the images in a finished or unfinished run folder; None if unknown."""
     unfinished = read_json(output_dir / IDENTITY_FILE).get("images")
     found = unfinished or read_json(output_dir / RECORD_FILE).get("identity", {}).get("content")
     if found is not None:
         return found
-    # Without both, as where somebody removed the record to have the run again: its config, and files of now.
+    # Without both (perhaps the record was removed by hand), the config and the current files count.
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(output_dir / CONFIG_FILE))
         return Identity.of(check_settings(Settings, config)).images
@@ -143,7 +149,7 @@ def images_identity(output_dir: Path) -> dict[str, Any] | None:
 
 
 def _revisions(output_dir: Path) -> list[str | None]:
-    """Revisions of the code that may have made the folder's images, oldest first; None: no checkout."""
+    """Code revisions that may have made the images, oldest first; None stands for "no checkout"."""
     if not image_indices(output_dir):
         return []
     record = read_json(output_dir / RECORD_FILE)
@@ -152,7 +158,7 @@ def _revisions(output_dir: Path) -> list[str | None]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is none or it is damaged."""
+    """The JSON object in a file; empty if the file is missing or damaged."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -161,7 +167,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _check_images(output_dir: Path, settings: Settings, identity: Identity) -> None:
-    """Refuse a folder whose images are of another identity, or more than this run makes."""
+    """Raise ConfigError if the folder has images of another identity, or more than this run makes."""
     indices = image_indices(output_dir)
     if not indices:
         return
@@ -169,17 +175,17 @@ def _check_images(output_dir: Path, settings: Settings, identity: Identity) -> N
     there = images_identity(output_dir)
     if there is None:
         raise ConfigError(
-            f"output_dir={output_dir} has images but no {CONFIG_FILE} that says what they are; {advice}."
+            f"output_dir={output_dir} has images but no {CONFIG_FILE} that describes them; {advice}."
         )
     for key, theirs, ours in differences(there, identity.images):
         if key.startswith("weights."):
             raise ConfigError(
                 f"output_dir={output_dir} has images of other weights: the content of "
-                f"model.weights={settings.model.weights} is not what it was; {advice}."
+                f"model.weights={settings.model.weights} has changed; {advice}."
             )
         raise ConfigError(
-            f"output_dir={output_dir} has images of another config ({key} is {theirs} there and {ours} here); "
-            f"{advice}."
+            f"output_dir={output_dir} has images of another config ({key} is {theirs} there and {ours} "
+            f"here); {advice}."
         )
     if max(indices) >= settings.dataset.num_images:
         raise ConfigError(

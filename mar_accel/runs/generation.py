@@ -1,8 +1,9 @@
-"""A run of generate: sample as the settings say and leave a complete run folder."""
+"""A run of generate: sample images into a complete run folder."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from mar_accel.runs.record import run_record
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What a run of generate leaves.
+    """Result of a run of generate.
 
     Attributes:
         output_dir: the run folder with images/, grid.png and run.json.
         seconds: wall-clock time of sampling, decoding and writing.
-        num_images: images of all processes. num_sampled: without those of an earlier run.
+        num_images: number of images of all processes.
+        num_sampled: number of images without those of an earlier run.
     """
 
     output_dir: Path
@@ -42,7 +44,7 @@ class GenerationResult:
 
     @property
     def speed(self) -> dict[str, float]:
-        """Seconds per image and images per second; empty where nothing was sampled."""
+        """Seconds per image and images per second; empty if nothing was sampled."""
         if not self.num_sampled:
             return {}
         rate = self.num_sampled / self.seconds
@@ -55,14 +57,24 @@ def build_callbacks(settings: Settings) -> list[pl.Callback]:
     return [build_node(key, node, pl.Callback) for key, node in nodes.items()]
 
 
-def generate(settings: Settings) -> GenerationResult | None:
-    """Sample as the settings say and write the run folder.
+# Called with the session, the number of images and the number of processes.
+BeforeSampling = Callable[[Session, int, int], object]
+
+
+def generate(settings: Settings, before_sampling: BeforeSampling | None = None) -> GenerationResult | None:
+    """Sample the images of a config and write the run folder.
+
+    Args:
+        before_sampling: called before the first image is sampled, if any is missing.
 
     Returns:
-        What was made; None on every process but the first.
+        The result on the first process; None on all others.
 
     Raises:
-        MarAccelError: the config cannot be run; nothing has been written then.
+        MarAccelError: the config cannot be run. Nothing is written in this case.
+
+    Example:
+        >>> generate(compose_settings("generate", ["sampler=gtr", "output_dir=out"]))
     """
     check_device(settings.trainer.accelerator)
     output_dir = Path(settings.output_dir).absolute()
@@ -81,6 +93,8 @@ def generate(settings: Settings) -> GenerationResult | None:
     missing = requests.without(there, trainer.world_size)
     trainer.logger = logger = open_logger(settings)
     if missing.num_images:
+        if before_sampling is not None:
+            before_sampling(module.session, missing.num_images, trainer.world_size)
         with further_processes(output_dir / CONFIG_FILE):
             _predict(trainer, module, missing, output_dir)
     else:
@@ -98,9 +112,9 @@ def _predict(
     try:
         trainer.predict(module, requests, return_predictions=False)
     except SystemExit:
-        # Lightning turns Ctrl-C into this, and SIGTERM ends so too.
+        # Lightning converts Ctrl-C to SystemExit. SIGTERM ends here too.
         if trainer.is_global_zero:
-            print(f"stopped: the images in {output_dir / IMAGES} are whole.", file=sys.stderr)
+            print(f"stopped: the images in {output_dir / IMAGES} are complete.", file=sys.stderr)
         raise
 
 
@@ -121,6 +135,6 @@ def _record(
         "num_processes": num_processes,
         "seconds": result.seconds,
     }
-    # The last thing that is written: where it is, everything else is complete.
+    # The record is written last, so a run with a record is complete.
     images_kept = result.num_sampled < result.num_images
     write_run_record(run_record(settings, **counts, **result.speed), result.output_dir, images_kept)

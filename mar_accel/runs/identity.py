@@ -1,7 +1,9 @@
-"""What a run computes, as nested identities: its samples, its images, its evaluation, its measurement.
+"""Nested identities of a run: its samples, its images, its evaluation and its measurement.
 
-Each holds the one before. Runs of one image identity may share images; numbers of one evaluation identity
-may be shown as one; a speed belongs to one measurement identity and is never shown for another.
+Each identity contains the previous one.
+Runs with the same image identity may share images.
+Runs with the same evaluation identity have the same metrics, except for speed.
+A speed belongs to one measurement identity and is never shown for another one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from mar_accel.config.settings import Settings
 from mar_accel.runs.contents import content_of, size_and_time, sources_of
 from mar_accel.sampling.model_defaults import MODEL
 
-# What never counts: where things are written or cached, what is shown or logged, and how a run is resumed.
+# Keys that never count: folders for output and caches, display, logging and resuming.
 NEVER_COUNTS = (
     *("output_dir", "logger", "callbacks", "reference.cache_dir", "dataset.training_data"),
     *("generate.resume", "evaluate.resume", "evaluate.baseline_dir", "evaluate.objective"),
@@ -30,14 +32,14 @@ _PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname_
 
 @dataclass(frozen=True)
 class Identity:
-    """What counts, by level; a value of a level is plain data, and its name is a hash.
+    """The values that count at each level, as plain data; each level is named by a hash.
 
     Attributes:
-        samples: what decides classes and noise of a sample index: two runs alike here can be compared image
-            by image.
-        images: what decides the images, whatever their number.
-        evaluation: what judges them, and their number.
-        measurement: the conditions that a speed is measured under, as far as a config says them.
+        samples: values that determine class and noise of a sample index.
+            Runs with equal samples can be compared image by image.
+        images: values that determine the images, independent of their number.
+        evaluation: also the number of images, the features and the reference.
+        measurement: also the conditions of a speed measurement that the config sets.
     """
 
     samples: dict[str, Any]
@@ -73,17 +75,17 @@ class Identity:
 
     @property
     def images_hash(self) -> str:
-        """Names the images: the same for any number of them."""
+        """Hash of the images, independent of their number."""
         return digest(self.images)
 
     @property
     def evaluation_hash(self) -> str:
-        """Names what an evaluation finds, speed aside."""
+        """Hash of an evaluation without its speed."""
         return digest(self.evaluation)
 
     @property
     def measurement_hash(self) -> str:
-        """Names an evaluation under the conditions that the config asks for; names runs of a sweep."""
+        """Hash of an evaluation with its measurement conditions; it names the runs of a sweep."""
         return digest(self.measurement)
 
     def record(self) -> dict[str, str]:
@@ -122,7 +124,10 @@ def _judged(
 
 
 def _left_to_model(settings: Settings) -> dict[str, Any]:
-    """Values that sampler and cache leave to the model, by their place: a model's defaults count where used."""
+    """Model defaults that sampler and cache use, by the key that uses them.
+
+    A default of the model only counts if it is used.
+    """
     found: dict[str, Any] = {}
     waiting: list[tuple[str, Any]] = [("sampler", settings.sampler), ("cache", settings.cache)]
     while waiting:
@@ -138,22 +143,22 @@ def _left_to_model(settings: Settings) -> dict[str, Any]:
 
 
 def _image_conditions(settings: Settings) -> tuple[str, ...]:
-    """Keys of the trainer that decide images."""
+    """Keys of the trainer that affect the images."""
     batches = ("batch_size", "devices", "num_nodes") if decides_per_batch(settings) else ()
     return ("precision", *batches)
 
 
 def decides_per_batch(settings: Settings) -> bool:
-    """Whether an image depends on the batch it is in: where a batch decides together when to refresh.
+    """Whether an image depends on its batch, as with adaptive refresh, which decides once per batch.
 
-    Which images are in a batch depends on its size and on the number of devices.
+    The images of a batch depend on the batch size and on the number of devices.
     """
     refresh = settings.cache.get("refresh")
     return isinstance(refresh, dict) and refresh.get("_target_") == _PER_BATCH_REFRESH
 
 
 def digest(value: Any) -> str:
-    """Twelve hexadecimal digits of a value's content; whole floats count as integers."""
+    """Twelve hexadecimal digits of a value's hash; whole floats count as integers."""
     text = json.dumps(_as_numbers(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
@@ -165,7 +170,7 @@ def differences(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _unnamed(model: dict[str, Any], weights: dict[str, str | None]) -> dict[str, Any]:
-    """The model without the names of files whose content is known."""
+    """The model's values without the names of files whose content is known."""
     autoencoder = dict(model["autoencoder"])
     if weights["autoencoder"] is not None:
         autoencoder["weights"] = None
@@ -176,7 +181,7 @@ def _unnamed(model: dict[str, Any], weights: dict[str, str | None]) -> dict[str,
 
 
 def _without(values: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    """The values without some dotted keys."""
+    """The values without the given dotted keys."""
     result = dict(values)
     for key in keys:
         group, dot, name = key.partition(".")
@@ -196,7 +201,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _as_numbers(value: Any) -> Any:
-    """The same with whole floats as integers: a scale of 4.0 is one of 4."""
+    """The value with whole floats as integers, so that 4.0 equals 4."""
     if isinstance(value, dict):
         return {key: _as_numbers(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What every logger gets: the config, the summary numbers, and the picture."""
+"""Loggers: each one gets the config, the summary numbers and the pictures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from mar_accel.inference.build import build_node
 
 
 def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
-    """The logger of a config; with ``logger=wandb`` grouped and tagged by what is sampled.
+    """The logger of a config; with ``logger=wandb`` the run gets a group and tags.
 
     Args:
-        run_id: id of the W&B run; a run of the same id that exists is resumed. None: a new run.
+        settings: settings of the run.
+        run_id: id of the W&B run; an existing run with this id is resumed. None: a new run.
     """
     node = settings.logger
     arguments: dict[str, Any] = {}
@@ -42,9 +43,9 @@ def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
 
 
 def run_tags(settings: Settings) -> list[str]:
-    """Short words for what is sampled: the chosen groups; the names of the classes where those are not known.
+    """Short tags of the config: the chosen group members, or else the names of classes.
 
-    They are not known outside a command, nor for the rows of a table, which choose for themselves.
+    Group members are unknown outside a command, and for the rows of a table.
     """
     groups = ("model", "sampler", "cache", "dataset")
     if HydraConfig.initialized() and settings.command != "evaluate_table":
@@ -68,7 +69,7 @@ def log_results(
 
     Args:
         metrics: numbers by name.
-        pictures: (file, caption) by name; loggers without pictures leave them out.
+        pictures: file and caption by name; loggers that cannot show pictures skip them.
     """
     if logger is None:
         return
@@ -78,7 +79,7 @@ def log_results(
     logger.save()
     logger.finalize("success")
     if isinstance(logger, WandbLogger):
-        # In a multirun the next job starts its own run in this process.
+        # In a multirun, the next job starts a new W&B run in this process.
         logger.experiment.finish()
 
 

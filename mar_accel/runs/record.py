@@ -1,4 +1,4 @@
-"""run.json: everything that tells where a result comes from."""
+"""run.json: the record of how a result was made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORDED_PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that a result may depend on."""
+    """Versions of Python and of the packages that a result may depend on."""
     versions = {"python": platform.python_version()}
     for name in RECORDED_PACKAGES:
         try:
@@ -36,16 +36,16 @@ def package_versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Revision of the checkout that the package runs from, with "-dirty" if changed; None outside one."""
+    """Git revision of the package's checkout, with "-dirty" if changed; None outside a checkout."""
     package = Path(__file__).resolve().parents[1]
-    # An installed package may lie inside somebody else's checkout, which does not track it.
+    # An installed package may lie inside an unrelated checkout that does not track it.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     return _git(package, "describe", "--always", "--dirty", "--abbrev=40")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Output of a git command in a folder; None where it fails or there is no git."""
+    """Output of a git command in a folder; None if it fails or git is missing."""
     command = ["git", *arguments]
     try:
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
@@ -55,7 +55,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """What the run ran on."""
+    """The hardware and threads of this process."""
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": platform.machine(),
@@ -69,7 +69,11 @@ def hardware() -> dict[str, Any]:
 
 
 def environment(record: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a speed depends on besides its config: of a record, or of this process."""
+    """Conditions of a speed besides its config: code revision, hardware and threads.
+
+    Args:
+        record: the record of a run. None: this process.
+    """
     machine = hardware() if record is None else record.get("hardware", {})
     return {
         "revision": git_revision() if record is None else record.get("git_revision"),
@@ -103,13 +107,18 @@ def run_record(settings: Settings, **results: Any) -> dict[str, Any]:
 
 
 def write_json(record: Any, path: Path) -> None:
-    """Write through a temporary name, so that a kill leaves no half file."""
+    """Write a JSON file atomically."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
-    """Create the run folder, or say in one sentence why that cannot be."""
+    """Create a folder and check that it can be written; raises ConfigError if not.
+
+    Args:
+        output_dir: the folder.
+        key: config key of the folder, for messages.
+    """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         probe = output_dir / f".writable.{os.getpid()}"

@@ -1,4 +1,4 @@
-"""One run of a sweep: named by its config's hash, made by one process at a time, and only once."""
+"""One run of a sweep: named by the hash of its config, made only once and by one process at a time."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import environment, prepare_output_dir
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult
 
-# The sweep that a job belongs to; launchers hand it to every job, wherever that runs.
+# Name of the sweep that a job belongs to. Launchers pass the variable to every job.
 SWEEP_VARIABLE = "MAR_ACCEL_SWEEP"
 RESULTS, LOCKS, BASELINES = ".results", ".locks", "baselines"
-# Numbers that hold for the conditions they were measured under.
+# Numbers that depend on the conditions of the measurement.
 SPEEDS = (
     *("seconds", "images_per_second", "latency", "throughput", "speedup", "achieved_flops", "peak_"),
     *("batch_size", "num_devices", "num_processes"),
 )
-# What an optimising sweeper gets of commands that have no key for it.
+# The objective of an optimising sweeper for commands without a key for it.
 OBJECTIVES = {"generate": "seconds_per_image"}
 
 
@@ -41,16 +41,18 @@ def run_job(
     finished_file: str,
     sentence: Callable[[Exception], str | None],
 ) -> float:
-    """Make a run of a sweep, unless it is finished or another sweep is making it; errors do not leave.
+    """Make a run of a sweep, unless it is finished or another sweep is making it.
+
+    Errors are recorded and not raised.
 
     Args:
         function: the command.
-        read: gives the settings of the run.
-        finished_file: the file in a run folder that only a finished run has.
-        sentence: what to tell the user about an error; None where it is a fault of the program.
+        read: returns the settings of the run.
+        finished_file: a file that only the folder of a finished run contains.
+        sentence: returns the message for the user, or None for a bug of the program.
 
     Returns:
-        The number that an optimising sweeper gets; NaN where the run failed or has none.
+        The objective for an optimising sweeper; NaN if the run failed or has no objective.
     """
     job = HydraConfig.get().job
     sweep_dir = Path(HydraConfig.get().sweep.dir).absolute()
@@ -74,19 +76,19 @@ def run_job(
 
 
 def results_dir(sweep_dir: Path) -> Path:
-    """Where the runs of this sweep say how they ended."""
+    """Folder with the results of this sweep's runs."""
     return sweep_dir / RESULTS / os.environ.get(SWEEP_VARIABLE, "sweep")
 
 
 def name_run(settings: Settings, sweep_dir: Path) -> tuple[Settings, Identity]:
-    """The settings of a run with its folder below the sweep's, and what all runs of a sweep share.
+    """The settings of a run with its folder inside the sweep's folder, and its identity.
 
-    Images are named by what they are, an evaluation also by the conditions of its measurement.
+    The folder is named by the images, and for an evaluation also by the measurement conditions.
     """
     if not is_default_run_dir(settings.output_dir, sweep_dir):
         raise ConfigError(
-            f"output_dir={settings.output_dir} is one folder, and a sweep has many; "
-            "give the folder that holds them as hydra.sweep.dir."
+            f"output_dir={settings.output_dir} is a single folder, but a sweep (-m) needs one per run; "
+            "set hydra.sweep.dir to the folder that contains them."
         )
     identity = Identity.of(settings)
     measures = settings.command == "evaluate"
@@ -99,12 +101,12 @@ def name_run(settings: Settings, sweep_dir: Path) -> tuple[Settings, Identity]:
 
 
 def is_default_run_dir(output_dir: str, sweep_dir: Path) -> bool:
-    """Whether a run folder is what Hydra gives a job of the sweep, and not one that the user chose."""
+    """Whether a run folder is Hydra's default for a job of the sweep, and not chosen by the user."""
     return Path(output_dir).absolute() == sweep_dir / str(HydraConfig.get().sweep.subdir)
 
 
 def wait_until_free(folder: Path) -> None:
-    """Wait until no process is making a run."""
+    """Wait until no process is making this run."""
     with _lock(folder):
         return
 
@@ -130,12 +132,15 @@ def _make_run(
 
 
 def _lock(folder: Path) -> FileLock:
-    """The lock of a run; the system frees it where its process was killed."""
+    """The lock of a run; the system releases it if its process is killed."""
     return FileLock(prepare_output_dir(folder.parent / LOCKS, "hydra.sweep.dir") / f"{folder.name}.lock")
 
 
 def with_numbers(result: RunResult, identity: Identity | None) -> RunResult:
-    """The result with the numbers of the finished run, speeds only if measured under the same conditions."""
+    """Add the numbers of the finished run to a result.
+
+    Speeds are only added if they were measured under the same conditions.
+    """
     assert result.record is not None
     record = json.loads(result.record.read_text())
     run = json.loads(result.record.with_name(RECORD_FILE).read_text())
@@ -149,7 +154,7 @@ def with_numbers(result: RunResult, identity: Identity | None) -> RunResult:
 
 
 def _report(folder: Path) -> Path:
-    """Where the traceback of a run lies, if it failed through no fault of its config."""
+    """File for the traceback of a run that failed through a bug, not through its config."""
     return folder.with_name(f"{folder.name}.error.txt")
 
 
@@ -159,7 +164,7 @@ def _keep_traceback(result: RunResult) -> None:
 
 
 def _free_memory() -> None:
-    """The next run of this process finds the memory of this one free, even where it ran out of it."""
+    """Free the memory of this run for the next run of this process, even after an out-of-memory error."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""How a run of a sweep ended, as a small file that the end of the sweep reads."""
+"""Result of a sweep's run, as a small file that the summary of the sweep reads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ DONE, SKIPPED, FAILED, ELSEWHERE = "done", "skipped", "failed", "elsewhere"
 
 @dataclass(frozen=True)
 class RunResult:
-    """How one run of a sweep ended.
+    """Result of one run of a sweep.
 
     Attributes:
-        number: the job's number in the sweep, from 0.
-        overrides: what the command line says of this run.
-        status: "done"; "skipped": was finished before; "failed"; "elsewhere": another sweep was making it.
-        folder: the run folder; None where the run has no name, as its config is not valid.
-        finished_file: name of the file that only a finished run has in its folder.
-        reason: one sentence, where it failed.
-        metrics: numbers that the run recorded.
-        environment: revision, hardware and threads that its speeds were measured with.
-        other_conditions: whether its speeds are left out, as they were measured under other conditions than
-            this sweep asks for.
+        number: number of the job in the sweep, from 0.
+        overrides: overrides of this run.
+        status: "done", "failed", "skipped" (already finished) or "elsewhere" (another sweep makes it).
+        finished_file: name of a file that only the folder of a finished run contains.
+        folder: the run folder; None if the config is invalid.
+        reason: one sentence if the run failed.
+        metrics: recorded numbers.
+        environment: revision, hardware and threads of the speed measurement.
+        other_conditions: whether speeds are left out because their conditions differ from this sweep's.
     """
 
     number: int
@@ -41,18 +40,18 @@ class RunResult:
 
     @property
     def record(self) -> Path | None:
-        """The file with the run's numbers, where it is finished."""
+        """The file with the run's numbers; None if the run is not finished."""
         file = Path(self.folder or "", self.finished_file)
         return file if self.folder is not None and file.is_file() else None
 
     def write(self, folder: Path) -> None:
-        """Write into the folder of a sweep's results."""
+        """Write the result to the results folder of the sweep."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(asdict(self), folder / f"{self.number}.json")
 
 
 def read_results(folder: Path) -> list[RunResult]:
-    """What the runs of a sweep wrote, by number."""
+    """The results of a sweep's runs, sorted by number."""
     records = [json.loads(file.read_text()) for file in folder.glob("*.json")]
     results = [RunResult(**{**record, "overrides": tuple(record["overrides"])}) for record in records]
     return sorted(results, key=lambda result: result.number)

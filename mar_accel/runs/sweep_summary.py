@@ -1,4 +1,4 @@
-"""The end of a sweep: what was done, skipped and failed, with the numbers of each run."""
+"""Summary at the end of a sweep: the status and the numbers of each run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunRes
 from mar_accel.utils.whole_files import written_whole
 
 SUMMARY_FILE = "sweep.csv"
-# Numbers that the table on the screen has; the file has all.
+# Numbers in the table on the terminal; the file contains all numbers.
 _SHOWN = {
     "fid": "FID",
     "recognised": "recognised",
@@ -36,10 +36,10 @@ _SOME_FAILED, _FAULT = 2, 1
 
 
 class SweepSummary(Callback):
-    """Prints the table of a sweep and writes it as ``sweep.csv``; exits with status 2 where runs failed."""
+    """Prints the table of a sweep and writes it as ``sweep.csv``; exits with status 2 if runs failed."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Give the sweep a name, which every launcher hands on to its jobs."""
+        """Give the sweep a name, which every launcher passes to its jobs."""
         name = uuid.uuid4().hex[:12]
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_VARIABLE}={name}")
@@ -49,7 +49,7 @@ class SweepSummary(Callback):
         try:
             self._end(config)
         except Exception:
-            # Hydra would only warn, and the command would seem to have ended well.
+            # Hydra would only warn, and the command would seem to have succeeded.
             traceback.print_exc()
             raise SystemExit(_FAULT) from None
 
@@ -68,18 +68,18 @@ class SweepSummary(Callback):
 
 
 def _waited_for(result: RunResult) -> RunResult:
-    """How a run ended that another sweep was making."""
+    """The result of a run that another sweep was making, after waiting for it."""
     if result.status != ELSEWHERE or result.folder is None:
         return result
     wait_until_free(Path(result.folder))
     if result.record is not None:
         return with_numbers(result, identity=None)
-    reason = "another sweep was making this run and did not finish it; give the command again."
+    reason = "another sweep was making this run and did not finish it; run the command again."
     return replace(result, status=FAILED, reason=reason)
 
 
 def swept_values(results: Sequence[RunResult]) -> dict[str, list[str]]:
-    """By key that not all runs have with the same value: the value of each run, empty where it has none."""
+    """Keys whose values differ between runs, with the value of each run; empty if a run has none."""
     values = [dict(_key_and_value(override) for override in result.overrides) for result in results]
     keys = dict.fromkeys(key for run in values for key in run)
     columns = {key: [run.get(key, "") for run in values] for key in keys}
@@ -92,7 +92,7 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 
 def write_summary(results: Sequence[RunResult], file: Path) -> None:
-    """Write every run with its swept values and numbers, their names as heading."""
+    """Write a CSV file with the swept values and the numbers of every run."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     swept = swept_values(results)
     with written_whole(file) as temporary, temporary.open("w", newline="") as stream:
@@ -116,7 +116,7 @@ def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
         values = [column[row] for column in swept.values()]
         table.add_row(str(result.number), *values, result.status, *numbers, folder)
     console = Console()
-    # A terminal that is narrower wraps the lines, which can be read; cells cut short cannot.
+    # A narrower terminal wraps the lines. They stay readable, whereas truncated cells would not.
     console.width = max(console.width, 120)
     console.print(table)
     for reason in dict.fromkeys(result.reason for result in results if result.status == FAILED):
@@ -133,7 +133,7 @@ def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
 
 
 def _notes(results: Sequence[RunResult]) -> list[str]:
-    """What a reader of the table has to know: speeds and images of other code or another machine."""
+    """Notes for the reader of the table: runs made with other code or on another machine."""
     notes, now = [], environment()
     earlier = [result for result in results if result.environment and result.environment != now]
     for there in dict.fromkeys(json.dumps(result.environment) for result in earlier):
@@ -147,7 +147,7 @@ def _notes(results: Sequence[RunResult]) -> list[str]:
     left_out = ", ".join(str(result.number) for result in results if result.other_conditions)
     if left_out:
         notes.append(
-            f"run {left_out} was timed under other conditions than asked for; its speed is left out."
+            f"run {left_out} was timed under conditions other than requested; its speed is left out."
         )
     return notes
 

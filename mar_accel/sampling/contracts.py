@@ -1,7 +1,7 @@
-"""What a sampler's parts and a cache policy must return, checked where it is used.
+"""Checks of the values that sampler parts and cache policies return.
 
-A part of one's own that returns something else is refused with its class's name. Nothing here reads a value
-from a device: tensors of the decode loop are checked by their shapes alone.
+A custom part that returns something else is rejected; the error names its class. No check reads a value from
+a device. Tensors of the decode loop are checked by shape only.
 """
 
 from __future__ import annotations
@@ -28,93 +28,88 @@ if TYPE_CHECKING:
 
 
 def check_stage_sizes(order: Order, sizes: Sequence[int], length: int) -> None:
-    """Refuse stages that are empty, or that are not the grid's L tokens together."""
+    """Reject empty stages, and stages that do not add up to the L tokens of the grid."""
     where = f"sampler.order ({_name(order)})"
     if not sizes or not all(_is_count(size) for size in sizes):
-        raise ConfigError(
-            f"{where} has the stage sizes {list(sizes)}; stage_sizes must return integers >= 1."
-        )
+        raise ConfigError(f"{where}: stage_sizes must return integers ≥ 1, got {list(sizes)}.")
     if sum(sizes) != length:
         raise ConfigError(
-            f"{where} has stages of {sum(sizes)} tokens in all, but the grid has {length}; its stage_sizes "
-            f"must add up to {length}."
+            f"{where}: stage_sizes must add up to the {length} tokens of the grid, got {sum(sizes)}."
         )
 
 
 def check_step_sizes(step_sizes: StepSizes, steps: Sequence[StepSize], length: int) -> None:
-    """Refuse AR steps that decode no token, or that do not decode the L tokens once."""
+    """Reject AR steps without tokens, and step sizes that do not add up to L."""
     where = f"sampler.step_sizes ({_name(step_sizes)})"
     for index, step in enumerate(steps):
         if not _is_count(step.num_tokens):
             raise ConfigError(
-                f"{where} decodes {step.num_tokens} tokens at AR step {index}; every step size must be an "
-                "integer >= 1."
+                f"{where}: every step size must be an integer ≥ 1, got {step.num_tokens} at AR step {index}."
             )
     total = sum(step.num_tokens for step in steps)
     if total != length:
-        raise ConfigError(
-            f"{where} decodes {total} of {length} tokens; its step sizes must add up to {length}."
-        )
+        raise ConfigError(f"{where}: step sizes must add up to the {length} tokens of the grid, got {total}.")
 
 
 def check_diffusion_steps(diffusion_steps: DiffusionSteps, lengths: Sequence[int], num_steps: int) -> None:
-    """Refuse anything but one integer T for each AR step; its range is that of the head."""
+    """Reject anything but one integer T per AR step; the diffusion schedule checks its range."""
     where = f"sampler.diffusion_steps ({_name(diffusion_steps)})"
     if len(lengths) != num_steps:
         raise ConfigError(
-            f"{where} has {len(lengths)} values for {num_steps} AR steps; per_step must return one for each."
+            f"{where}: per_step must return one value for each of the {num_steps} AR steps, "
+            f"got {len(lengths)}."
         )
     for index, length in enumerate(lengths):
         if not isinstance(length, Integral):
-            raise ConfigError(f"{where} must return integers, got {length!r} at AR step {index}.")
+            raise ConfigError(f"{where}: per_step must return integers, got {length!r} at AR step {index}.")
 
 
 def check_guidance(schedule: GuidanceSchedule, guidance: Guidance, index: int) -> None:
-    """Refuse a scale that is no finite number >= 0."""
+    """Reject a scale that is not a finite number ≥ 0."""
     scale = guidance.scale
     if not isinstance(scale, Real) or not math.isfinite(scale) or scale < 0:
         raise ConfigError(
-            f"sampler.guidance_schedule ({_name(schedule)}) has the scale {scale} at AR step {index}; it "
-            "must be a finite number >= 0 (1 disables guidance)."
+            f"sampler.guidance_schedule ({_name(schedule)}): scale must be a finite number ≥ 0 "
+            f"(1 disables guidance), got {scale} at AR step {index}."
         )
 
 
 def check_num_selected(selection: TokenSelection, count: int, num_tokens: int) -> None:
-    """Refuse to choose more tokens than an AR step has."""
+    """Reject a selection of more tokens than the AR step decodes."""
     if not 0 <= count <= num_tokens:
         raise ConfigError(
-            f"sampler.selection ({_name(selection)}) chooses {count} of {num_tokens} tokens; num_selected "
-            f"must return 0 to {num_tokens}."
+            f"sampler.selection ({_name(selection)}): num_selected must be between 0 and {num_tokens}, "
+            f"got {count}."
         )
 
 
 def check_order(order: Order, permutation: Tensor, length: int) -> None:
-    """Refuse a decode order that does not hold each of the L positions once."""
+    """Reject a decode order that does not contain each of the L positions exactly once."""
     where = f"sampler.order ({_name(order)})"
     if permutation.dtype != torch.int64 or permutation.shape != (length,):
         raise ConfigError(
-            f"{where} must return an int64 tensor of shape [{length}], got {permutation.dtype} of shape "
-            f"{list(permutation.shape)}."
+            f"{where}: permutation must return an int64 tensor of shape [{length}], got "
+            f"{permutation.dtype} of shape {list(permutation.shape)}."
         )
     if not torch.equal(permutation.sort().values.cpu(), torch.arange(length)):
         raise ConfigError(
-            f"{where} returns no permutation; it must hold each position from 0 to {length - 1} once."
+            f"{where}: permutation must contain each position from 0 to {length - 1} exactly once."
         )
 
 
 def check_conditioning_vectors(policy: CachePolicy, z: Tensor, state: DecodeState, step: ARStep) -> None:
-    """Refuse z that is not [branches · B, n, D]."""
+    """Reject z that is not [branches · B, n, D]."""
     rows, width = state.batch_size * step.num_branches, state.model.config.embed_dim
     _check_shape(f"cache ({_name(policy)}): conditioning_vectors", z, (rows, step.num_tokens, width), step)
 
 
 def check_scores(selection: TokenSelection, scores: Tensor, positions: Tensor) -> None:
-    """Refuse scores that are not [B, n]."""
+    """Reject scores that are not [B, n]."""
     _check_shape(f"sampler.selection ({_name(selection)}): scores", scores, tuple(positions.shape))
 
 
 def check_chain(solver: Solver, tokens: Tensor, noise: Tensor) -> None:
-    """Refuse tokens that are not [n, C]; ``noise`` is [T+1, n, C]."""
+    """Reject tokens that are not [n, C]; ``noise`` is [T+1, n, C]."""
     _check_shape(f"sampler.solver ({_name(solver)}): sample", tokens, tuple(noise.shape[1:]))
 
 

@@ -1,4 +1,4 @@
-"""The decode loop: everything that a paper varies is an object handed to it."""
+"""The decode loop. Everything that papers vary is an object passed to it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Engine:
     """The objects that decode a batch.
 
     Attributes:
-        model: in evaluation mode, on its device.
+        model: network in evaluation mode, on its device.
         plan: the AR steps.
         solver: turns noise into tokens.
-        cache: answers for conditioning vectors and noise predictions.
-        selection: chooses the tokens with more diffusion steps, where the plan has any; may choose none.
+        cache: computes or reuses conditioning vectors and noise predictions.
+        selection: chooses the tokens that get more diffusion steps, if the plan has any.
     """
 
     model: MAR
@@ -46,12 +46,15 @@ def decode(
     """Decode all tokens of a batch.
 
     Args:
-        class_embedding: [B, D], what each image is conditioned on.
+        class_embedding: condition of each image [B, D].
         noise: orders and noise of the batch, on the model's device.
-        observer: is told every event; several are combined by :class:`mar_accel.sampling.observer.Observers`.
+        observer: receives every event. :class:`mar_accel.sampling.observer.Observers` combines several.
 
     Returns:
         Tokens [B, L, C], in grid order, float32.
+
+    Raises:
+        ConfigError: a cache, selection or solver returns a tensor of the wrong shape.
     """
     model, plan, cache = engine.model, engine.plan, engine.cache
     batch = class_embedding.shape[0]
@@ -76,7 +79,7 @@ def decode(
 
 
 class _Chains:
-    """Diffusion chains of the tokens of a step, grouped by their number of diffusion steps."""
+    """Runs the diffusion chains of a step, grouped by number of diffusion steps."""
 
     def __init__(self, engine: Engine, noise: SampleNoise, state: DecodeState):
         self.engine = engine
@@ -93,7 +96,7 @@ class _Chains:
         }
 
     def sample(self, z: Tensor, positions: Tensor, step: ARStep) -> Tensor:
-        """z [R, n, D] of positions [B, n] to tokens [B, n, C]."""
+        """Turn z [R, n, D] at positions [B, n] into tokens [B, n, C]."""
         if not step.num_detail_tokens:
             return self._chain(z, positions, step, step.num_diffusion_steps)
         detail, rest = self._split(z, positions, step)
@@ -109,7 +112,7 @@ class _Chains:
         return tokens
 
     def _split(self, z: Tensor, positions: Tensor, step: ARStep) -> tuple[Tensor, Tensor]:
-        """Indices [B, m] of the selected tokens among the step's n, and [B, n-m] of the others."""
+        """Split the n tokens of a step into indices of the selected [B, m] and of the others [B, n-m]."""
         random_scores = self.noise.selection_scores.gather(1, positions)
         scores = self.engine.selection.scores(z[: positions.shape[0]], random_scores)
         check_scores(self.engine.selection, scores, positions)
@@ -117,7 +120,7 @@ class _Chains:
         return ranked[:, : step.num_detail_tokens], ranked[:, step.num_detail_tokens :]
 
     def _chain(self, z: Tensor, positions: Tensor, step: ARStep, length: int) -> Tensor:
-        """One chain of the same length for all tokens; returns [B, n, C]."""
+        """Run one chain of equal length for all tokens; returns [B, n, C]."""
         engine, schedule, noise = self.engine, self.schedules[length], self.noise.noise
         guided = [step.guidance.covers(timestep) for timestep in schedule.timesteps]
         if not any(guided):

@@ -1,4 +1,4 @@
-"""The guided noise prediction that a head solver asks for."""
+"""The guided noise prediction that head solvers call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class Denoiser(Protocol):
     """Noise prediction along one chain of n tokens."""
 
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Predict at the chain's timestep ``index``, which counts down from T-1 to 0.
+        """Predict the noise at one timestep of the chain.
 
         Args:
             x: noisy tokens [n, C], float32.
+            index: timestep index in the chain, from T-1 down to 0.
 
         Returns:
             The guided ε and the variance interpolation v, both [n, C], float32.
@@ -27,21 +28,21 @@ class Denoiser(Protocol):
         ...
 
 
-# Rows (tokens times timesteps) whose modulations are computed together.
+# Number of rows (tokens times timesteps) whose modulations are computed together.
 MODULATION_ROWS = 1024
 
 
 class GuidedDenoiser:
-    """The head's prediction, with both branches combined where they are guided.
+    """Noise prediction of the head, with classifier-free guidance.
 
-    Both branches see the same x; v is the conditional branch's.
+    Both branches get the same x. The variance v comes from the conditional branch.
 
     Args:
-        net: the head's network.
-        z: conditioning vectors: [2n, D], conditional rows first, if any timestep is guided; else [n, D].
-        time_embeddings: embeddings of the chain's timesteps [T, W], in growing order.
-        guidance: how the branches are combined.
-        guided: [T], at which timesteps they are. At the others the conditional branch runs alone.
+        net: network of the head.
+        z: conditioning vectors [n, D]. If any timestep is guided: [2n, D], conditional rows first.
+        time_embeddings: embeddings of the chain's timesteps [T, W], in ascending order.
+        guidance: combines the branches.
+        guided: whether each of the T timesteps is guided. The others run the conditional branch only.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class GuidedDenoiser:
         self.time_embeddings = time_embeddings
         self.guidance = guidance
         self.guided = guided
-        # Modulations by layer, of the timesteps from _first on, which are all guided or all not.
+        # Modulations per layer for the timesteps from _first on. These are all guided or all unguided.
         self._modulations: list[tuple[tuple[Tensor, ...], ...]] = []
         self._first = 0
         self._memory: list[Tensor] | None = None
@@ -73,10 +74,10 @@ class GuidedDenoiser:
         return self.guidance.combine(epsilon, unconditional[:, : epsilon.shape[-1]]), v
 
     def _evaluate(self, x: Tensor, index: int, embedding: Tensor) -> Tensor:
-        """The head's output for all rows, [rows, 2C].
+        """Output of the head for all rows, [rows, 2C].
 
-        Three fifths of the head's work depend on timestep and z but not on x. With few rows most of it would
-        go into reading weights, so it is done for several timesteps at a time. With many rows that gains
+        Three fifths of the head's work depend on timestep and z, but not on x. With few rows, this work
+        mostly reads weights, so several timesteps are computed together. With many rows, that gains
         nothing and costs memory.
         """
         together = MODULATION_ROWS // x.shape[0]
@@ -92,7 +93,10 @@ class GuidedDenoiser:
         return self.net.evaluate_modulated(x, self._modulations[index - self._first])
 
     def _start_of_run(self, index: int, length: int) -> int:
-        """Where a run of at most ``length`` timesteps with the branches of ``index``, its last, starts."""
+        """First timestep of a run that ends at ``index``.
+
+        A run has at most ``length`` timesteps, which are all guided or all unguided.
+        """
         first = index
         while first > max(0, index + 1 - length) and self.guided[first - 1] == self.guided[index]:
             first -= 1
@@ -101,8 +105,8 @@ class GuidedDenoiser:
     def _modulate(self, activated: Tensor) -> list[tuple[Tensor, ...]]:
         """Modulations of an activated condition [steps, rows, W].
 
-        On a CPU, new memory for so large a result costs page faults at its first touch, so the
-        memory of the last one is used again. GPUs have an allocator for that, and autocast its own types.
+        On a CPU, fresh memory of this size costs page faults, so the previous memory is reused. GPUs have
+        a caching allocator. Under autocast the result has another dtype, so nothing is reused.
         """
         weight = self.net.input_proj.weight
         if weight.device.type != "cpu" or weight.dtype != activated.dtype:
@@ -115,5 +119,5 @@ class GuidedDenoiser:
 
 
 def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:
-    """Embeddings [T, W] of original timesteps in 0..999."""
+    """Embeddings [T, W] of the original timesteps (0..999)."""
     return net.time_embed(torch.tensor(timesteps, device=device))

@@ -1,4 +1,4 @@
-"""Respaced diffusion schedules of the head: which of the 1000 training timesteps a chain visits."""
+"""Respaced diffusion schedules: the training timesteps (of 1000) that a chain visits."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class DiffusionSchedule:
     """The timesteps of a chain and the constants of its steps.
 
     Attributes:
-        timesteps: original timesteps in 0..999, growing; a chain visits them from the last to the first.
-        coefficients: constants per kept timestep, recomputed from the kept cumulative alphas.
+        timesteps: original timesteps (0..999), ascending. A chain visits them from last to first.
+        coefficients: constants per timestep, recomputed from the remaining cumulative alphas.
     """
 
     timesteps: tuple[int, ...]
@@ -25,30 +25,38 @@ class DiffusionSchedule:
 
     @property
     def num_steps(self) -> int:
-        """Number of head evaluations; smaller than asked for where ``max_timestep`` merged some."""
+        """Number of head evaluations. It is lower than requested if ``max_timestep`` merged timesteps."""
         return len(self.timesteps)
 
 
 @lru_cache
 def respaced_timesteps(num_steps: int, max_timestep: int | None = None) -> tuple[int, ...]:
-    """Timesteps kept of the 1000, growing.
+    """Choose T of the 1000 training timesteps, ascending.
 
-    The float64 running sum of the stride 999/(T-1) is rounded half to even, as the published
-    implementation does; the exact multiples would differ at ties.
+    As in the published code, the stride 999/(T-1) is summed in float64 and rounded half to even. Exact
+    multiples of the stride would round differently at ties.
 
     Args:
         num_steps: T, in 1..1000.
-        max_timestep: timesteps above it are replaced by it and merge (DiSA uses 950); None: no clip.
+        max_timestep: clip, in 0..999; larger timesteps are replaced by it and merged. None: no clip.
+            DiSA uses 950.
+
+    Raises:
+        ConfigError: an argument is out of range.
+
+    Example:
+        >>> respaced_timesteps(4)
+        (0, 333, 666, 999)
     """
     if not 1 <= num_steps <= NUM_TRAIN_TIMESTEPS:
         raise ConfigError(
-            f"sampler.num_diffusion_steps: {num_steps} diffusion steps are not possible with a head trained "
-            f"on {NUM_TRAIN_TIMESTEPS} timesteps; choose 1 to {NUM_TRAIN_TIMESTEPS}."
+            f"sampler.num_diffusion_steps must be between 1 and {NUM_TRAIN_TIMESTEPS} (the training "
+            f"timesteps of the head), got {num_steps}."
         )
     if max_timestep is not None and not 0 <= max_timestep < NUM_TRAIN_TIMESTEPS:
         raise ConfigError(
-            f"sampler.max_timestep={max_timestep} is not a timestep; choose 0 to {NUM_TRAIN_TIMESTEPS - 1}, "
-            "or null."
+            f"sampler.max_timestep must be between 0 and {NUM_TRAIN_TIMESTEPS - 1}, or null (no clip), "
+            f"got {max_timestep}."
         )
     stride = (NUM_TRAIN_TIMESTEPS - 1) / (num_steps - 1) if num_steps > 1 else 0.0
     position, timesteps = 0.0, []

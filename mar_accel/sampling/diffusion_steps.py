@@ -1,4 +1,4 @@
-"""How many diffusion steps the tokens of each AR step get."""
+"""Number of diffusion steps at each AR step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from mar_accel.utils.readable import Readable
 
 
 class DiffusionSteps(Readable):
-    """Maps AR steps to numbers of diffusion steps."""
+    """Sets the number of diffusion steps of each AR step. A custom class defines ``per_step``.
+
+    Example:
+        class Halved(DiffusionSteps):
+            def per_step(self, steps):
+                return [100 if 2 * k < len(steps) else 50 for k in range(len(steps))]
+    """
 
     def per_step(self, steps: Sequence[StepSize]) -> list[int]:
-        """T of each AR step."""
+        """T of each AR step, integers in 1..1000."""
         raise NotImplementedError
 
 
@@ -33,15 +39,15 @@ class ConstantDiffusionSteps(DiffusionSteps):
 
 
 class StageAwareDiffusionSteps(DiffusionSteps):
-    """GtR: T changes linearly over the generation stages, the last stage (reconstruction) has its own T.
+    """GtR (arXiv:2510.17171): T changes linearly over the generation stages.
 
-    T_s = round(T_max − (T_max − T_min)·s/(n−1)) at the s-th of the n AR steps of the generation stages
-    (arXiv:2510.17171).
+    The generation stages have n AR steps. Step s of them has T_s = round(T_max − (T_max − T_min)·s/(n−1)).
+    The last stage (reconstruction) has its own T.
 
     Args:
         first_steps: T_max, at the first AR step; 1..1000.
-        last_steps: T_min, at the last AR step before the reconstruction; 1..1000.
-        reconstruction_steps: T_rec; 1..1000.
+        last_steps: T_min, at the last AR step before the reconstruction stage; 1..1000.
+        reconstruction_steps: T_rec, at all AR steps of the reconstruction stage; 1..1000.
     """
 
     def __init__(self, first_steps: int = 50, last_steps: int = 20, reconstruction_steps: int = 20):
@@ -54,7 +60,7 @@ class StageAwareDiffusionSteps(DiffusionSteps):
         num_generation = sum(step.stage < last_stage for step in steps)
         if not num_generation:
             raise ConfigError(
-                "sampler.diffusion_steps=gtr needs more than one stage, but this order has one; "
+                "sampler.diffusion_steps=gtr needs at least 2 stages, got 1; "
                 "choose sampler.order=gtr or sampler.step_sizes=gtr."
             )
         fall = (self.first_steps - self.last_steps) / max(1, num_generation - 1)
@@ -63,26 +69,28 @@ class StageAwareDiffusionSteps(DiffusionSteps):
 
 
 class AnnealedDiffusionSteps(DiffusionSteps):
-    """DiSA: T falls from T_hi at the first AR step to T_lo at the last (arXiv:2505.20297).
+    """DiSA (arXiv:2505.20297): T falls from T_hi at the first AR step to T_lo at the last.
 
-    T_k = T_lo + int(f·(T_hi − T_lo)) with f falling from 1 to 0 over the AR steps k = 0 … K−1.
+    T_k = T_lo + int(f·(T_hi − T_lo)). The factor f falls from 1 to 0 over the AR steps k = 0 … K−1.
 
     Args:
         first_steps: T_hi; 1..1000.
         last_steps: T_lo; 1..T_hi.
-        strategy: "linear": f = (K−1−k)/(K−1); "cosine": f = (cos(πk/(K−1)) + 1)/2; "two-stage": f = 1 while
-            k < (K−1)/2, then 0.
+        strategy: how f falls.
+            "linear": f = (K−1−k)/(K−1).
+            "cosine": f = (cos(πk/(K−1)) + 1)/2.
+            "two-stage": f = 1 for k < (K−1)/2, then 0.
     """
 
     def __init__(self, first_steps: int = 50, last_steps: int = 5, strategy: str = "linear"):
         if last_steps > first_steps:
             raise ConfigError(
-                f"sampler.diffusion_steps.last_steps={last_steps} is above first_steps={first_steps}, but "
-                "DiSA's diffusion steps do not grow; lower it or raise sampler.num_diffusion_steps."
+                f"sampler.diffusion_steps.last_steps must be ≤ first_steps={first_steps}, got {last_steps}; "
+                "lower it or raise sampler.num_diffusion_steps."
             )
         if strategy not in ("linear", "cosine", "two-stage"):
             raise ConfigError(
-                f"sampler.diffusion_steps.strategy={strategy} is unknown; choose linear, cosine or two-stage."
+                f"sampler.diffusion_steps.strategy must be linear, cosine or two-stage, got {strategy}."
             )
         self.first_steps = first_steps
         self.last_steps = last_steps

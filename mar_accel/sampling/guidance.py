@@ -1,4 +1,4 @@
-"""Guidance: which branches an AR step runs, how they are combined, and the schedules that decide it."""
+"""Classifier-free guidance: the branches of an AR step, their combination, and schedules of the scale."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ class Guidance:
     """Classifier-free guidance of one AR step: ε = ε_u + w·(ε_c − ε_u).
 
     Attributes:
-        scale: w, at least 0. With w = 1 the step runs the conditional branch alone.
-        timesteps: first and last timestep of the head (0..999) at which it runs both branches.
-            At the others w is 1.
+        scale: w ≥ 0. With w = 1 the step runs the conditional branch only.
+        timesteps: range of head timesteps (0..999, inclusive) that run both branches. Outside it, w = 1.
+
+    Example:
+        >>> Guidance(3.0).guided, Guidance(1.0).guided
+        (True, False)
     """
 
     scale: float = 1.0
@@ -30,7 +33,7 @@ class Guidance:
 
     @property
     def guided(self) -> bool:
-        """Whether the step runs the unconditional branch at all."""
+        """Whether the step runs the unconditional branch."""
         return self.scale != 1
 
     def covers(self, timestep: int) -> bool:
@@ -38,21 +41,21 @@ class Guidance:
         return self.guided and self.timesteps[0] <= timestep <= self.timesteps[1]
 
     def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        """ε of the predictions ε_c and ε_u, of any shape."""
+        """Combine the predictions ε_c and ε_u (any shape) into ε."""
         return torch.lerp(unconditional, conditional, self.scale)
 
     def extrapolate(self, conditional: Tensor, difference: Tensor) -> Tensor:
-        """The same ε of ε_c and a kept difference ε_c − ε_u: ε_c + (w − 1)·(ε_c − ε_u)."""
+        """The same ε from ε_c and a cached difference ε_c − ε_u: ε_c + (w − 1)·(ε_c − ε_u)."""
         return torch.add(conditional, difference, alpha=self.scale - 1)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an AR step is in a decode.
+    """Position of an AR step in the decode loop.
 
     Attributes:
-        index: k, counted from 0.
-        num_steps: K.
+        index: step index k, from 0.
+        num_steps: number of AR steps K.
         decoded: share of tokens that count as decoded after the step, in (0, 1].
     """
 
@@ -62,29 +65,35 @@ class Progress:
 
     @property
     def ar_time(self) -> float:
-        """s = t_{k+1} of t_j = linspace(1, 1e-5, K + 1): the time after the step (eMIGM)."""
+        """Time after the step (eMIGM): s = t_{k+1}, with t_j = linspace(1, 1e-5, K + 1)."""
         return 1 - (self.index + 1) / self.num_steps * (1 - 1e-5)
 
 
 class GuidanceSchedule(Readable):
-    """Decides the guidance of each AR step. A schedule of one's own defines ``scale``."""
+    """Sets the guidance of each AR step. A custom schedule defines ``scale``.
+
+    Example:
+        class SecondHalf(GuidanceSchedule):
+            def scale(self, guidance_scale, progress):
+                return guidance_scale if progress.decoded > 0.5 else 1.0
+    """
 
     def scale(self, guidance_scale: float, progress: Progress) -> float:
-        """w of an AR step; 1 runs the conditional branch alone.
+        """Guidance scale w of an AR step, at least 0. 1 runs the conditional branch only.
 
         Args:
             guidance_scale: w of the sampler.
-            progress: where the step is.
+            progress: position of the step.
         """
         raise NotImplementedError
 
     def at(self, guidance_scale: float, progress: Progress) -> Guidance:
-        """All of a step's guidance; to be defined where it is more than a scale."""
+        """Guidance of an AR step. Override this if the schedule sets more than a scale."""
         return Guidance(self.scale(guidance_scale, progress))
 
 
 class LinearGuidance(GuidanceSchedule):
-    """w_k = 1 + (w − 1)·(L − m_k)/L: no guidance at first, all of it at the end (MAR)."""
+    """MAR's linear schedule: w_k = 1 + (w − 1)·(L − m_k)/L, with m_k tokens masked after step k."""
 
     def scale(self, guidance_scale: float, progress: Progress) -> float:
         return 1 + (guidance_scale - 1) * progress.decoded
@@ -98,16 +107,17 @@ class ConstantGuidance(GuidanceSchedule):
 
 
 class IntervalGuidance(GuidanceSchedule):
-    """Guides inside an interval alone (arXiv:2404.07724); outside it the conditional branch runs alone.
+    """Guidance inside an interval (arXiv:2404.07724). Outside it, only the conditional branch runs.
 
     Args:
-        over: what the interval is a range of.
-            "decoded": share of tokens decoded after the AR step; guided where low < share <= high.
-            "ar_time": time s after the AR step, from 1 down to 0 (eMIGM); guided where low < s <= high.
-            "timestep": timestep of the head, 999 down to 0; guided where low <= t <= high. Every AR step
-            then computes both branches of z, and the head runs the second one inside the range.
-        low, high: the range, in 0..1, or in 0..999 over "timestep".
-        schedule: w inside the interval: "linear", "constant", or a schedule.
+        over: quantity that the interval refers to.
+            "decoded": share of tokens decoded after the AR step; guided if low < share ≤ high.
+            "ar_time": time s after the AR step, from 1 down to 0 (eMIGM); guided if low < s ≤ high.
+            "timestep": timestep of the head, 999 down to 0; guided if low ≤ t ≤ high.
+            With "timestep", every AR step computes both branches of z.
+            The head runs the unconditional branch only inside the range.
+        low, high: bounds of the interval, in 0..1; for "timestep", integers in 0..999.
+        schedule: scale inside the interval: "linear", "constant", or a schedule object.
 
     Example:
         IntervalGuidance("ar_time", 0.1, 0.3, "constant")  # eMIGM at K = 16
@@ -122,18 +132,19 @@ class IntervalGuidance(GuidanceSchedule):
     ):
         key = "sampler.guidance_schedule"
         if over not in ("decoded", "ar_time", "timestep"):
-            raise ConfigError(f"{key}.over={over} is unknown; choose decoded, ar_time or timestep.")
+            raise ConfigError(f"{key}.over must be decoded, ar_time or timestep, got {over}.")
         if isinstance(schedule, str) and schedule not in SCHEDULES:
-            raise ConfigError(f"{key}.schedule={schedule} is unknown; choose linear or constant.")
+            raise ConfigError(f"{key}.schedule must be linear or constant, got {schedule}.")
         if over == "timestep":
             if not (0 <= low <= high <= LAST_TIMESTEP and low == int(low) and high == int(high)):
                 raise ConfigError(
-                    f"{key}.low={low} and high={high} are no range of timesteps; choose integers with "
-                    f"0 <= low <= high <= {LAST_TIMESTEP}."
+                    f"{key}.low and high must be integers with 0 ≤ low ≤ high ≤ {LAST_TIMESTEP} over "
+                    f"timestep, got low={low} and high={high}."
                 )
         elif not 0 <= low < high <= 1:
             raise ConfigError(
-                f"{key}.low={low} and high={high} are no range over {over}; choose 0 <= low < high <= 1."
+                f"{key}.low and high must be numbers with 0 ≤ low < high ≤ 1 over {over}, got low={low} and "
+                f"high={high}."
             )
         self.over = over
         self.low = low

@@ -1,4 +1,4 @@
-"""Values that a sampler or cache leaves to the model it is used with."""
+"""Settings of a sampler or cache whose defaults come from the model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mar_accel.utils.readable import Readable
 if TYPE_CHECKING:
     from typing import Self
 
-# The value that means "as model.sampling says".
+# Placeholder for the default in model.sampling.
 MODEL: Final = "model"
 FromModel = Literal["model"]
 
 
 class ModelDefaults(Readable):
-    """Base of objects with values that the model may decide; parts of an object are resolved with it.
+    """Base class of objects with settings that may come from the model.
 
     Attributes:
-        model_defaults: by attribute, its key in ``model.sampling`` and the value for models without it.
+        model_defaults: maps an attribute to its key in ``model.sampling`` and a fallback value.
 
     Example:
         class Warm(ModelDefaults):
@@ -33,13 +33,16 @@ class ModelDefaults(Readable):
     model_defaults: ClassVar[Mapping[str, tuple[str, Any]]] = {}
 
     def for_model(self, defaults: Mapping[str, Any]) -> Self:
-        """The same object with every "model" replaced; itself where there is none.
+        """Replace every "model" by the model's value, also in the parts of the object.
 
         Args:
             defaults: ``model.sampling`` of the model.
 
+        Returns:
+            A copy with the values filled in; the object itself if there is nothing to replace.
+
         Raises:
-            ConfigError: the model's value is out of its range.
+            ConfigError: a value of the model is out of range.
         """
         changes: dict[str, Any] = {
             name: defaults.get(key, fallback)
@@ -58,9 +61,9 @@ class ModelDefaults(Readable):
         return copied
 
     def check_settings(self) -> None:
-        """Raise ConfigError where a value is out of its range; "model" is in every range."""
+        """Raise ConfigError if a value is out of range; "model" is always valid."""
 
     def setting(self, name: str) -> Any:
-        """A value; its fallback where it is still "model"."""
+        """Value of a setting, or its fallback if it is still "model"."""
         value = getattr(self, name)
         return self.model_defaults[name][1] if value == MODEL else value

@@ -1,8 +1,8 @@
-"""Randomness that belongs to a sample: its order, its noise, its selection scores.
+"""Random numbers of a sample: decode order, noise and selection scores.
 
-Everything is drawn on the CPU from generators seeded by (seed, sample index), so that an image does
-not depend on the batch, the number of devices or a resume, and noise is addressed by (chain step,
-token position), so that two methods run on common random numbers.
+All are drawn on the CPU from generators seeded by (seed, sample index). An image therefore does not depend
+on the batch, the number of devices, or on resuming a run. Noise is indexed by (chain step, token position),
+so different methods use common random numbers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class SampleNoise:
     """The random numbers of a batch.
 
     Attributes:
-        order: decode orders [B, L], permutations of the grid positions; decoded from the front.
-        noise: standard normal [T+1, B, L, C]; ``noise[0]`` starts the chain of a token,
-            ``noise[j]`` is the noise of its j-th ancestral step.
-        selection_scores: uniform [B, L], for selections that choose tokens at random.
+        order: decode orders [B, L], int64: permutations of the grid positions, first to decode first.
+        noise: standard normal [T+1, B, L, C]. ``noise[0]`` starts the chain of a token; ``noise[j]`` is
+            added at its j-th ancestral step.
+        selection_scores: uniform [B, L] in 0..1, for selections that choose tokens at random.
     """
 
     order: Tensor
@@ -48,7 +48,7 @@ class SampleNoise:
 
 
 def sample_generator(seed: int, index: int, stream: Stream) -> torch.Generator:
-    """The generator of one random stream of sample ``index`` under ``seed`` (both non-negative)."""
+    """Generator of one random stream of a sample; ``seed`` and ``index`` must be ≥ 0."""
     state = np.random.SeedSequence([seed, index, int(stream)]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
@@ -56,11 +56,11 @@ def sample_generator(seed: int, index: int, stream: Stream) -> torch.Generator:
 def draw_noise(
     seed: int, indices: Sequence[int], num_tokens: int, token_dim: int, num_diffusion_steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Noise [T+1, B, L, C] and selection scores [B, L] of the samples ``indices``.
+    """Draw noise [T+1, B, L, C] and selection scores [B, L] for the samples ``indices``.
 
-    ``noise[j]`` does not depend on T: it is the (j+1)-th draw of the sample's noise stream.
+    ``noise[j]`` does not depend on T: it is draw j+1 of the sample's noise stream.
     """
-    # Always float32, under whatever default a trainer's precision sets: chains of 100 steps need it.
+    # Always float32, whatever default dtype the trainer's precision sets. Chains of 100 steps need it.
     float32 = torch.float32
     noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim, dtype=float32)
     scores = torch.empty(len(indices), num_tokens, dtype=float32)

@@ -1,4 +1,4 @@
-"""What can be seen of a decode without changing it: timers, counters, recorders, probes and progress bars."""
+"""Observers of the decode loop: timers, counters, recorders, probes and progress bars."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chain:
-    """Everything that a diffusion chain of n tokens per image is run from.
+    """Inputs of a diffusion chain of n tokens per image.
 
     Attributes:
-        net: the head's network.
-        z: conditioning vectors [R·n, D]: conditional rows first, then unconditional ones if guided.
-        guided: whether both branches run, by timestep; as :meth:`CachePolicy.denoiser` takes it.
-        positions: grid positions [B, n] of the tokens.
-        time_embeddings: embeddings [T, W] of the schedule's timesteps, in growing order.
-        schedule: T timesteps.
-        noise: [T+1, B·n, C], float32.
+        net: network of the head.
+        z: conditioning vectors [R·n, D]: conditional rows, then unconditional rows if guided.
+        guided: whether both branches run, one flag per timestep [T].
+        positions: grid positions of the tokens [B, n].
+        time_embeddings: embeddings of the schedule's timesteps [T, W], in ascending order.
+        schedule: diffusion schedule with T timesteps.
+        noise: standard normal noise [T+1, B·n, C], float32.
         temperature: factor on the noise of ancestral steps.
         solver: runs the chain.
     """
@@ -45,19 +45,20 @@ class Chain:
     solver: Solver
 
     def run(self, denoise: Denoiser) -> Tensor:
-        """The tokens [B·n, C] that the chain gives under a noise prediction; can be run again."""
+        """Run the chain with a noise prediction; returns tokens [B·n, C]. It can be run repeatedly."""
         return self.solver.sample(denoise, self.noise, self.schedule, self.temperature)
 
 
 class Observer:
-    """Is told of every event of a decode; a subclass overrides the events that it needs.
+    """Receives the events of the decode loop. A subclass overrides the events that it needs.
 
-    A batch begins with ``start`` and ends with ``finish``. Every AR step between them is: ``step_start``,
-    ``encoded``, ``conditioning``, a pair ``chain_start`` and ``chain_end`` for each group of tokens with the
-    same T, ``step_end``. Whoever turns tokens into images adds ``autoencoder_start`` and ``autoencoder_end``.
+    A batch begins with ``start`` and ends with ``finish``. Each AR step sends, in this order:
+    ``step_start``, ``encoded``, ``conditioning``, ``chain_start``, ``chain_end`` and ``step_end``.
+    The two chain events repeat for each group of tokens with the same T. The caller that decodes tokens
+    into images adds ``autoencoder_start`` and ``autoencoder_end``.
 
-    Tensors are those of the decode, not copies. An observer must not write into them: the images are the
-    same with and without observers. What it keeps for later, it clones.
+    Tensors are not copies. An observer must not write into them, so that images stay the same. It must
+    clone what it stores for later.
 
     Example:
         >>> class StepCounter(Observer):
@@ -68,49 +69,49 @@ class Observer:
     """
 
     def start(self, state: DecodeState) -> None:
-        """A batch begins; nothing is decoded yet."""
+        """A batch begins. No token is decoded yet."""
 
     def step_start(self, state: DecodeState, step: ARStep) -> None:
-        """An AR step begins; the work of the backbone comes next."""
+        """An AR step begins. The backbone runs next."""
 
     def encoded(self, state: DecodeState, step: ARStep, x: Tensor) -> None:
-        """The encoder's work of a step is done, the decoder's comes next.
+        """The encoder has finished. The decoder runs next.
 
-        Cache policies announce it through :meth:`mar_accel.sampling.policy.DecodeState.encoded`. A policy
-        that does not run the backbone at a step does not announce it there.
+        Cache policies send this event by :meth:`mar_accel.sampling.policy.DecodeState.encoded`. A step
+        that does not run the backbone does not send it.
 
         Args:
-            x: encoder outputs [rows, m, D], before ``encoder_norm``; a lazy step has fewer tokens and rows.
+            x: encoder outputs [rows, m, D], before ``encoder_norm``. Lazy steps have fewer tokens and rows.
         """
 
     def conditioning(self, state: DecodeState, step: ARStep, z: Tensor) -> None:
-        """The backbone's work of a step is done, the head's comes next.
+        """The backbone has finished. The head runs next.
 
         Args:
-            z: conditioning vectors [R, n, D] of ``state.predicted(step)``.
+            z: conditioning vectors [R, n, D] at ``state.predicted(step)``.
         """
 
     def chain_start(self, state: DecodeState, step: ARStep, chain: Chain) -> None:
-        """A diffusion chain is about to run."""
+        """A diffusion chain begins."""
 
     def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: Tensor) -> None:
-        """A diffusion chain has given its tokens [B·n, C], at ``chain.positions``."""
+        """A diffusion chain has finished: tokens [B·n, C] at ``chain.positions``."""
 
     def step_end(self, state: DecodeState, step: ARStep) -> None:
-        """An AR step is done; ``state.decoded[:, :step.stop]`` holds the tokens so far."""
+        """An AR step has finished. ``state.decoded[:, :step.stop]`` holds the tokens so far."""
 
     def finish(self, state: DecodeState) -> None:
-        """A batch is done; what the cache kept is freed after this."""
+        """A batch has finished. The cache frees its tensors after this event."""
 
     def autoencoder_start(self, latents: Tensor) -> None:
-        """Latents [B, c, H, W] are about to be turned into images."""
+        """The autoencoder begins to decode latents [B, c, H, W]."""
 
     def autoencoder_end(self, images: Tensor) -> None:
-        """Images [B, 1 or 3, H, W] are there, float32 in 0..1."""
+        """The autoencoder has finished: images [B, 1 or 3, H, W], float32 in 0..1."""
 
 
 class Observers(Observer):
-    """Several observers as one: each event goes to all of them, in their order."""
+    """Combines several observers. Each event goes to all of them, in order."""
 
     def __init__(self, observers: Iterable[Observer]):
         self.observers = tuple(observers)

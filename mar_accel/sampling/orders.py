@@ -1,4 +1,4 @@
-"""Decode orders: which token comes when."""
+"""Decode orders of the tokens."""
 
 from __future__ import annotations
 
@@ -13,56 +13,62 @@ from mar_accel.utils.readable import Readable
 
 
 class Order(Readable):
-    """An order of the grid's tokens, possibly in stages."""
+    """Decode order of the tokens on a grid (h, w), with optional stages.
+
+    A custom order defines ``permutation``, and ``stage_sizes`` if it has more than one stage.
+
+    Example:
+        class ReverseRaster(Order):
+            def permutation(self, grid, generator):
+                return torch.arange(grid[0] * grid[1]).flip(0)
+    """
 
     def stage_sizes(self, grid: tuple[int, int]) -> tuple[int, ...]:
-        """Tokens per stage; they add up to L. One stage unless the order says otherwise."""
+        """Number of tokens per stage; the sum must be L = h·w. The default is one stage."""
         return (grid[0] * grid[1],)
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """The decode order of one image, int64 [L], decoded from the front; stages in turn."""
+        """Decode order of one image: int64 [L], stage by stage, first position decoded first."""
         raise NotImplementedError
 
 
 class RandomOrder(Order):
-    """A uniformly random permutation per image (MAR)."""
+    """Uniformly random permutation per image (MAR)."""
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
         return torch.randperm(grid[0] * grid[1], generator=generator)
 
 
 class RasterOrder(Order):
-    """Row by row from the upper left, the same for every image."""
+    """Row by row from the top left, the same for all images."""
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
         return torch.arange(grid[0] * grid[1])
 
 
 class SubsampleOrder(Order):
-    """Strided sub-grids, coarse to fine; random per image inside a sub-grid.
+    """Strided sub-grids from coarse to fine, in random order inside a sub-grid.
 
-    The first sub-grid takes every 2^(n-1)-th row and column, each further one halves the stride and takes
-    what is new on it. It is one stage: step sizes and diffusion steps do not follow the sub-grids.
+    The first sub-grid has the tokens of every 2^(n-1)-th row and column. Each further sub-grid halves the
+    stride and adds the new tokens. All sub-grids form one stage, so step sizes do not depend on them.
 
     Args:
-        num_levels: n, the number of sub-grids, at least 1.
+        num_levels: number of sub-grids n, at least 1.
     """
 
     def __init__(self, num_levels: int = 3):
         if num_levels < 1:
-            raise ConfigError(
-                f"sampler.order.num_levels={num_levels} is below 1; give at least one sub-grid."
-            )
+            raise ConfigError(f"sampler.order.num_levels must be ≥ 1, got {num_levels}.")
         self.num_levels = num_levels
 
     def levels(self, grid: tuple[int, int]) -> list[Tensor]:
-        """Positions of each sub-grid, coarse to fine."""
+        """Positions of each sub-grid, coarse to fine, ascending inside a sub-grid."""
         (height, width), levels = grid, []
         largest = 2 ** (self.num_levels - 1)
         if largest >= max(grid):
             raise ConfigError(
-                f"sampler.order.num_levels={self.num_levels} sub-grids need a grid wider than {largest} "
-                f"tokens, but this one is {height}x{width}; lower it."
+                f"sampler.order.num_levels={self.num_levels} needs a grid with a side above {largest} "
+                f"tokens, got {height}x{width}; lower it."
             )
         taken = torch.zeros(grid, dtype=torch.bool)
         for level in reversed(range(self.num_levels)):
@@ -73,7 +79,7 @@ class SubsampleOrder(Order):
         return levels
 
     def stage_sizes(self, grid: tuple[int, int]) -> tuple[int, ...]:
-        self.levels(grid)  # refuses a grid that is too small before anything is drawn
+        self.levels(grid)  # rejects a grid that is too small, before any random draw
         return super().stage_sizes(grid)
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -81,10 +87,10 @@ class SubsampleOrder(Order):
 
 
 class HaltonOrder(Order):
-    """The two-dimensional Halton sequence (Halton-MaskGIT, arXiv:2503.17076).
+    """Two-dimensional Halton sequence (Halton-MaskGIT, arXiv:2503.17076).
 
     Args:
-        roll: start the list at a place drawn per image; False: the same order for all images.
+        roll: start the sequence at a random place per image. False: the same order for all images.
     """
 
     def __init__(self, roll: bool = False):
@@ -99,28 +105,32 @@ class HaltonOrder(Order):
 
 
 class BisectionOrder(Order):
-    """GtR's stages by recursive bisection; random per image inside a stage (arXiv:2510.17171).
+    """GtR's stages by recursive bisection, in random order inside a stage (arXiv:2510.17171).
 
-    Round k = 1 … n-1 takes the tokens with (i + j) mod 2^k = 2^(k-1) out of the unallocated set. The set
-    of the first round, half a checkerboard, is the last stage (reconstruction); what no round takes is the
-    first stage.
+    Round k = 1 … n-1 removes the tokens with (i + j) mod 2^k = 2^(k-1) from the unallocated set. The first
+    round gives the last stage (reconstruction), which is half a checkerboard. The tokens that remain after
+    all rounds are the first stage.
 
     Args:
-        num_stages: n, at least 1.
-        first_parity: "even": the tokens with even i + j come in the stages before the last; "odd": those
-            with odd i + j do (i + j + 1 takes the place of i + j).
+        num_stages: number of stages n, at least 1.
+        first_parity: parity of i + j of the tokens decoded before the last stage: "even" or "odd".
+            "odd" uses i + j + 1 in place of i + j.
     """
 
     def __init__(self, num_stages: int = 3, first_parity: str = "even"):
         if num_stages < 1:
-            raise ConfigError(f"sampler.order.num_stages={num_stages} is below 1; give at least one stage.")
+            raise ConfigError(f"sampler.order.num_stages must be ≥ 1, got {num_stages}.")
         if first_parity not in ("even", "odd"):
-            raise ConfigError(f"sampler.order.first_parity={first_parity} is unknown; choose even or odd.")
+            raise ConfigError(f"sampler.order.first_parity must be even or odd, got {first_parity}.")
         self.num_stages = num_stages
         self.first_parity = first_parity
 
     def stages(self, grid: tuple[int, int]) -> list[Tensor]:
-        """Positions of each stage, growing; raises ConfigError where the grid cannot give so many stages."""
+        """Positions of each stage, ascending.
+
+        Raises:
+            ConfigError: the grid is too small for this number of stages.
+        """
         height, width = grid
         diagonal = torch.arange(height).unsqueeze(1) + torch.arange(width) + (self.first_parity == "odd")
         rest, stages = diagonal.flatten(), []
@@ -129,8 +139,8 @@ class BisectionOrder(Order):
             taken = rest % 2**k == 2 ** (k - 1)
             if not bool(taken.any()) or bool(taken.all()):
                 raise ConfigError(
-                    f"sampler.order.num_stages={self.num_stages} is more than a grid of {height}x{width} "
-                    f"tokens can give; choose at most {k}."
+                    f"sampler.order.num_stages must be ≤ {k} on a grid of {height}x{width} tokens, "
+                    f"got {self.num_stages}."
                 )
             stages.append(positions[taken])
             positions, rest = positions[~taken], rest[~taken]
@@ -144,13 +154,16 @@ class BisectionOrder(Order):
 
 
 def shuffled(parts: list[Tensor], generator: torch.Generator) -> Tensor:
-    """The parts in turn, each in random order."""
+    """Shuffle each part and concatenate them in order."""
     return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in parts])
 
 
 @lru_cache
 def halton_positions(height: int, width: int) -> tuple[int, ...]:
-    """Grid positions in the order in which Halton points (base 2: row, base 3: column) first fall on them."""
+    """Grid positions in the order in which the Halton points first hit them.
+
+    Base 2 gives the row, base 3 the column.
+    """
     seen: dict[int, None] = {}
     for index in count(1):
         row, column = _radical_inverse_cell(index, 2, height), _radical_inverse_cell(index, 3, width)
@@ -161,7 +174,10 @@ def halton_positions(height: int, width: int) -> tuple[int, ...]:
 
 
 def _radical_inverse_cell(index: int, base: int, size: int) -> int:
-    """floor(size · Φ_base(index)), in integers: floats would round to wrong cells where base divides size."""
+    """floor(size · Φ_base(index)), in integers.
+
+    Floats would round to wrong cells if the base divides the size.
+    """
     numerator, denominator = 0, 1
     while index:
         index, digit = divmod(index, base)

@@ -1,4 +1,4 @@
-"""A plan: how many tokens are decoded at which AR step, with what guidance and how many diffusion steps."""
+"""The plan of a decode: tokens, guidance and diffusion steps of each AR step."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mar_accel.sampling.guidance import Guidance
 
 @dataclass(frozen=True)
 class ARStep:
-    """One AR step. Its positions are ``order[:, start:stop]`` of each image's decode order.
+    """One AR step. It decodes the positions ``order[:, start:stop]`` of each image.
 
     Attributes:
-        index: k, counted from 0.
-        start, stop: slice of the decode order; tokens before ``start`` are known.
-        stage: index of the stage the step belongs to; 0 where the order has a single stage.
-        guidance: which branches the step runs, and how they are combined.
-        num_diffusion_steps: T of the tokens that no selection chose.
-        num_detail_tokens: how many tokens per image the selection chooses (FTS); 0: none.
-        num_detail_diffusion_steps: T of the chosen tokens.
+        index: step index k, from 0.
+        start, stop: slice of the decode order. Tokens before ``start`` are known.
+        stage: index of the stage, from 0; always 0 for an order with one stage.
+        guidance: the branches that the step runs, and their combination.
+        num_diffusion_steps: T of the tokens that are not selected.
+        num_detail_tokens: number of tokens per image that the selection chooses (FTS). 0: none.
+        num_detail_diffusion_steps: T of the selected tokens.
     """
 
     index: int
@@ -36,29 +36,32 @@ class ARStep:
 
     @property
     def guidance_scale(self) -> float:
-        """w of this step; 1: no guidance."""
+        """Guidance scale w of this step. 1: no guidance."""
         return self.guidance.scale
 
     @property
     def guided(self) -> bool:
-        """Whether the step runs the unconditional branch too."""
+        """Whether the step also runs the unconditional branch."""
         return self.guidance.guided
 
     @property
     def num_branches(self) -> int:
-        """Rows of the step for each image: 2 if guided, else 1."""
+        """Number of branches, and of rows per image: 2 if guided, else 1."""
         return 2 if self.guided else 1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All AR steps of a decode, the same for every image.
+    """All AR steps of a decode. Every image has the same plan.
 
     Attributes:
         grid: rows and columns (h, w) of the token grid.
-        steps: the AR steps; together they decode every token once.
-        temperature: factor on the noise of the ancestral steps.
-        max_timestep: clip of the diffusion timesteps, or None.
+        steps: the AR steps. Together they decode each token once.
+        temperature: factor on the noise of ancestral steps.
+        max_timestep: clip of the diffusion timesteps, 0..999. None: no clip.
+
+    Example:
+        plan = Sampler(step_sizes=CosineSteps(32)).plan((16, 16))
     """
 
     grid: tuple[int, int]
@@ -73,10 +76,10 @@ class Plan:
 
     @property
     def num_tokens(self) -> int:
-        """L."""
+        """Number of tokens L."""
         return self.grid[0] * self.grid[1]
 
     @property
     def max_diffusion_steps(self) -> int:
-        """The longest chain of any token: how many noise vectors a token may need, less one."""
+        """Diffusion steps T of the longest chain. A token needs at most T+1 noise vectors."""
         return max(max(step.num_diffusion_steps, step.num_detail_diffusion_steps) for step in self.steps)

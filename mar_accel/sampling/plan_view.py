@@ -1,4 +1,4 @@
-"""A plan for people: a table of its AR steps, and its order on the grid as text and as a picture."""
+"""Plans in readable form: a table of AR steps, and the decode order as text or picture."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mar_accel.sampling.plan import ARStep, Plan
 
 Color = tuple[int, int, int]
 
-# Dark to light, so that a later step is lighter, in print and for the colour-blind too.
+# Dark to light: later steps are lighter. Also readable in print and for colour-blind readers.
 _RAMP: tuple[Color, ...] = ((40, 20, 90), (45, 90, 150), (35, 150, 135), (110, 200, 90), (250, 230, 60))
 _CELL, _GAP, _TITLE = 28, 24, 28
 
 
 def head_evaluations(plan: Plan, step: ARStep) -> int:
-    """Evaluations of the head per image in a step: one for each token and timestep, branches count once.
+    """Head evaluations per image in a step: one per token and timestep. Two branches count once.
 
-    T diffusion steps visit fewer than T timesteps where ``max_timestep`` merges some.
+    T diffusion steps visit fewer than T timesteps if ``max_timestep`` merges some.
     """
     detail = step.num_detail_tokens
     evaluations = (step.num_tokens - detail) * len(
@@ -34,7 +34,7 @@ def head_evaluations(plan: Plan, step: ARStep) -> int:
 
 
 def plan_rows(plan: Plan, flops: Sequence[int] | None) -> list[dict[str, float]]:
-    """One record per AR step; ``flops`` [K] adds its GFLOPs per image."""
+    """One record per AR step. ``flops`` [K] adds the GFLOPs per image."""
     rows: list[dict[str, float]] = []
     for step in plan.steps:
         row: dict[str, float] = {
@@ -55,7 +55,7 @@ def plan_rows(plan: Plan, flops: Sequence[int] | None) -> list[dict[str, float]]
 
 
 def plan_table(rows: Sequence[dict[str, float]], title: str) -> Table:
-    """The records of :func:`plan_rows` as a table, with totals below."""
+    """Format the records of :func:`plan_rows` as a table with totals at the bottom."""
     table = Table(title=title, title_justify="left", show_footer=True)
     with_flops = "gflops" in rows[0]
     total = {key: sum(row[key] for row in rows) for key in ("tokens", "detail_tokens", "head_evaluations")}
@@ -87,7 +87,7 @@ def _giga(gflops: float) -> str:
 
 
 def step_grid(plan: Plan, order: Tensor, stages: bool = False) -> list[list[int]]:
-    """The AR step (or stage) that decodes each token of the grid, by row, for one image's order [L]."""
+    """AR step (or stage) that decodes each token, as rows of the grid, for one decode order [L]."""
     (height, width), values = plan.grid, [0] * plan.num_tokens
     for step in plan.steps:
         for position in order[step.start : step.stop].tolist():
@@ -96,7 +96,7 @@ def step_grid(plan: Plan, order: Tensor, stages: bool = False) -> list[list[int]
 
 
 def grid_text(plan: Plan, order: Tensor) -> Text:
-    """The AR step of each token in the terminal, on a colour that grows lighter with it."""
+    """AR step of each token, as text for the terminal. Later steps have a lighter background."""
     digits, lines = len(str(len(plan.steps) - 1)), []
     for row in step_grid(plan, order):
         line = Text()
@@ -108,7 +108,7 @@ def grid_text(plan: Plan, order: Tensor) -> Text:
 
 
 def grid_picture(plan: Plan, order: Tensor) -> Image.Image:
-    """The AR step of each token and, beside it, the stage, where there are several."""
+    """Picture of the AR step of each token. A second panel shows the stages if there are several."""
     num_stages = plan.steps[-1].stage + 1
     panels = [_panel(f"AR step (of {len(plan.steps)})", step_grid(plan, order), len(plan.steps))]
     if num_stages > 1:
@@ -138,7 +138,7 @@ def _panel(title: str, values: list[list[int]], count: int) -> Image.Image:
 
 
 def _colors(value: int, count: int) -> tuple[Color, Color]:
-    """Ground and ink of a cell: the ground by value / (count − 1), the ink whichever can be read on it."""
+    """Background and text colour of a cell. The background depends on value / (count − 1)."""
     place = value / max(1, count - 1) * (len(_RAMP) - 1)
     lower = min(int(place), len(_RAMP) - 2)
     share = place - lower

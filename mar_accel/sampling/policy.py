@@ -1,4 +1,4 @@
-"""What a decode loop asks of a cache policy, and the policy that caches nothing."""
+"""The interface between decode loop and cache policy, and the policy without a cache."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mar_accel.sampling.solvers import Solver
 
 @dataclass
 class DecodeState:
-    """The state of a decode: what is known so far.
+    """State of a decode.
 
     Attributes:
-        model: the model whose tokens are decoded.
+        model: the model that decodes.
         plan: the AR steps.
-        embeddings: class embeddings [R, D]: B conditional rows, then B unconditional ones if any step is
+        embeddings: class embeddings [R, D]: B conditional rows, then B unconditional rows if any step is
             guided.
         order: decode orders [B, L].
-        decoded: tokens in decode order [B, L, C]; valid before the current step's ``start``.
-        observer: is told what happens.
+        decoded: tokens in decode order [B, L, C]. Only those before ``start`` of the current step are valid.
+        observer: receives the events.
     """
 
     model: MAR
@@ -42,7 +42,7 @@ class DecodeState:
         return self.order.shape[0]
 
     def embedding(self, step: ARStep) -> Tensor:
-        """Class embeddings of the branches that this step runs: [2B, D] if it is guided, else [B, D]."""
+        """Class embeddings of the branches that this step runs: [2B, D] if guided, else [B, D]."""
         return self.embeddings[: self.batch_size * step.num_branches]
 
     def known(self, step: ARStep) -> tuple[Tensor, Tensor]:
@@ -54,33 +54,40 @@ class DecodeState:
         return self.order[:, step.start : step.stop]
 
     def encoded(self, step: ARStep, x: Tensor) -> Tensor:
-        """Tell the observer that the encoder's work of a step is done; returns its output x unchanged.
+        """Report to the observer that the encoder has finished; returns its output x unchanged.
 
-        Every policy that runs the backbone calls it once per step, between encoder and decoder. Otherwise
-        the seconds and FLOPs of the decoder count as the encoder's.
+        Every policy that runs the backbone must call this once per step, between encoder and decoder.
+        Otherwise, time and FLOPs of the decoder are attributed to the encoder.
         """
         self.observer.encoded(self, step, x)
         return x
 
 
 class CachePolicy(ModelDefaults):
-    """Answers for conditioning vectors and noise predictions; this one computes everything anew.
+    """Provides conditioning vectors and noise predictions. The base class recomputes everything.
 
-    A subclass keeps what it wants between calls. It is asked, in turn: ``check`` once before anything
-    runs, ``start`` at the beginning of a batch, ``conditioning_vectors`` then ``denoiser`` (once for
-    each group of tokens with the same T) at every AR step, and ``finish`` after the batch.
+    A subclass may keep tensors between calls. ``check`` is called once, before sampling. Each batch calls
+    ``start`` first and ``finish`` last. Each AR step calls ``conditioning_vectors``, then ``denoiser`` once
+    for each group of tokens with the same T.
+
+    Example:
+        class ConditionalOnly(CachePolicy):
+            def denoiser(self, net, z, time_embeddings, step, guided):
+                z = z.chunk(2)[0] if any(guided) else z
+                return GuidedDenoiser(net, z, time_embeddings, Guidance(), [False] * len(guided))
     """
 
     def check(self, model: MARConfig, plan: Plan, solver: Solver) -> None:
-        """Raise :class:`mar_accel.errors.ConfigError` if the policy cannot work with these."""
+        """Raise :class:`mar_accel.errors.ConfigError` if the policy does not support a setting."""
 
     def start(self, state: DecodeState) -> None:
-        """Forget the previous batch and prepare for a new one."""
+        """Discard the previous batch and prepare for a new one."""
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
-        """z of the positions that ``step`` predicts: [2B, n, D] if it is guided, conditional rows first.
+        """Conditioning vectors z at the positions that ``step`` predicts.
 
-        A step without guidance has the conditional rows alone: [B, n, D].
+        Returns:
+            [2B, n, D] at a guided step, conditional rows first; [B, n, D] without guidance.
         """
         tokens, known = state.known(step)
         x = state.encoded(step, state.model.encode_tokens(state.embedding(step), tokens, known))
@@ -89,18 +96,20 @@ class CachePolicy(ModelDefaults):
     def denoiser(
         self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]
     ) -> Denoiser:
-        """The noise prediction of one chain.
+        """Noise prediction for one chain.
 
         Args:
-            z: [2n, D], conditional rows first, if any timestep is guided; else [n, D].
-            time_embeddings: [T, W], the chain's timesteps in growing order.
-            guided: [T], whether both branches are combined at a timestep.
+            net: network of the head.
+            z: conditioning vectors [n, D]. If any timestep is guided: [2n, D], conditional rows first.
+            time_embeddings: embeddings of the chain's timesteps [T, W], in ascending order.
+            step: the AR step of the chain.
+            guided: whether each of the T timesteps combines both branches.
         """
         return GuidedDenoiser(net, z, time_embeddings, step.guidance, guided)
 
     def finish(self) -> None:
-        """Free what was kept."""
+        """Free all cached tensors."""
 
 
 class NoCache(CachePolicy):
-    """``cache=none``: the unaccelerated model, against which everything is measured."""
+    """``cache=none``: no cache. This is the reference for all speedups."""

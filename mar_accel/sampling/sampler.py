@@ -1,4 +1,4 @@
-"""A sampler: named parts that together make a plan and the orders of a batch."""
+"""The sampler: it combines its parts into a plan, and draws orders and noise of a batch."""
 
 from __future__ import annotations
 
@@ -32,37 +32,38 @@ from mar_accel.sampling.solvers import DDPM, Solver
 from mar_accel.sampling.step_sizes import CosineSteps, StepSize, StepSizes
 
 AUTO: Final = "auto"
-# Below this many diffusion steps the first step would amplify the head's error too much at t = 999
-# (x₀ divides by √ᾱ ≈ 4e-5), so "auto" clips the timesteps, at DiSA's value.
+# With fewer diffusion steps, the first step at t = 999 amplifies the head's error too much
+# (x₀ divides by √ᾱ ≈ 4e-5). "auto" then clips the timesteps at DiSA's value.
 AUTO_CLIP_BELOW = 100
 AUTO_MAX_TIMESTEP = 950
 
-# MAR's parts, as in conf/sampler/mar.yaml. They keep no state, so samplers can share them.
+# Parts of MAR's sampler, as in conf/sampler/mar.yaml. They have no state, so samplers can share them.
 _ORDER, _STEP_SIZES, _GUIDANCE = RandomOrder(), CosineSteps(), LinearGuidance()
 _DIFFUSION_STEPS, _SOLVER, _SELECTION = ConstantDiffusionSteps(), DDPM(), NoSelection()
 
 
 class Sampler(ModelDefaults):
-    """Which tokens are decoded when, with how much guidance and how many diffusion steps.
+    """Decides which tokens each AR step decodes, with which guidance and how many diffusion steps.
 
-    By default it is the published MAR sampler (arXiv:2406.11838).
+    The defaults are the published MAR sampler (arXiv:2406.11838).
 
     Args:
-        order: decode order, with its stages.
+        order: decode order and its stages.
         step_sizes: tokens per AR step.
         guidance_schedule: guidance per AR step.
         diffusion_steps: diffusion steps per AR step.
         solver: head solver.
-        selection: chooses tokens of the last stage for more diffusion steps.
-        guidance_scale: w, at least 0; 1 turns guidance (and the unconditional branch) off. "model": as the
-            model says, else 1.
+        selection: chooses tokens of the last stage that get more diffusion steps.
+        guidance_scale: w, at least 0. 1 disables guidance, and the unconditional branch with it.
+            "model": value of the model, or 1 if it has none.
         temperature: factor on the sampling noise, at least 0.
-        max_timestep: clip of the diffusion timesteps; None: no clip; "auto": 950 where any token has fewer
-            than 100 diffusion steps, else none. "model": as the model says, else "auto".
-        num_iter, num_diffusion_steps: K and T as the config states them for its parts; unused here.
+        max_timestep: clip of the diffusion timesteps, 0..999. None: no clip.
+            "auto": 950 if any AR step has fewer than 100 diffusion steps, else no clip.
+            "model": value of the model, or "auto" if it has none.
+        num_iter, num_diffusion_steps: K and T, which the config passes to the parts. Unused here.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of range.
 
     Example:
         Sampler(order=HaltonOrder(), step_sizes=CosineSteps(32), guidance_scale=3.0).plan((16, 16))
@@ -106,21 +107,25 @@ class Sampler(ModelDefaults):
             if value == MODEL and key in self.model_defaults:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value) or value < 0:
-                raise ConfigError(f"sampler.{key} must be a finite number >= 0{advice}, got {value}.")
+                raise ConfigError(f"sampler.{key} must be a finite number ≥ 0{advice}, got {value}.")
         if isinstance(self.max_timestep, str) and self.max_timestep not in (AUTO, MODEL):
             raise ConfigError(
-                f"sampler.max_timestep={self.max_timestep} is unknown; give a timestep, auto, model or null."
+                f"sampler.max_timestep must be an integer, auto, model or null, got {self.max_timestep}."
             )
 
     def with_guidance_scale(self, guidance_scale: float) -> Sampler:
-        """The same sampler under another w."""
+        """Copy of this sampler with another guidance scale w."""
         copied = copy.copy(self)
         copied.guidance_scale = guidance_scale
         copied.check_settings()
         return copied
 
     def plan(self, grid: tuple[int, int]) -> Plan:
-        """The AR steps on a token grid; raises ConfigError where the parts do not fit it, or each other."""
+        """Plan the AR steps on a token grid (h, w).
+
+        Raises:
+            ConfigError: the parts do not fit the grid or each other.
+        """
         sizes = self._step_sizes(grid)
         lengths = self.diffusion_steps.per_step(sizes)
         check_diffusion_steps(self.diffusion_steps, lengths, len(sizes))
@@ -156,26 +161,30 @@ class Sampler(ModelDefaults):
         return sizes
 
     def _guidance(self, progress: Progress, timesteps: Sequence[int]) -> Guidance:
-        """Guidance of a step whose chains visit ``timesteps``; none where it covers none of them."""
+        """Guidance of a step; none if it covers none of the ``timesteps`` that the chains visit."""
         guidance = self.guidance_schedule.at(self.setting("guidance_scale"), progress)
         check_guidance(self.guidance_schedule, guidance, progress.index)
         return guidance if any(guidance.covers(timestep) for timestep in timesteps) else Guidance()
 
     def _num_selected(self, num_tokens: int, num_diffusion_steps: int) -> int:
-        """Chosen tokens of an AR step of the last stage, whose other tokens have ``num_diffusion_steps``."""
+        """Number of selected tokens of an AR step in the last stage.
+
+        Args:
+            num_tokens: tokens of the step.
+            num_diffusion_steps: T of the tokens that are not selected.
+        """
         self._check_detail(num_diffusion_steps)
         count = self.selection.num_selected(num_tokens)
         check_num_selected(self.selection, count, num_tokens)
         return count
 
     def _check_detail(self, num_diffusion_steps: int) -> None:
-        """Refuse chosen tokens with fewer diffusion steps than the others of their AR step."""
+        """Reject selected tokens with fewer diffusion steps than the other tokens of the AR step."""
         detail = self.selection.num_diffusion_steps
         if self.selection.fraction > 0 and detail < num_diffusion_steps:
             raise ConfigError(
-                f"sampler.selection.num_diffusion_steps={detail} of the chosen tokens is below the "
-                f"{num_diffusion_steps} diffusion steps of the others; raise it, or lower those of the last "
-                "stage."
+                f"sampler.selection.num_diffusion_steps must be ≥ {num_diffusion_steps}, the diffusion "
+                f"steps of the last stage, got {detail}."
             )
 
     def _resolve_max_timestep(self, lengths: Sequence[int]) -> int | None:
@@ -185,7 +194,14 @@ class Sampler(ModelDefaults):
         return AUTO_MAX_TIMESTEP if min(lengths) < AUTO_CLIP_BELOW else None
 
     def draw(self, plan: Plan, seed: int, indices: Sequence[int], token_dim: int) -> SampleNoise:
-        """Orders and noise of the samples ``indices`` under ``seed``, on the CPU."""
+        """Draw orders and noise of the samples ``indices``, on the CPU.
+
+        Args:
+            plan: the AR steps.
+            seed: seed of the run, at least 0.
+            indices: sample indices, one per image of the batch.
+            token_dim: channels C of a token.
+        """
         orders = []
         for index in indices:
             orders.append(self.order.permutation(plan.grid, sample_generator(seed, index, Stream.ORDER)))

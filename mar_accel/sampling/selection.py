@@ -1,4 +1,4 @@
-"""Token selection: which tokens of a step get more diffusion steps."""
+"""Token selection: chooses the tokens of an AR step that get more diffusion steps."""
 
 from __future__ import annotations
 
@@ -10,48 +10,51 @@ from mar_accel.utils.readable import Readable
 
 
 class TokenSelection(Readable):
-    """Chooses tokens by a score; subclasses say which.
+    """Selects the tokens with the highest scores. A custom selection defines ``scores``.
 
     Args:
-        fraction: β, the share of a step's tokens that is chosen, 0..1.
-        num_diffusion_steps: T_detail of the chosen tokens, at least that of the others.
+        fraction: share β of the tokens of a step that is selected, 0..1.
+        num_diffusion_steps: T_detail of the selected tokens, at least T of the other tokens.
+
+    Example:
+        class LargeNorm(TokenSelection):
+            def scores(self, z, random_scores):
+                return z.norm(dim=-1)
     """
 
     def __init__(self, fraction: float = 0.1, num_diffusion_steps: int = 50):
         if not 0 <= fraction <= 1:
-            raise ConfigError(
-                f"sampler.selection.fraction={fraction} must be a share of the tokens; choose 0 to 1."
-            )
+            raise ConfigError(f"sampler.selection.fraction must be between 0 and 1, got {fraction}.")
         self.fraction = fraction
         self.num_diffusion_steps = num_diffusion_steps
 
     def num_selected(self, num_tokens: int) -> int:
-        """How many of a step's n tokens are chosen: β·n, rounded."""
+        """Number of selected tokens among the n tokens of a step: β·n, rounded."""
         return round(self.fraction * num_tokens)
 
     def scores(self, z: Tensor, random_scores: Tensor) -> Tensor:
-        """Scores [B, n]; the highest are chosen.
+        """Scores [B, n]. The tokens with the highest scores are selected.
 
         Args:
             z: conditioning vectors of the conditional branch [B, n, D].
-            random_scores: uniform [B, n], drawn per sample and position.
+            random_scores: uniform [B, n] in 0..1, drawn per sample and position.
         """
         raise NotImplementedError
 
 
 class NoSelection(TokenSelection):
-    """No token is chosen."""
+    """Selects no token."""
 
     def __init__(self) -> None:
         super().__init__(fraction=0.0, num_diffusion_steps=0)
 
 
 class FrequencySelection(TokenSelection):
-    """GtR's FTS: the tokens whose conditioning vectors have most high frequencies (arXiv:2510.17171).
+    """GtR's FTS (arXiv:2510.17171): selects by the high frequencies of the conditioning vectors.
 
     Args:
         fraction, num_diffusion_steps: see :class:`TokenSelection`.
-        lowest: choose the tokens with the lowest scores instead, to compare with.
+        lowest: select the tokens with the lowest scores, for comparison.
     """
 
     def __init__(self, fraction: float = 0.1, num_diffusion_steps: int = 50, lowest: bool = False):
@@ -64,14 +67,14 @@ class FrequencySelection(TokenSelection):
 
 
 class RandomSelection(TokenSelection):
-    """Tokens drawn at random, per image."""
+    """Selects random tokens per image."""
 
     def scores(self, z: Tensor, random_scores: Tensor) -> Tensor:
         return random_scores
 
 
 class AllTokens(TokenSelection):
-    """Every token is chosen: the reconstruction stage at T_detail throughout."""
+    """Selects every token: the whole reconstruction stage has T_detail diffusion steps."""
 
     def __init__(self, num_diffusion_steps: int = 50):
         super().__init__(fraction=1.0, num_diffusion_steps=num_diffusion_steps)
@@ -81,13 +84,15 @@ class AllTokens(TokenSelection):
 
 
 def frequency_scores(z: Tensor) -> Tensor:
-    """s = Σ_{n=1}^{⌊D/2⌋} A(n)·(1 + n/⌊D/2⌋), A the magnitudes of the DFT along the features.
+    """Frequency score s = Σ_{n=1}^{⌊D/2⌋} A(n)·(1 + n/⌊D/2⌋).
+
+    A(n) are the magnitudes of the DFT along the features.
 
     Args:
-        z: vectors [..., D], any floating type; computed in float32.
+        z: vectors [..., D] of any float dtype; computed in float32.
 
     Returns:
-        [...], float32.
+        Scores [...], float32.
     """
     magnitudes = torch.fft.rfft(z.float(), dim=-1).abs()[..., 1:]
     half = z.shape[-1] // 2

@@ -1,4 +1,4 @@
-"""Head solvers: chains from noise to tokens, as plain functions of a denoiser and a schedule."""
+"""Head solvers: run the diffusion chain from noise to tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mar_accel.utils.readable import Readable
 class Solver(Protocol):
     """Turns noise into tokens by repeated noise prediction."""
 
-    # Whether the chain evaluates the head once per timestep, from the noisiest to the cleanest.
+    # Whether the chain evaluates the head once per timestep, from high to low noise.
     visits_every_timestep: bool
 
     def sample(
@@ -26,9 +26,9 @@ class Solver(Protocol):
 
         Args:
             denoise: guided noise prediction.
-            noise: [T+1, n, C], float32; see :class:`mar_accel.sampling.noise.SampleNoise`.
-            schedule: T timesteps.
-            temperature: factor on the noise of ancestral steps.
+            noise: standard normal [T+1, n, C], float32; see :class:`mar_accel.sampling.noise.SampleNoise`.
+            schedule: diffusion schedule with T timesteps.
+            temperature: factor on the noise of ancestral steps, at least 0.
 
         Returns:
             Tokens [n, C].
@@ -37,7 +37,7 @@ class Solver(Protocol):
 
 
 class DDPM(Readable):
-    """Ancestral sampling with learned-range variance and without clipping of x₀ (MAR's published sampler)."""
+    """Ancestral sampling with learned-range variance and no clipping of x₀: MAR's published solver."""
 
     visits_every_timestep = True
 
@@ -52,7 +52,7 @@ class DDPM(Readable):
             x = x0 * float(c.posterior_x0_coef[i]) + x * float(c.posterior_xt_coef[i])
             if i == 0:
                 break
-            # log σ² = f·log β + (1−f)·log β̃ with f = (v+1)/2; half of it is the deviation's logarithm.
+            # log σ² = f·log β + (1−f)·log β̃ with f = (v+1)/2. Half of it is log σ.
             low, high = float(c.posterior_log_variance[i]), float(c.log_betas[i])
             log_deviation = (v + 1) * ((high - low) / 4) + low / 2
             x = torch.addcmul(x, log_deviation.exp_(), noise[j], value=temperature)
@@ -60,12 +60,14 @@ class DDPM(Readable):
 
 
 class Update(NamedTuple):
-    """One step of a linear solver: x ← x·(its factor) + ε·(its factor) + earlier predictions of x₀ + noise.
+    """Factors of one step of a linear solver.
+
+    The step is x ← x·factor + ε·factor + Σ x₀·factor + noise·factor, with earlier predictions of x₀.
 
     Attributes:
         x, epsilon: factors of the noisy tokens and of the noise prediction.
-        previous: factors of the predictions of x₀ one step ago, two steps ago, ….
-        noise: factor of fresh noise, before the temperature.
+        previous: factors of the x₀ predictions one step ago, two steps ago, ….
+        noise: factor of the new noise, before the temperature.
     """
 
     x: float
@@ -75,10 +77,10 @@ class Update(NamedTuple):
 
 
 class LinearSolver(Readable):
-    """A solver whose steps are linear: their factors are found once per schedule, before any sampling.
+    """Solver with linear steps. Their factors are computed once per schedule, before sampling.
 
-    They come from diffusers' schedulers. Running those in the chain instead would cost dozens of operations
-    on single numbers for every evaluation of the head.
+    The factors come from diffusers' schedulers. Running these schedulers inside the chain would add dozens
+    of scalar operations per head evaluation.
     """
 
     visits_every_timestep = True
@@ -87,7 +89,7 @@ class LinearSolver(Readable):
         self._updates: dict[DiffusionSchedule, list[Update]] = {}
 
     def updates(self, schedule: DiffusionSchedule) -> list[Update]:
-        """The steps of a chain, from the noisiest timestep to the cleanest."""
+        """Steps of a chain, from high to low noise."""
         raise NotImplementedError
 
     def sample(
@@ -116,13 +118,15 @@ class DDIM(LinearSolver):
     """DDIM (arXiv:2010.02502) on the respaced timesteps.
 
     Args:
-        eta: 0: deterministic after the starting noise; 1: as much noise as ancestral sampling with the
-            posterior variance, scaled by the temperature. 0..1.
+        eta: amount of noise, 0..1. 0: deterministic after the initial noise.
+            1: noise of ancestral sampling with the posterior variance, scaled by the temperature.
     """
 
     def __init__(self, eta: float = 0.0):
         if not 0 <= eta <= 1:
-            raise ConfigError(f"sampler.solver.eta={eta} is out of range; choose 0 (deterministic) to 1.")
+            raise ConfigError(
+                f"sampler.solver.eta must be between 0 (deterministic) and 1 (ancestral), got {eta}."
+            )
         super().__init__()
         self.eta = eta
 
@@ -130,7 +134,7 @@ class DDIM(LinearSolver):
         from diffusers import DDIMScheduler
 
         scheduler: Any = DDIMScheduler(**_scheduler_settings(schedule), clip_sample=False)
-        # In float32, 1 − β is too coarse near t = 999.
+        # float32 is too coarse for 1 − β near t = 999.
         scheduler.alphas_cumprod = torch.from_numpy(schedule.coefficients.alphas_cumprod)
         scheduler.set_timesteps(schedule.num_steps)
         x, epsilon, fresh = torch.eye(3, dtype=torch.float64)
@@ -142,15 +146,15 @@ class DDIM(LinearSolver):
 
 
 class DPMSolver(LinearSolver):
-    """DPM-Solver++ (arXiv:2211.01095), multistep, on the respaced timesteps.
+    """Multistep DPM-Solver++ (arXiv:2211.01095) on the respaced timesteps.
 
     Args:
-        order: of the solver, 1 to 3.
+        order: order of the solver, 1, 2 or 3.
     """
 
     def __init__(self, order: int = 2):
         if order not in (1, 2, 3):
-            raise ConfigError(f"sampler.solver.order={order} is not available; choose 1, 2 or 3.")
+            raise ConfigError(f"sampler.solver.order must be 1, 2 or 3, got {order}.")
         super().__init__()
         self.order = order
 
@@ -167,7 +171,7 @@ class DPMSolver(LinearSolver):
         x, epsilon, *previous = torch.eye(1 + self.order)
         updates = []
         for i in timesteps:
-            # The latest of the scheduler's outputs comes last; a step drops its first one.
+            # The latest output of the scheduler comes last. Each step drops the first one.
             scheduler.model_outputs = [None, *reversed(previous)]
             factors = scheduler.step(epsilon, i, x).prev_sample.tolist()
             updates.append(Update(factors[0], factors[1], tuple(factors[2:])))
@@ -175,10 +179,10 @@ class DPMSolver(LinearSolver):
 
 
 def _scheduler_settings(schedule: DiffusionSchedule) -> dict[str, Any]:
-    """A chain's kept timesteps as if they were a whole training schedule of T timesteps 0 … T−1.
+    """Scheduler settings that treat the chain's timesteps as a full training schedule 0 … T−1.
 
-    So diffusers' schedulers step from one kept timestep to the next, whatever the respacing and the clip,
-    and from the first to x₀.
+    diffusers' schedulers then step from each timestep to the next, and from the first to x₀. This works
+    for any respacing and clip.
     """
     return {
         "num_train_timesteps": schedule.num_steps,

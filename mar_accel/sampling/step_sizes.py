@@ -1,4 +1,4 @@
-"""How many tokens each AR step decodes."""
+"""Number of tokens that each AR step decodes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class StepSize:
     """Size of one AR step.
 
     Attributes:
-        num_tokens: tokens that the step decodes.
-        stage: the stage that its first token belongs to.
-        progress: share of tokens that the guidance schedule counts as decoded after the step, (0, 1].
+        num_tokens: number of tokens that the step decodes, at least 1.
+        stage: stage of its first token, from 0.
+        progress: share of decoded tokens after the step for the guidance schedule, in (0, 1].
     """
 
     num_tokens: int
@@ -27,54 +27,57 @@ class StepSize:
 
 
 class StepSizes(Readable):
-    """Splits the tokens of the stages into AR steps. Step sizes of one's own define ``sizes``."""
+    """Splits the tokens of the stages into AR steps. A custom class defines ``sizes``.
+
+    Example:
+        class Pairs(StepSizes):
+            def sizes(self, stage_sizes):
+                return [2] * (sum(stage_sizes) // 2)
+    """
 
     def sizes(self, stage_sizes: Sequence[int]) -> Sequence[int]:
-        """Tokens of each AR step, at least 1; they add up to those of the stages."""
+        """Number of tokens of each AR step, at least 1. The sum must equal that of the stages."""
         raise NotImplementedError
 
     def split(self, stage_sizes: Sequence[int]) -> list[StepSize]:
-        """The AR steps with their stages and progress; to be defined where these are not the usual ones."""
+        """AR steps with stage and progress. Override this to set stage or progress differently."""
         return with_stages(self.sizes(stage_sizes), stage_sizes)
 
 
 class CosineSteps(StepSizes):
-    """MAR's cosine schedule over all tokens, whatever their stages.
+    """MAR's cosine schedule over all tokens. It ignores the stages.
 
     Args:
-        num_iter: K, in 1..L.
+        num_iter: number of AR steps K, in 1..L.
     """
 
     def __init__(self, num_iter: int | None = 64):
         if num_iter is None:
-            raise ConfigError(
-                "sampler.num_iter=null leaves cosine step sizes without a number of AR steps; give it."
-            )
+            raise ConfigError("sampler.num_iter must be an integer with cosine step sizes, got null; set it.")
         self.num_iter = num_iter
 
     def split(self, stage_sizes: Sequence[int]) -> list[StepSize]:
         length = sum(stage_sizes)
         check_num_iter(self.num_iter, length)
         steps = with_stages(cosine_split(length, self.num_iter), stage_sizes)
-        # The published schedule counts one token as masked after the last step too, though it decodes
-        # all that is left: guidance ends at 1 + (w − 1)·(L − 1)/L.
+        # The published schedule counts one token as masked even after the last step, which decodes all
+        # remaining tokens. Guidance therefore ends at 1 + (w − 1)·(L − 1)/L.
         steps[-1] = replace(steps[-1], progress=(length - 1) / length)
         return steps
 
 
 class StageSteps(StepSizes):
-    """GtR's steps: every stage has its own number of AR steps (arXiv:2510.17171).
+    """GtR's step sizes (arXiv:2510.17171): each stage has its own number of AR steps.
 
-    A stage of n tokens with an average of r tokens per step has max(1, round(n/r)) steps. An order of a
-    single stage is cut as bisection would cut it: half of the tokens in the last stage, half of the rest in
-    the one before, ….
+    A stage of n tokens with rate r (average tokens per step) has max(1, round(n/r)) steps. An order with
+    one stage is divided by bisection. The last stage gets half of the tokens, the stage before it half of
+    the rest, and so on.
 
     Args:
-        rates: r of each stage, at least 1.
-        steps: AR steps of each stage; where given they count, and not the rates.
-        num_iter: K, where given: the steps of all stages together, shared out in the proportions that rates
-            or steps have.
-        split: inside a stage "uniform" (sizes differ by at most one) or "cosine" (as MAR over all tokens).
+        rates: rate r of each stage, at least 1.
+        steps: AR steps of each stage, at least 1. If given, it replaces ``rates``.
+        num_iter: total number of AR steps K. If given, the stages share it in proportion to their steps.
+        split: split inside a stage: "uniform" (sizes differ by at most 1) or "cosine" (MAR's schedule).
     """
 
     def __init__(
@@ -85,18 +88,17 @@ class StageSteps(StepSizes):
         split: str = "uniform",
     ):
         if split not in ("uniform", "cosine"):
-            raise ConfigError(f"sampler.step_sizes.split={split} is unknown; choose uniform or cosine.")
+            raise ConfigError(f"sampler.step_sizes.split must be uniform or cosine, got {split}.")
         if not rates and not steps:
-            raise ConfigError("sampler.step_sizes.rates is empty; give tokens per AR step for each stage.")
+            raise ConfigError("sampler.step_sizes.rates is empty; set the tokens per AR step of each stage.")
         if not steps and not all(math.isfinite(rate) and rate >= 1 for rate in rates or ()):
             raise ConfigError(
-                f"sampler.step_sizes.rates={_listed(rates)} has a value below 1, but a step decodes at least "
-                "one token; raise it."
+                "sampler.step_sizes.rates must be finite numbers ≥ 1 (tokens per AR step), "
+                f"got {_listed(rates)}."
             )
         if steps and not all(number >= 1 and number == int(number) for number in steps):
             raise ConfigError(
-                f"sampler.step_sizes.steps={_listed(steps)} leaves a stage without steps; give at least 1 to "
-                "each."
+                f"sampler.step_sizes.steps must be integers ≥ 1 (AR steps per stage), got {_listed(steps)}."
             )
         self.rates = list(rates or ())
         self.steps = [int(number) for number in steps or ()]
@@ -110,8 +112,8 @@ class StageSteps(StepSizes):
         if given != len(stage_sizes):
             key = "steps" if self.steps else "rates"
             raise ConfigError(
-                f"sampler.step_sizes.{key} has {given} values for the {len(stage_sizes)} stages of "
-                "sampler.order; give one to each stage."
+                f"sampler.step_sizes.{key} must have one value for each of the {len(stage_sizes)} stages "
+                f"of sampler.order, got {given}."
             )
         sizes: list[int] = []
         for size, number in zip(stage_sizes, self._steps_per_stage(stage_sizes), strict=True):
@@ -122,8 +124,8 @@ class StageSteps(StepSizes):
         for size, number in zip(stage_sizes, self.steps, strict=False):
             if number > size:
                 raise ConfigError(
-                    f"sampler.step_sizes.steps={_listed(self.steps)} has {number} steps for a stage of "
-                    f"{size} tokens, but a step decodes at least one; lower it."
+                    f"sampler.step_sizes.steps must be ≤ {size} for a stage of {size} tokens, got {number} "
+                    f"in {_listed(self.steps)}."
                 )
         wanted = [float(number) for number in self.steps] or [
             size / rate for size, rate in zip(stage_sizes, self.rates, strict=True)
@@ -134,7 +136,15 @@ class StageSteps(StepSizes):
 
 
 def cosine_split(length: int, num_steps: int) -> list[int]:
-    """MAR's sizes: after step k, max(1, min(m_{k-1} - 1, floor(L·cos(π/2·(k+1)/K)))) tokens are masked."""
+    """MAR's step sizes.
+
+    After step k, m_k = max(1, min(m_{k-1} - 1, floor(L·cos(π/2·(k+1)/K)))) tokens are masked. The last
+    step decodes the rest.
+
+    Example:
+        >>> cosine_split(16, 4)
+        [2, 3, 5, 6]
+    """
     sizes, masked = [], length
     for k in range(num_steps - 1):
         after = max(1, min(masked - 1, math.floor(length * math.cos(math.pi / 2 * (k + 1) / num_steps))))
@@ -144,17 +154,20 @@ def cosine_split(length: int, num_steps: int) -> list[int]:
 
 
 def uniform_split(length: int, num_steps: int) -> list[int]:
-    """Sizes of the steps, spread evenly: they differ by at most one."""
+    """Step sizes that differ by at most one."""
     bounds = [length * k // num_steps for k in range(num_steps + 1)]
     return [stop - start for start, stop in pairwise(bounds)]
 
 
 def halved(length: int, num_stages: int) -> list[int]:
-    """Stage sizes of a bisection: the last has half of the tokens, the one before half of the rest, …."""
+    """Stage sizes of a bisection.
+
+    The last stage has half of the tokens, the stage before it half of the rest, and so on.
+    """
     if length < 2 ** (num_stages - 1):
         raise ConfigError(
-            f"sampler.step_sizes: {length} tokens cannot be halved into {num_stages} stages; give fewer "
-            "rates."
+            f"sampler.step_sizes.rates has too many values: {length} tokens cannot be halved into "
+            f"{num_stages} stages; remove some."
         )
     sizes: list[int] = []
     for _ in range(num_stages - 1):
@@ -164,11 +177,14 @@ def halved(length: int, num_stages: int) -> list[int]:
 
 
 def shared_out(num_iter: int, wanted: Sequence[float], stage_sizes: Sequence[int]) -> list[int]:
-    """K steps over the stages in proportion to ``wanted`` (Sainte-Laguë), 1 to |S| for each stage."""
+    """Distribute K steps over the stages in proportion to ``wanted`` (Sainte-Laguë method).
+
+    Each stage gets at least 1 step and at most as many as it has tokens.
+    """
     if not len(stage_sizes) <= num_iter <= sum(stage_sizes):
         raise ConfigError(
-            f"sampler.num_iter={num_iter} AR steps do not fit {len(stage_sizes)} stages of together "
-            f"{sum(stage_sizes)} tokens; choose {len(stage_sizes)} to {sum(stage_sizes)}."
+            f"sampler.num_iter must be between {len(stage_sizes)} and {sum(stage_sizes)} for "
+            f"{len(stage_sizes)} stages and {sum(stage_sizes)} tokens, got {num_iter}."
         )
     steps = [1] * len(stage_sizes)
     for _ in range(num_iter - len(steps)):
@@ -178,16 +194,16 @@ def shared_out(num_iter: int, wanted: Sequence[float], stage_sizes: Sequence[int
 
 
 def check_num_iter(num_iter: int, length: int) -> None:
-    """Refuse a number of AR steps outside 1..L."""
+    """Reject a number of AR steps outside 1..L."""
     if not 1 <= num_iter <= length:
         raise ConfigError(
-            f"sampler.num_iter={num_iter} AR steps cannot decode {length} tokens, at least one each; "
-            f"choose 1 to {length}."
+            f"sampler.num_iter must be between 1 and {length} (each AR step decodes at least one token), "
+            f"got {num_iter}."
         )
 
 
 def with_stages(sizes: Sequence[int], stage_sizes: Sequence[int]) -> list[StepSize]:
-    """Attach to each step the stage that its first token falls into, and the share decoded after it."""
+    """Add to each step the stage of its first token and the share of tokens decoded after it."""
     ends, length = list(accumulate(stage_sizes)), sum(stage_sizes)
     steps, start = [], 0
     for size in sizes:

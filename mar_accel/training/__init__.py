@@ -1,1 +1,1 @@
-"""Training of the models that come with the package."""
+"""Training of the models in this package."""

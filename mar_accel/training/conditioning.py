@@ -1,4 +1,4 @@
-"""What a model is conditioned on in training: labels or text, given up at random for guidance."""
+"""Conditioning in training: labels or text, dropped at random for classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mar_accel.models.text_encoder import encode_text
 
 
 class Conditioner(nn.Module):
-    """From the second part of a batch to what the model's ``training_loss`` takes."""
+    """Maps the second part of a batch to the conditioning that ``training_loss`` of the model accepts."""
 
     def forward(self, model: nn.Module, condition: Tensor, dropped: Tensor) -> Any:
-        """Conditioning of a batch.
+        """Compute the conditioning of a batch.
 
         Args:
-            model: the trained model.
-            condition: labels [B], or token numbers [B, N].
-            dropped: bool [B], true where the unconditional embedding takes the place.
+            model: the model in training.
+            condition: labels [B], or token ids [B, N].
+            dropped: bool [B]; true if the unconditional embedding replaces the condition.
         """
         raise NotImplementedError
 
 
 class LabelConditioner(Conditioner):
-    """Labels [B] to class embeddings [B, D] of a MAR model."""
+    """Maps labels [B] to class embeddings [B, D] of a MAR model."""
 
     def forward(self, model: nn.Module, condition: Tensor, dropped: Tensor) -> Tensor:
         mar = cast("MAR", model)
@@ -36,10 +36,10 @@ class LabelConditioner(Conditioner):
 
 
 class TextConditioner(Conditioner):
-    """Token numbers [B, N] to the keys and values of a LightGen model's cross stage.
+    """Maps token ids [B, N] to the keys and values of a LightGen model's cross-attention.
 
     Args:
-        encoder: a text encoder, trained along.
+        encoder: a text encoder; it is trained together with the model.
     """
 
     def __init__(self, encoder: nn.Module):

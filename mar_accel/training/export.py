@@ -1,59 +1,69 @@
-"""From a training's checkpoint to a model folder with its card."""
+"""Export a training checkpoint as a model folder with a model card."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_autoencoder
+from mar_accel.models.lightgen import LightGen
+from mar_accel.models.mar import MAR
 from mar_accel.training.build import build_trained
+from mar_accel.training.conditioning import TextConditioner
 from mar_accel.weights.folder import save_model_folder
+from mar_accel.weights.text_folder import save_text_model
 
-_PREFIX = "model."
 
-
-def export_averaged(checkpoint: Path, model: ModelSettings, folder: Path) -> Path:
-    """Write the averaged weights of a training's checkpoint as a model folder.
+def export_averaged(
+    checkpoint: Path, model: ModelSettings, folder: Path, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write the averaged weights of a training checkpoint as a model folder.
 
     Args:
-        checkpoint: as :class:`lightning.pytorch.callbacks.EMAWeightAveraging` leaves it: ``state_dict`` holds
-            the averaged weights, ``current_model_state`` those that are trained.
-        model: its member of the group ``model``: architecture, name, sampling defaults and autoencoder.
-        folder: where to; files of the same names are replaced.
+        checkpoint: a checkpoint of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
+            ``state_dict`` holds the averaged weights, ``current_model_state`` the current ones.
+        model: settings of the model: architecture, name, sampling defaults and autoencoder.
+        folder: the folder to write; files with the same names are replaced.
+        dtype: dtype of the saved weights.
 
     Raises:
-        WeightsError: the checkpoint is of another architecture.
+        WeightsError: the checkpoint has another architecture.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    network, _ = build_trained(model)
+    trained = nn.ModuleDict(dict(zip(("model", "conditioner"), build_trained(model), strict=True))).eval()
     try:
-        network.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
+        trained.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise WeightsError(
-            f"{checkpoint} was trained with another architecture ({reason}); give its model.architecture."
+            f"{checkpoint} was trained with another architecture ({reason}); set model.architecture to it."
         ) from error
-    autoencoder = build_autoencoder(model)
+    network, conditioner = trained["model"], trained["conditioner"]
+    if isinstance(network, LightGen):
+        encoder = cast("TextConditioner", conditioner).encoder
+        return save_text_model(folder, network, encoder, model.name, model.sampling, dtype)
     return save_model_folder(
         folder,
-        network.eval(),
-        autoencoder,
+        cast("MAR", network),
+        build_autoencoder(model),
         name=model.name,
         sampling=model.sampling,
+        dtype=dtype,
     )
 
 
 def write_model_card(folder: Path, record: dict[str, Any]) -> None:
-    """Write ``README.md``: how the weights came about, and how they are sampled.
+    """Write ``README.md``, which states how the weights were trained and how to sample them.
 
     Args:
         folder: the model folder.
-        record: run.json of the training.
+        record: content of the training's run.json.
     """
     config, versions = record["config"], record["versions"]
     training = config["training"]
@@ -65,8 +75,8 @@ def write_model_card(folder: Path, record: dict[str, Any]) -> None:
         "Seed": record["seed"],
         "Averaging (EMA)": training["ema_decay"],
         "Learning rate": f"{training['learning_rate']:g}",
-        "Steps of warm-up": training["warmup_steps"],
-        "Steps of decay": round(training["decay_fraction"] * training["max_steps"]),
+        "Warm-up steps": training["warmup_steps"],
+        "Decay steps": round(training["decay_fraction"] * training["max_steps"]),
         "Labels dropped": f"{training['label_drop']:.0%}",
         "Revision": record["git_revision"] or "unknown",
         "Versions": ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "lightning")),
@@ -74,14 +84,14 @@ def write_model_card(folder: Path, record: dict[str, Any]) -> None:
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     name = config["model"]["name"]
     (folder / "README.md").write_text(
-        f"# {name}\n\nA masked autoregressive model, trained on `{config['dataset']['name']}` by\n\n"
+        f"# {name}\n\nA masked autoregressive model, trained on `{config['dataset']['name']}` with\n\n"
         f"```\n{command}\n```\n\n| | |\n|---|---|\n{table}\n\n"
         f"Sample it: `python -m mar_accel.generate model={name} model.weights=FOLDER`\n"
     )
 
 
 def _without_paths(overrides: list[str]) -> list[str]:
-    """Where a run was written is nobody else's affair."""
+    """The overrides without local paths."""
     return [
         override for override in overrides if not override.startswith(("output_dir=", "training.resume="))
     ]

@@ -1,4 +1,4 @@
-"""A run of train_features: the small network whose features judge images of digits."""
+"""A run of train_features: train the small feature network for images of digits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,24 @@ from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 
 
 def augmented(scans: Tensor, generator: torch.Generator) -> Tensor:
-    """Scans turned, sheared and shifted a little, through the 32×32 image and back as generated ones are."""
+    """Scans with small random rotations, shears and shifts.
+
+    They are rendered at 32×32 and reduced again, like generated images.
+    """
     return to_scans(render(scans, random_affine(len(scans), generator)))
 
 
 def train_network(
     scans: Tensor, labels: Tensor, settings: FeatureTrainingSettings, generator: torch.Generator
 ) -> DigitNetwork:
-    """A network trained on scans [N, 1, 8, 8]; every batch is half as scanned, half augmented."""
+    """Train a network on scans; half of each batch is original, half is augmented.
+
+    Args:
+        scans: [N, 1, 8, 8] in 0..1.
+        labels: [N].
+        settings: settings of the training.
+        generator: source of the random order and augmentation.
+    """
     network = DigitNetwork()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -49,12 +59,16 @@ def train_network(
 
 @torch.inference_mode()
 def accuracy(network: DigitNetwork, scans: Tensor, labels: Tensor) -> float:
-    """Share of the scans whose most likely class is their label."""
+    """Share of the scans whose most likely class is their label; 0..1."""
     return float((network(scans)[1].argmax(dim=1) == labels).float().mean())
 
 
 def train_features(settings: Settings) -> dict[str, float]:
-    """Train, measure and write ``model.safetensors`` and ``run.json``; returns what was measured."""
+    """Train and measure the network, and write ``model.safetensors`` and ``run.json``.
+
+    Returns:
+        Numbers of scans, and accuracies in 0..1.
+    """
     training = settings.feature_training
     output_dir = prepare_output_dir(Path(settings.output_dir))
     torch.manual_seed(settings.seed)
@@ -69,7 +83,7 @@ def train_features(settings: Settings) -> dict[str, float]:
         "num_held_out": num_held_out,
         "accuracy_trained_on": accuracy(network, scans[trained_on], labels[trained_on]),
         "accuracy_held_out": accuracy(network, scans[held_out], labels[held_out]),
-        # As generated images come: rendered at 32×32, augmented, brought back; eight of each.
+        # Eight augmented copies of each scan, rendered at 32×32 and reduced, like generated images.
         "accuracy_held_out_augmented": accuracy(
             network, augmented(scans[held_out].repeat(8, 1, 1, 1), generator), labels[held_out].repeat(8)
         ),

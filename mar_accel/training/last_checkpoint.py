@@ -1,4 +1,4 @@
-"""The checkpoint at the end of a training, wherever the interval of the others falls."""
+"""The checkpoint after the last step of a training, independent of the checkpoint interval."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import lightning.pytorch as pl
 class LastCheckpoint(pl.Callback):
     """Saves the state after the last step.
 
-    It has to stand before a weight average in the list of callbacks, which ends a training by replacing the
-    current weights.
+    Place it before a weight-averaging callback, which replaces the current weights at the end of training.
 
     Args:
         path: file of the checkpoint.

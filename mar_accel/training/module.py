@@ -1,16 +1,14 @@
-"""Training of a MAR model as a LightningModule."""
+"""The LightningModule that trains a MAR or LightGen model."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mar_accel.config.settings import TrainingSettings
 from mar_accel.models.lightgen import LightGen
@@ -19,7 +17,10 @@ from mar_accel.training.conditioning import Conditioner
 
 
 def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) -> float:
-    """One mask ratio from the normal around 1 (deviation 0.25), truncated to [minimum, 1]."""
+    """Draw a mask ratio from a normal distribution, truncated to [minimum, 1].
+
+    Its mean is 1 and its standard deviation 0.25 (MAR, section 4).
+    """
     lower = 0.5 * (1 + math.erf((minimum - 1) / 0.25 / math.sqrt(2)))
     u = lower + (0.5 - lower) * torch.rand((), dtype=torch.float64, generator=generator).item()
     normal = math.sqrt(2) * torch.erfinv(torch.tensor(2 * u - 1, dtype=torch.float64)).item()
@@ -27,7 +28,13 @@ def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) ->
 
 
 class TrainingModule(pl.LightningModule):
-    """Batches of latents [B, c, H, W] and labels [B] or token numbers [B, N] to the loss."""
+    """Computes the loss of batches of latents [B, c, H, W] with labels [B] or token ids [B, N].
+
+    Args:
+        model: the model to train.
+        conditioner: maps labels or text to the model's conditioning.
+        config: settings of the training.
+    """
 
     def __init__(self, model: MAR | LightGen, conditioner: Conditioner, config: TrainingSettings):
         super().__init__()
@@ -36,7 +43,7 @@ class TrainingModule(pl.LightningModule):
         self.config = config
 
     def on_train_start(self) -> None:
-        # Each process, and a training that goes on, draws other masks, noise and augmentation.
+        # Every process and every resumed training draws different masks, noise and augmentation.
         seeds = np.random.SeedSequence([torch.initial_seed() % 2**32, self.global_step, self.global_rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
 
@@ -46,15 +53,14 @@ class TrainingModule(pl.LightningModule):
         num_masked = math.ceil(length * draw_mask_ratio(self.config.mask_ratio_min))
         order = torch.rand(len(latents), length, device=self.device).argsort(dim=1)
         dropped = torch.rand(len(latents), device=self.device) < self.config.label_drop
-        with _attention_kernel(self.device):
-            conditioning = self.conditioner(self.model, condition, dropped)
-            draws = self.config.timestep_draws
-            loss = self.model.training_loss(latents, conditioning, order, num_masked, draws=draws)
+        conditioning = self.conditioner(self.model, condition, dropped)
+        draws = self.config.timestep_draws
+        loss = self.model.training_loss(latents, conditioning, order, num_masked, draws=draws)
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def learning_rate_factor(self, step: int) -> float:
-        """Warm-up, constant, linear decay to zero; 0..1."""
+        """Factor of the learning rate in 0..1: linear warm-up, constant, linear decay to zero."""
         config = self.config
         warmup = (step + 1) / max(1, config.warmup_steps)
         decay_steps = max(1, round(config.max_steps * config.decay_fraction))
@@ -72,11 +78,3 @@ class TrainingModule(pl.LightningModule):
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _attention_kernel(device: torch.device) -> AbstractContextManager[None]:
-    """In bfloat16 on a CPU, plain products take half the time of torch's fused attention and its gradient."""
-    if device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()

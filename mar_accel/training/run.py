@@ -1,6 +1,7 @@
-"""A run of train: a model trained to its last step, its averaged weights as a model folder.
+"""A run of train: train a model and write its averaged weights as a model folder.
 
-A training that was stopped goes on when its command is given again; one that is finished is only exported.
+The same command resumes a stopped training.
+A finished training is only exported again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mar_accel.inference.trainer import trainer_or_config_error
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
 from mar_accel.runs.loggers import log_config, open_logger
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
-from mar_accel.training.build import build_trained
+from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.export import export_averaged, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingModule
@@ -35,20 +36,20 @@ LOG_EVERY_N_STEPS = 50
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The folder with the averaged weights, and the optimiser steps behind them."""
+    """The folder with the averaged weights, and the number of optimiser steps."""
 
     folder: Path
     steps: int
 
 
 def train(settings: Settings) -> TrainingResult | None:
-    """Train as the settings say.
+    """Train a model.
 
     Returns:
-        What was trained; None on every process but the first.
+        The result on the first process; None on all others.
 
     Raises:
-        MarAccelError: the config cannot be run; nothing has been written then.
+        MarAccelError: the config cannot be run. Nothing is written in this case.
     """
     data = _training_data(settings)
     output_dir = Path(settings.output_dir).absolute()
@@ -61,6 +62,8 @@ def train(settings: Settings) -> TrainingResult | None:
         pl.seed_everything(settings.seed, verbose=False)
         torch.set_float32_matmul_precision("high")
         module = TrainingModule(*build_trained(settings.model), settings.training)
+        if settings.training.initial_weights is not None and resumed is None:
+            load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
         trainer, seconds = _fit(settings, module, data, output_dir, resumed)
         if not trainer.is_global_zero:
             return None
@@ -75,7 +78,7 @@ def train(settings: Settings) -> TrainingResult | None:
 
 
 def _training_data(settings: Settings) -> pl.LightningDataModule:
-    """The training data of a config; refuses what cannot be trained."""
+    """The training data of a config; raises ConfigError if it does not fit the model."""
     check_device(settings.trainer.accelerator)
     dataset = settings.dataset
     if dataset.training_data is None:
@@ -88,7 +91,7 @@ def _training_data(settings: Settings) -> pl.LightningDataModule:
     if data.channels != architecture.latent_channels:
         raise ConfigError(
             f"model={settings.model.name} works on {architecture.latent_channels} channels but "
-            f"dataset={dataset.name} has {data.channels}; choose a model that fits."
+            f"dataset={dataset.name} has {data.channels}; choose a matching model."
         )
     return data
 
@@ -100,17 +103,15 @@ def _resume_path(settings: TrainingSettings, last: Path) -> Path | None:
     if not path.is_file():
         if settings.resume == "last":
             return None
-        raise ConfigError(
-            f"training.resume={settings.resume} is not a file; give a checkpoint, last or null."
-        )
-    # Only a file that was written to its end has the table that is looked for here.
+        raise ConfigError(f"training.resume={settings.resume} is not a file; use a checkpoint, last or null.")
+    # The zip directory is at the end of the file, so a truncated file has none.
     if not zipfile.is_zipfile(path):
-        raise ConfigError(f"training.resume: {path} is damaged; give another checkpoint of the run or null.")
+        raise ConfigError(f"training.resume: {path} is damaged; use another checkpoint of the run or null.")
     return path
 
 
 def _global_step(checkpoint: Path) -> int:
-    """Optimiser steps that a checkpoint has behind it."""
+    """Number of optimiser steps before a checkpoint."""
     return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
@@ -121,7 +122,7 @@ def _fit(
     output_dir: Path,
     resumed: Path | None,
 ) -> tuple[pl.Trainer, float]:
-    """Train to the last step; leaves ``checkpoints/last.ckpt``. Returns the Trainer and the seconds."""
+    """Train to the last step and write ``checkpoints/last.ckpt``; returns the Trainer and the seconds."""
     training = settings.training
     checkpoints = ModelCheckpoint(
         dirpath=output_dir / "checkpoints",
@@ -135,7 +136,7 @@ def _fit(
         **settings.trainer.lightning,
         max_steps=training.max_steps,
         gradient_clip_val=training.gradient_clip,
-        # The last checkpoint is written before the averaged weights take the place of the current ones.
+        # The last checkpoint is written before the averaged weights replace the current ones.
         callbacks=[
             LastCheckpoint(output_dir / "checkpoints" / LAST),
             EMAWeightAveraging(decay=training.ema_decay),
@@ -157,13 +158,13 @@ def _fit(
             trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         except SystemExit:
             if trainer.is_global_zero:
-                print("stopped: the same command goes on from the last checkpoint.", file=sys.stderr)
+                print("stopped: the same command resumes from the last checkpoint.", file=sys.stderr)
             raise
     return trainer, time.perf_counter() - start
 
 
 def _keep_earlier_metrics(output_dir: Path) -> None:
-    """Keep what was logged before a resumption under another name: the CSV logger empties its file."""
+    """Rename the metrics of earlier runs, since the CSV logger would overwrite them."""
     for metrics in output_dir.glob("logs/metrics.csv"):
         number = len(list(metrics.parent.glob("metrics-*.csv"))) + 1
         metrics.rename(metrics.with_name(f"metrics-{number}.csv"))

@@ -1,4 +1,4 @@
-"""Tables as CSV files."""
+"""Write tables as CSV files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from mar_accel.utils.whole_files import written_whole
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows with the same keys, the keys as heading; at least one row. A kill leaves no partial file."""
+    """Write rows to a CSV file, with their keys as the header.
+
+    If the process is killed, no partial file remains under this path.
+
+    Args:
+        rows: at least one row; all rows have the same keys.
+        path: the file to write.
+    """
     with written_whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

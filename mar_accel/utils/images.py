@@ -1,4 +1,4 @@
-"""Images as files: PNGs written whole or not at all, and grids."""
+"""Images as files: PNG files, written atomically, and grids."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor
 
 from mar_accel.utils.whole_files import written_whole
 
-# Smaller images are enlarged in grids, by whole factors, so that a person can see them.
+# Grids enlarge smaller images by a whole factor, so that they can be seen.
 READABLE_SIZE = 64
 
 
 def image_name(index: int) -> str:
-    """File name of sample ``index``; the padding keeps listings in order."""
+    """File name of sample ``index``; zero padding keeps file listings in order."""
     return f"{index:06d}.png"
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """An image [1 or 3, H, W] in 0..1 to 8-bit grey or RGB."""
+    """Convert an image [1 or 3, H, W] in 0..1 to an 8-bit grey or RGB image."""
     pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy())
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write through a temporary name, so that a kill leaves no half file."""
+    """Write a PNG file atomically."""
     with written_whole(path) as temporary:
         image.save(temporary, format="PNG")
 
 
 def make_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
-    """Images of one size, row by row.
+    """Arrange images of equal size in a grid, row by row.
 
     Args:
-        images: at least one.
-        columns: images per row; the smallest square when absent.
+        images: at least one image.
+        columns: images per row. None: the smallest square grid that holds all images.
         gap: pixels between images, before enlargement.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))

@@ -1,4 +1,4 @@
-"""Tables of text as GitHub shows them."""
+"""Tables in GitHub's Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is left-aligned and the others, which hold numbers, right-aligned."""
+    """A Markdown table: the first column is left-aligned, the others (numbers) right-aligned."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (heading, *rows)]
     lines.insert(1, "|---|" + "---:|" * (len(heading) - 1))
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""A bar on the terminal for what takes long; nothing for what is done in an instant."""
+"""Progress on the terminal for long work; short work shows nothing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from mar_accel.utils.ranks import is_first_process
 
 T = TypeVar("T")
 
-# A bar that appears and is gone again is only a flicker.
+# Work shorter than this gets no bar, since it would only flicker.
 SECONDS_WITHOUT_BAR = 1.0
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """The items, with a bar after the first second; shown by the first process alone, and gone at the end.
+    """Iterate over items and show a progress bar after the first second.
+
+    Only the first process shows the bar. It disappears at the end.
 
     Args:
-        total: how many there are; None: ``len(items)``.
+        items: the items to yield.
+        description: text beside the bar.
+        total: number of items. None: ``len(items)``.
     """
     total = total if total is not None else len(items)  # type: ignore[arg-type]
     start, task = time.monotonic(), None
@@ -43,7 +47,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
 
 @contextmanager
 def busy(description: str) -> Iterator[None]:
-    """A sign of life for work whose end cannot be told; on a terminal alone, by the first process."""
+    """Show a spinner during work of unknown length; only on a terminal and in the first process."""
     console = get_console()
     if not (console.is_terminal and is_first_process()):
         yield

@@ -1,10 +1,10 @@
-"""Which of a run's processes this is."""
+"""The rank of this process in a run with several processes."""
 
 from __future__ import annotations
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the one that writes and shows things."""
+    """Whether this is the only or the first process of a run, which writes files and output."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return getattr(rank_zero_only, "rank", 0) == 0

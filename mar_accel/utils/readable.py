@@ -1,4 +1,4 @@
-"""Objects that show their settings: ``HaltonOrder(roll=False)``."""
+"""Objects whose ``repr`` shows their settings, such as ``HaltonOrder(roll=False)``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import inspect
 
 
 class Readable:
-    """Its ``repr`` is the call that makes it: every argument that it keeps under the argument's name."""
+    """Base class whose ``repr`` is a constructor call.
+
+    It shows each argument that is stored in an attribute of the same name.
+    """
 
     def __repr__(self) -> str:
         names = inspect.signature(type(self)).parameters
-        # A method of an argument's name is no value, and its own repr would come back here.
+        # vars() excludes methods with the name of an argument: their repr would call this one again.
         kept = {name: getattr(self, name) for name in names if name in vars(self)}
         arguments = ", ".join(f"{name}={value!r}" for name, value in kept.items())
         return f"{type(self).__name__}({arguments})"

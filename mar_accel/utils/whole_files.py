@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing: files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, which takes the place of ``path`` at the end: a kill does no harm."""
+    """Yield a temporary path to write to; at the end it replaces ``path`` atomically.
+
+    Example:
+        >>> with written_whole(Path("run.json")) as temporary:
+        ...     temporary.write_text("{}")
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -1,1 +1,1 @@
-"""Weights of models: where they come from, whether they fit, how they are kept."""
+"""Weights of models: finding, reading, checking and saving them."""

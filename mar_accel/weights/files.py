@@ -1,4 +1,4 @@
-"""Tensors of a weight file, read without ever running code from it."""
+"""Read the tensors of a weight file without running any code from it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ from torch import Tensor
 from mar_accel.errors import WeightsError
 
 EMA_ENTRY = "model_ema"
-# Entries that hold a state dict, the first that a file has: MAR's own, then Lightning's, which this project
-# trains with (it keeps averaged weights under state_dict and the others beside them), or latent diffusion's.
+# Entries that hold a state dict; the first one in the file is used. MAR writes model and model_ema.
+# Latent diffusion writes state_dict. Lightning, used for training here, writes the averaged weights to
+# state_dict and the current ones to current_model_state.
 AVERAGED_ENTRIES = (EMA_ENTRY, "model", "state_dict")
 PLAIN_ENTRIES = ("model", "current_model_state", "state_dict")
-# What modules around a model put before its names.
+# Name prefixes that wrapper modules add.
 PREFIXES = ("module.", "model.")
 # How torch names a class that it refuses to unpickle.
 FORBIDDEN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
 def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU; large files are mapped, not read.
+    """The state dict of a file, on the CPU; large files are memory-mapped.
 
     Args:
-        path: a .safetensors file, or a file of torch.save: ``{"model": …, "model_ema": …}`` as MAR publishes,
-            ``{"model": …}`` or ``{"state_dict": …}`` (Lightning), or a bare state dict.
+        path: a .safetensors file, or a file written by torch.save with one of these contents:
+            ``{"model": …, "model_ema": …}`` (MAR), ``{"state_dict": …}`` (Lightning, latent diffusion),
+            ``{"model": …}``, or a bare state dict.
         key: config key that named the file, for messages.
-        ema: take the averaged weights of a file that has an entry for them.
+        ema: use the averaged weights if the file has an entry for them.
 
     Raises:
-        WeightsError: the file is damaged, holds pickled objects that are not tensors, or lacks the wanted
-            entry.
+        WeightsError: the file is damaged, holds pickled objects other than tensors, or lacks the entry.
+
+    Example:
+        >>> state = read_tensors(Path("checkpoint-last.pth"), "model.weights")
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path, key)
@@ -60,41 +64,41 @@ def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path, key: str) -> Any:
     try:
-        # Training scripts keep their command line beside the weights: the one class that is let through.
+        # Training scripts store their command line next to the weights. It is the only class allowed.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # an unpickler on damaged data may raise anything
         forbidden = FORBIDDEN_CLASS.search(str(error))
         if isinstance(error, pickle.UnpicklingError) and forbidden:
             raise WeightsError(
-                f"{key}: {path} holds a pickled {forbidden[1]}, which is refused because it could run code; "
-                "give a file of tensors alone."
+                f"{key}={path} holds a pickled {forbidden[1]}, which is refused because it could run code; "
+                "use a file that holds only tensors."
             ) from error
         raise _unreadable(path, key, error) from error
 
 
 def _unreadable(path: Path, key: str, error: Exception) -> WeightsError:
     if isinstance(error, PermissionError):
-        return WeightsError(f"{key}: {path} may not be read by you; change its permissions.")
+        return WeightsError(f"{key}={path} cannot be read (permission denied); change its permissions.")
     size = path.stat().st_size
     return WeightsError(
-        f"{key}: {path} ({size:,} bytes) is damaged, truncated or no weight file; copy it again."
+        f"{key}={path} ({size:,} bytes) is damaged, truncated or not a weight file; copy it again."
     )
 
 
 def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Tensor]:
     if not isinstance(contents, Mapping):
         raise WeightsError(
-            f"{key}: {path} holds a {type(contents).__name__}, no state dict; give a checkpoint."
+            f"{key}={path} must hold a state dict, got a {type(contents).__name__}; use a checkpoint."
         )
     for entry in AVERAGED_ENTRIES if ema else PLAIN_ENTRIES:
         if isinstance(contents.get(entry), Mapping):
             return dict(contents[entry])
     if isinstance(contents.get(EMA_ENTRY), Mapping):
-        raise WeightsError(f"{key}: {path} has averaged weights alone; set model.ema=true.")
+        raise WeightsError(f"{key}={path} holds only averaged weights; set model.ema=true.")
     if contents and all(isinstance(value, Tensor) for value in contents.values()):
         return dict(contents)
     raise WeightsError(
-        f"{key}: {path} has none of the entries {', '.join(AVERAGED_ENTRIES)} and is no state dict; give a "
+        f"{key}={path} is not a state dict and has none of the entries {', '.join(AVERAGED_ENTRIES)}; use a "
         "published checkpoint or a .safetensors file."
     )

@@ -1,4 +1,4 @@
-"""Whether a state dict fits a module, and which model it belongs to if it does not."""
+"""Check that a state dict fits a module, and name the model it belongs to if it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mar_accel.models.mar import MAR, MARConfig
 
 Shapes = dict[str, tuple[int, ...]]
 MAX_DIFFERENCES = 3
-# Less agreement than this says nothing about where a state dict comes from.
+# With less agreement than this, no model is named as the likely source.
 LIKELY = 0.5
 
 
@@ -29,12 +29,13 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
     """Raise WeightsError unless ``state`` has exactly the keys and shapes of ``module``.
 
     Args:
-        module: may be on the meta device.
-        what: subject of the message, such as "model.weights=FILE does not fit model=mar_base".
+        module: the module; it may be on the meta device.
+        state: the state dict to check.
+        what: start of the message, such as "model.weights=FILE does not fit model=mar_base".
     """
     strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
-        raise WeightsError(f"{what}: {strangers[0]} is no tensor; give a state dict.")
+        raise WeightsError(f"{what}: {strangers[0]} is not a tensor; use a state dict.")
     differences = list_differences(shapes_of(module.state_dict()), shapes_of(state))
     if not differences:
         return
@@ -45,7 +46,7 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
 
 
 def list_differences(expected: Shapes, found: Shapes) -> list[str]:
-    """Sentences on keys that differ: wanted ones in the module's order, then unknown ones."""
+    """One clause for each key that differs: expected keys in the module's order, then unknown keys."""
     differences = []
     for key, shape in expected.items():
         if key not in found:
@@ -56,34 +57,34 @@ def list_differences(expected: Shapes, found: Shapes) -> list[str]:
 
 
 def guess_model(found: Shapes) -> str:
-    """The end of a sentence: which model these keys and shapes belong to, as far as can be seen."""
+    """The last clause of a message: the model that these keys and shapes most likely belong to."""
     if "class_emb.weight" not in found and any(AUTOENCODER_KEY.match(key) for key in found):
-        return "it holds an autoencoder, to be given as model.autoencoder.weights"
+        return "it holds an autoencoder, so set model.autoencoder.weights to it"
     scores = {name: _agreement(shapes, found) for name, shapes in known_models().items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] == 1:
         return f"it holds weights of model={best}"
     if scores[best] >= LIKELY:
-        return f"it resembles model={best}, of whose parameters {int(100 * scores[best])} % fit"
-    return "it belongs to none of the models known here (" + ", ".join(sorted(scores)) + ")"
+        return f"it resembles model={best}: {int(100 * scores[best])} % of the parameters fit"
+    return "it fits none of the known models (" + ", ".join(sorted(scores)) + ")"
 
 
 @lru_cache
 def known_models() -> dict[str, Shapes]:
-    """Names and layouts of the models in ``conf/model``."""
+    """Names and parameter shapes of the MAR models in ``conf/model``."""
     models = {}
     for path in sorted((conf_dir() / "model").glob("*.yaml")):
         architecture = OmegaConf.select(OmegaConf.load(path), "architecture")
         try:
             config = MARConfig(**OmegaConf.to_container(architecture))  # type: ignore[arg-type]
         except (TypeError, ValueError, ConfigError):
-            continue  # of another family
+            continue  # another model family
         with torch.device("meta"):
             models[path.stem] = shapes_of(MAR(config).state_dict())
     return models
 
 
 def _agreement(expected: Shapes, found: Shapes) -> float:
-    """Share of keys that agree in shape among all keys of either side; 0..1."""
+    """Share of keys with equal shapes among the keys of both sides; 0..1."""
     same = sum(found.get(key) == shape for key, shape in expected.items())
     return same / len(expected.keys() | found.keys())

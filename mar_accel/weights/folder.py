@@ -1,4 +1,4 @@
-"""Model folders: ``config.json``, ``model.safetensors`` and, for latent models, diffusers' ``vae/``."""
+"""Model folders: ``config.json``, ``model.safetensors`` and, for latent models, a diffusers ``vae/``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 VAE_FOLDER = "vae"
 VAE_FILE = "diffusion_pytorch_model.safetensors"
-# Names in config.json; a folder never names a class to import.
+# Names of autoencoders in config.json. For safety, a folder never names a class to import.
 PIXEL, KL = "pixel", "kl"
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What ``config.json`` says of a model.
+    """Contents of ``config.json``.
 
     Attributes:
-        name: of the model, as ``model.name`` in the configs.
-        architecture: its sizes.
+        name: name of the model, as ``model.name`` in the configs.
+        architecture: sizes of the model.
         autoencoder: "pixel" or "kl".
-        sampling: what samplers and caches use unless told otherwise, by name; as ``model.sampling``.
+        sampling: defaults for samplers and caches by name, as ``model.sampling`` in the configs.
     """
 
     name: str
@@ -56,25 +56,31 @@ def save_model_folder(
     sampling: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a folder that ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)`` read.
+    """Write a model folder for ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)``.
 
-    Everything is written beside the folder first and then put into place: an interrupted call leaves no
-    half-written model. Files of the same names are replaced, others stay.
+    All files are first written to a temporary folder and then moved.
+    So an interrupted call leaves no half-written model.
+    Files with the same names are replaced; other files stay.
 
     Args:
-        path: the folder; made if it does not exist.
-        model: the weights as they are (hand in the averaged ones where there are any).
-        autoencoder: a PixelAutoencoder, or a KLAutoencoder, whose weights are saved in ``vae/``. None: the
-            folder has no ``vae/``, and readers must be told where the autoencoder is, unless the model's
-            latents have a single channel or three (pixels).
-        name, sampling: as in ``conf/model``: what the model is called, and its sampling defaults.
-        dtype: of the saved weights; None: as they are.
+        path: the folder; created if it does not exist.
+        model: the model; its weights are saved as they are.
+        autoencoder: a PixelAutoencoder, or a KLAutoencoder, whose weights are saved in ``vae/``.
+            None: no ``vae/`` is written.
+            Without it, latents with 1 or 3 channels count as pixels.
+            For other latents, readers must set the autoencoder themselves.
+        name: name of the model, as in ``conf/model``.
+        sampling: sampling defaults of the model, as in ``conf/model``.
+        dtype: dtype of the saved weights. None: unchanged.
 
     Returns:
         The folder.
 
     Raises:
-        WeightsError: the folder cannot be written, or the autoencoder is of a kind that folders do not know.
+        WeightsError: the folder cannot be written, or this kind of autoencoder cannot be saved.
+
+    Example:
+        >>> save_model_folder("my_model", model, PixelAutoencoder(), name="my_model", sampling={})
     """
     path = Path(path)
     kind = _autoencoder_kind(autoencoder, model)
@@ -92,7 +98,7 @@ def save_model_folder(
         _put_into_place(temporary, path)
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be written ({error.strerror}); choose a folder that you may write to."
+            f"{path} cannot be written ({error.strerror}); choose a folder with write permission."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -107,30 +113,38 @@ def _autoencoder_kind(autoencoder: Autoencoder | None, model: MAR) -> str:
     if isinstance(autoencoder, KLAutoencoder):
         return KL
     raise WeightsError(
-        f"A {type(autoencoder).__name__} cannot be kept in a model folder; use a PixelAutoencoder or a "
-        "KLAutoencoder."
+        "autoencoder must be a PixelAutoencoder or a KLAutoencoder to be saved, "
+        f"got a {type(autoencoder).__name__}."
     )
 
 
 def _put_into_place(source: Path, target: Path) -> None:
-    """Move files over those of the same names, the config last: it is what makes a folder a model."""
+    """Move all files to the target, replacing existing ones.
+
+    The config is moved last, since only a folder with a config counts as a model.
+    """
     files = sorted(source.rglob("*"), key=lambda file: file == source / CONFIG_FILE)
     for file in files:
         if file.is_file():
             destination = target / file.relative_to(source)
             destination.parent.mkdir(parents=True, exist_ok=True)
-            # safetensors writes files that their owner alone can read.
+            # safetensors creates files that only their owner can read.
             shutil.copymode(source / CONFIG_FILE, file)
             os.replace(file, destination)
 
 
 def read_description(folder: Path, key: str) -> ModelDescription:
-    """What the folder's ``config.json`` says; raises WeightsError where it is missing or of another kind."""
+    """Read ``config.json`` of a folder; raises WeightsError if it is missing or invalid.
+
+    Args:
+        folder: the model folder.
+        key: config key that named the folder, for messages.
+    """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise WeightsError(
-            f"{key}: {folder} has no {CONFIG_FILE}; give a folder that python -m mar_accel.convert or "
-            "save_pretrained wrote, or a weight file."
+            f"{key}={folder} has no {CONFIG_FILE}; use a folder written by python -m mar_accel.convert or "
+            "save_pretrained, or a weight file."
         )
     try:
         record = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Models and autoencoders with the weights that a config names."""
+"""Load models and autoencoders with the weights that a config names."""
 
 from __future__ import annotations
 
@@ -28,19 +28,23 @@ PUBLISHED_FILE = "checkpoint-last.pth"
 
 
 def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True) -> MAR:
-    """A model on the CPU, float32, in evaluation mode.
+    """Load a MAR model on the CPU, in float32 and evaluation mode.
 
     Args:
-        config: its architecture.
-        weights: where the weights are; see :func:`mar_accel.weights.sources.locate`.
-        name: of the model, for messages.
-        ema: take the averaged weights of a checkpoint that has them.
+        config: architecture of the model.
+        weights: source of the weights; see :func:`mar_accel.weights.sources.locate`.
+        name: name of the model, for messages.
+        ema: use the averaged weights if the checkpoint has them.
 
     Raises:
-        WeightsError: the weights are missing, damaged or of another model; nothing has been loaded then.
+        WeightsError: the weights are missing, damaged or belong to another model.
+            Nothing is loaded in this case.
+
+    Example:
+        >>> model = load_mar(MARConfig(**settings.model.architecture), "digits", "digits")
     """
     path = locate(weights, MODEL_KEY, MODEL_HUB_FILES)
-    # Sizes are compared before any memory is taken: a meta tensor has none.
+    # Shapes are compared on the meta device, before any memory is allocated.
     with torch.device("meta"):
         model = MAR(config)
     if path is None:
@@ -55,41 +59,45 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
 
 
 def require_architecture(folder: Path, config: MARConfig, name: str) -> None:
-    """Raise WeightsError where a folder's model has other sizes; shapes alone would not show all of them."""
+    """Raise WeightsError if the model in a folder has another architecture.
+
+    The shapes of the weights alone would not reveal every difference.
+    """
     held = read_description(folder, MODEL_KEY)
     theirs, ours = asdict(held.architecture), asdict(config)
-    # Dropout is a matter of training.
+    # Dropout only matters in training.
     different = [key for key in ours if theirs[key] != ours[key] and key != "dropout"]
     if different:
         values = ", ".join(f"{key} is {theirs[key]}, not {ours[key]}" for key in different)
-        advice = f"use model={held.name}" if held.name != name else "set model.architecture to it"
+        advice = f"use model={held.name}" if held.name != name else "change model.architecture to match"
         raise WeightsError(
             f"{MODEL_KEY}={folder} holds {held.name}, which does not fit model={name}: {values}; {advice}."
         )
 
 
 def _model_file(folder: Path, config: MARConfig, name: str) -> Path:
-    """The weight file in a model folder, or in a folder as MAR publishes them."""
+    """The weight file in a model folder, or in a folder of a checkpoint published by MAR."""
     published = folder / PUBLISHED_FILE
     if published.is_file() and not (folder / CONFIG_FILE).is_file():
         return published
     require_architecture(folder, config, name)
     path = folder / MODEL_FILE
     if not path.is_file():
-        raise WeightsError(f"{MODEL_KEY}: {folder} has no {MODEL_FILE}; write the folder anew.")
+        raise WeightsError(f"{MODEL_KEY}={folder} has no {MODEL_FILE}; write the folder again.")
     return path
 
 
 def load_kl_autoencoder(weights: str | None) -> KLAutoencoder:
-    """An AutoencoderKL on the CPU, in evaluation mode.
+    """Load an AutoencoderKL on the CPU, in evaluation mode.
 
     Args:
-        weights: the published ``kl16.ckpt`` or a .safetensors file of KL-16 (under its own or diffusers'
-            names), a folder or Hub repository that is, or holds in ``vae/``, a diffusers AutoencoderKL of any
-            size, or "random" (KL-16).
+        weights: one of three sources.
+            1. A KL-16 file: ``kl16.ckpt`` as published, or a .safetensors file with KL-16 or diffusers names.
+            2. A folder or Hub repository with a diffusers AutoencoderKL of any size, there or in ``vae/``.
+            3. "random": KL-16 with random weights.
 
     Raises:
-        WeightsError: the weights are missing, damaged or of something else.
+        WeightsError: the weights are missing, damaged or not of an autoencoder.
     """
     path = locate(weights, AUTOENCODER_KEY, AUTOENCODER_HUB_FILES)
     if path is not None and path.is_dir():
@@ -109,7 +117,7 @@ def _kl16_tensors(path: Path) -> dict[str, Tensor]:
     state = read_tensors(path, AUTOENCODER_KEY)
     if "class_emb.weight" in state:
         raise WeightsError(
-            f"{AUTOENCODER_KEY}={path} holds a MAR model and no autoencoder; give the published kl16.ckpt, a "
+            f"{AUTOENCODER_KEY}={path} holds a MAR model, not an autoencoder; use the published kl16.ckpt, a "
             "folder or Hub repository with a vae, or random."
         )
     return diffusers_names(state) if has_latent_diffusion_names(state) else state
@@ -123,7 +131,7 @@ def _load_vae_folder(folder: Path) -> KLAutoencoder:
         vae = AutoencoderKL.from_config(json.loads((folder / CONFIG_FILE).read_text()))
     path = folder / VAE_FILE
     if not path.is_file():
-        raise WeightsError(f"{AUTOENCODER_KEY}: {folder} has no {VAE_FILE}; write the folder anew.")
+        raise WeightsError(f"{AUTOENCODER_KEY}={folder} has no {VAE_FILE}; write the folder again.")
     state = read_tensors(path, AUTOENCODER_KEY)
     require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit its {CONFIG_FILE}")
     vae.to_empty(device="cpu").load_state_dict(state)
@@ -131,7 +139,7 @@ def _load_vae_folder(folder: Path) -> KLAutoencoder:
 
 
 def _vae_folder(folder: Path) -> Path:
-    """``vae/`` of a model folder, or the folder itself if it is an autoencoder's."""
+    """The ``vae/`` of a model folder, or the folder itself if it holds an autoencoder."""
     for candidate in (folder / VAE_FOLDER, folder):
         path = candidate / CONFIG_FILE
         try:
@@ -139,9 +147,9 @@ def _vae_folder(folder: Path) -> Path:
                 return candidate
         except (ValueError, AttributeError) as error:
             raise WeightsError(
-                f"{AUTOENCODER_KEY}: {path} is no config of an {VAE_CLASS}; write it anew."
+                f"{AUTOENCODER_KEY}: {path} is not a config of an {VAE_CLASS}; write it again."
             ) from error
     raise WeightsError(
-        f"{AUTOENCODER_KEY}={folder} has no {VAE_FOLDER} with an {VAE_CLASS}; give the published kl16.ckpt, "
+        f"{AUTOENCODER_KEY}={folder} has no {VAE_FOLDER} with an {VAE_CLASS}; use the published kl16.ckpt, "
         "a folder or Hub repository with a vae, or random."
     )

@@ -1,4 +1,4 @@
-"""Seeded random weights, for timing and testing without a checkpoint."""
+"""Seeded random weights, for timings and tests without a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from torch import Tensor, nn
 
 SEED = 0
 EMBEDDING_STD = 0.02
-# Weights are cut from one block of random numbers: drawing 943 million of them would take longer than a
-# benchmark. An odd length keeps the rows of a matrix from repeating each other.
+# Weights are copied from one block of random numbers, since drawing 943 million of them would take longer
+# than a benchmark. The odd length prevents equal rows in a matrix.
 BLOCK_LENGTH = (1 << 22) - 3
 
 
 @torch.no_grad()
 def fill_randomly(module: nn.Module) -> None:
-    """Give every parameter a value, in place; the same values for the same architecture.
+    """Fill all parameters in place; the same architecture always gets the same values.
 
-    Matrices and convolutions are normal with deviation 1/√fan-in, embeddings with 0.02, norms are the
-    identity and biases zero. Nothing is left at zero that decides whether a layer does anything (as
-    the published initialisation of the diffusion head does): outputs depend on all weights.
+    Matrices and convolutions are normal with standard deviation 1/√fan-in, embeddings with 0.02.
+    Norms are the identity and biases are zero.
+    Outputs depend on all weights.
+    (The published initialisation of the diffusion head sets its residual branches and output to zero.)
     """
     block = torch.randn(BLOCK_LENGTH, generator=torch.Generator().manual_seed(SEED))
     offset = 0
@@ -35,7 +36,7 @@ def fill_randomly(module: nn.Module) -> None:
 
 
 def _fill(flat: Tensor, block: Tensor, std: float, offset: int) -> int:
-    """Write std · block, repeated, into ``flat`` from ``offset`` on; returns the offset to go on from."""
+    """Fill ``flat`` with std · block, read cyclically from ``offset``; returns the next offset."""
     start = 0
     while start < len(flat):
         count = min(len(flat) - start, len(block) - offset)

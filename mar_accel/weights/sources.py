@@ -1,4 +1,4 @@
-"""Where weights are: a file, a folder, a Hub repository, an embedded model, or nowhere (random)."""
+"""Sources of weights: a file, a folder, a Hub repository, an embedded model, or random."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mar_accel.errors import WeightsError
 RANDOM = "random"
 CHOICES = "a file (.pth, .safetensors), a folder, a Hub repository id, an embedded model (digits) or random"
 EMBEDDED_MODELS = ("digits",)
-# owner/name, with a revision behind an @.
+# owner/name, optionally followed by @revision.
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
@@ -26,17 +26,21 @@ def locate(weights: str | None, key: str, hub_files: Sequence[str]) -> Path | No
     """The file or folder that a value of ``model.weights`` names; None for random weights.
 
     Args:
-        weights: a file, a folder, a Hub repository id (``owner/name`` or ``owner/name@revision``), the name
-            of an embedded model, or "random". An existing path goes before a repository of the same name; a
-            folder called as an embedded model is reached by ``./name``.
+        weights: a file, a folder, a Hub repository id, the name of an embedded model, or "random".
+            A repository id is ``owner/name`` or ``owner/name@revision``.
+            An existing path takes precedence over a repository of the same name.
+            Use ``./name`` for a folder that has the name of an embedded model.
         key: config key (or argument) that holds the value, for messages.
-        hub_files: files to fetch of a Hub repository, as far as it has them.
+        hub_files: files to download from a Hub repository; missing ones are skipped.
 
     Raises:
-        WeightsError: nothing was given, or what was given does not exist or cannot be fetched.
+        WeightsError: the value is missing, does not exist or cannot be downloaded.
+
+    Example:
+        >>> locate("digits", "model.weights", [])  # folder inside the package
     """
     if weights is None:
-        raise WeightsError(f"{key} is not set; give {CHOICES}.")
+        raise WeightsError(f"{key} is not set; use {CHOICES}.")
     weights = str(weights)
     if weights == RANDOM:
         return None
@@ -48,7 +52,7 @@ def locate(weights: str | None, key: str, hub_files: Sequence[str]) -> Path | No
     match = HUB_ID.fullmatch(weights)
     if match and not weights.endswith(FILE_SUFFIXES) and not weights.startswith("."):
         return _fetch(match["repo"], match["revision"], key, hub_files)
-    raise WeightsError(f"{key}={weights} does not exist; give {CHOICES}.")
+    raise WeightsError(f"{key}={weights} does not exist; use {CHOICES}.")
 
 
 def _embedded(name: str, key: str) -> Path:
@@ -62,38 +66,40 @@ def _embedded(name: str, key: str) -> Path:
 
 
 def _fetch(repo: str, revision: str | None, key: str, hub_files: Sequence[str]) -> Path:
-    """Folder of a Hub repository in the local cache, downloaded where needed."""
+    """Folder of a Hub repository in the local cache; missing files are downloaded."""
     from huggingface_hub import errors as hub
 
     wanted = f"{key}={repo}" + (f"@{revision}" if revision else "")
     try:
         found = [_fetch_file(repo, revision, file) for file in hub_files]
     except hub.RevisionNotFoundError as error:
-        raise WeightsError(f"{wanted}: the Hub repository has no such revision; check the name.") from error
+        raise WeightsError(f"{wanted}: the Hub repository lacks this revision; check its name.") from error
     except hub.RepositoryNotFoundError as error:
-        # Also what the Hub answers for private repositories, and (its subclass) for gated ones.
+        # The Hub gives the same answer for private repositories, and a subclass of it for gated ones.
         raise WeightsError(
             f"{wanted} is neither a local path nor a Hub repository that you can read; check the name, or "
             "log in to the Hub."
         ) from error
-    except Exception as error:  # the library lets its HTTP client's own errors through
+    except Exception as error:  # the library does not wrap the errors of its HTTP client
         reason = type(error).__name__
         raise WeightsError(
-            f"{wanted} is no local path and cannot be fetched from the Hub ({reason}); check the connection, "
-            "or give a local folder."
+            f"{wanted} is not a local path and cannot be downloaded from the Hub ({reason}); check the "
+            "connection, or use a local folder."
         ) from error
     folders = [folder for folder in found if folder is not None]
     if not folders:
-        raise WeightsError(f"{wanted}: the Hub repository has none of {', '.join(hub_files)}; give another.")
+        raise WeightsError(
+            f"{wanted}: the Hub repository has none of {', '.join(hub_files)}; use another repository."
+        )
     return folders[0]
 
 
 def _fetch_file(repo: str, revision: str | None, file: str) -> Path | None:
-    """The cached folder of a repository, with ``file`` in it; None where the repository lacks the file."""
+    """The cached folder of a repository that contains ``file``; None if the repository lacks the file."""
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download
 
-    # The variable is read here and not when the library is imported, so that notebooks can set it.
+    # The variable is read at each call and not at import, so that notebooks can set it.
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
         path = hf_hub_download(repo, file, revision=revision, endpoint=endpoint, library_name="mar_accel")

@@ -226,7 +226,7 @@ def test_images_of_a_run_are_paired_by_what_their_run_recorded(tiny: list[str], 
     metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
     assert metrics["psnr"] == EQUAL_IMAGES_PSNR
     assert metrics["latent_mse"] is None  # generate keeps no tokens
-    assert any("no latent MSE: of the 4 compared images" in warning for warning in metrics["warnings"])
+    assert any("no latent MSE: 4 images are compared" in warning for warning in metrics["warnings"])
     save_file({"tokens": torch.zeros(3, 2, 1)}, five / "tokens.safetensors")
     save_file({"tokens": torch.zeros(4, 2, 1)}, other_five / "tokens.safetensors")
     metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
@@ -349,7 +349,7 @@ def test_an_evaluation_of_images_spares_the_record_of_another_run(
 ) -> None:
     record = (run[0] / "run.json").read_bytes()
     np.savez(tmp_path / "images.npz", arr_0=np.zeros((4, 32, 32, 1), np.uint8))
-    with pytest.raises(ConfigError, match="images of its own"):
+    with pytest.raises(ConfigError, match="with its own images"):
         _evaluate(run[0], tiny, f"evaluate.images={tmp_path / 'images.npz'}")
     assert (run[0] / "run.json").read_bytes() == record
 

@@ -43,7 +43,7 @@ def test_ssim_falls_with_noise() -> None:
 
 
 def test_images_of_other_sizes_or_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match="one by one"):
+    with pytest.raises(DataError, match="differ in shape"):
         fidelity(_images(0), _images(0)[:2])
 
 

@@ -79,7 +79,7 @@ def test_streaming_and_devices_equal_one_pass() -> None:
 
 
 def test_refuses_other_dimensions_and_single_images() -> None:
-    with pytest.raises(DataError, match="8 and of 16 features"):
+    with pytest.raises(DataError, match="8 features cannot be compared with statistics of 16"):
         frechet_distance(gaussian_statistics(_features(20, 8, 0)), gaussian_statistics(_features(20, 16, 0)))
     with pytest.raises(DataError, match="at least 2"):
         gaussian_statistics(torch.zeros(1, 4))

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from mar_accel.config.compose import compose_settings
 from mar_accel.models.lightgen import LightGen, LightGenConfig, TextKeys
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps
-from mar_accel.sampling.guidance import ConstantGuidance, LinearGuidance
+from mar_accel.sampling.guidance import ConstantGuidance, GuidanceSchedule, LinearGuidance
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.orders import RandomOrder
 from mar_accel.sampling.plan import ARStep
@@ -79,6 +83,23 @@ def _architecture(case: dict[str, Any]) -> LightGenConfig:
     return LightGenConfig(**settings, latent_channels=case["vae_embed_dim"])
 
 
+def _sampler(
+    num_iter: int, diffusion_steps: int, guidance: GuidanceSchedule, scale: float, temperature: float = 1.0
+) -> Sampler:
+    """MAR's published sampler of K AR steps and T diffusion steps."""
+    return Sampler(
+        order=RandomOrder(),
+        step_sizes=CosineSteps(num_iter),
+        guidance_schedule=guidance,
+        diffusion_steps=ConstantDiffusionSteps(diffusion_steps),
+        solver=DDPM(),
+        selection=NoSelection(),
+        guidance_scale=scale,
+        temperature=temperature,
+        max_timestep=None,
+    )
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("lightgen_*.safetensors")), ids=lambda path: path.stem)
 @torch.inference_mode()
 def test_recorded_decode(path: Path) -> None:
@@ -91,17 +112,7 @@ def test_recorded_decode(path: Path) -> None:
         {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     )
     guidance = {"linear": LinearGuidance, "constant": ConstantGuidance}[case["cfg_schedule"]]()
-    sampler = Sampler(
-        order=RandomOrder(),
-        step_sizes=CosineSteps(case["num_iter"]),
-        guidance_schedule=guidance,
-        diffusion_steps=ConstantDiffusionSteps(case["diffusion_steps"]),
-        solver=DDPM(),
-        selection=NoSelection(),
-        guidance_scale=case["cfg"],
-        temperature=case["temperature"],
-        max_timestep=None,
-    )
+    sampler = _sampler(case["num_iter"], case["diffusion_steps"], guidance, case["cfg"], case["temperature"])
     plan = sampler.plan(model.config.grid)
     assert [step.num_tokens for step in plan.steps] == case["tokens_per_step"]
     adapter = Adapter(model, model.text_keys(model.embed_text(tensors["text_embeddings"])))
@@ -141,3 +152,24 @@ def test_one_key_is_the_repeated_vector() -> None:
     repeated = model.text_keys(model.fake_latent.expand(2, 7, -1))
     expected = model.cross(decoded, positions, repeated)
     torch.testing.assert_close(model.cross(decoded, positions, model.unconditional_keys(2)), expected)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_an_image_of_scenes_is_cheap() -> None:
+    """At MAR's slow setting, 64 AR steps of 100 diffusion steps; tables of the model take hours then."""
+    architecture = compose_settings("train", ["model=scenes", "dataset=scenes"]).model.architecture
+    sampler = _sampler(64, 100, LinearGuidance(), 3.0)
+    with torch.device("meta"):
+        model = LightGen(instantiate(architecture)).eval().requires_grad_(False)
+        plan, length = sampler.plan(model.config.grid), model.config.seq_len
+        text = model.text_keys(model.embed_text(torch.empty(1, 24, model.config.caption_channels)))
+        noise = SampleNoise(
+            torch.empty(1, length, dtype=torch.int64),
+            torch.empty(101, 1, length, model.config.token_dim),
+            torch.empty(1, length),
+        )
+        engine = Engine(Adapter(model, text), plan, sampler.solver, NoCache(), sampler.selection)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            decode(engine, torch.empty(1, 1), noise)
+    assert 0.08e12 < counter.get_total_flops() < 0.15e12

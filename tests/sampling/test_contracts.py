@@ -76,37 +76,40 @@ class Greedy(RandomSelection):
 PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "too few tokens": (
         {"step_sizes": MySteps(100, 100)},
-        r"sampler\.step_sizes \(MySteps\) decodes 200 of 256 tokens; its step sizes must add up to 256\.",
+        r"sampler\.step_sizes \(MySteps\): step sizes must add up to the 256 tokens of the grid, got 200\.",
     ),
-    "too many tokens": ({"step_sizes": MySteps(100, 200)}, r"\(MySteps\) decodes 300 of 256 tokens"),
+    "too many tokens": ({"step_sizes": MySteps(100, 200)}, r"\(MySteps\): step sizes must .* got 300"),
     "a step without tokens": (
         {"step_sizes": MySteps(128, 0, 128)},
-        r"\(MySteps\) decodes 0 tokens at AR step 1",
+        r"\(MySteps\): every step size must be an integer ≥ 1, got 0 at AR step 1",
     ),
-    "half a token": ({"step_sizes": MySteps(127.5, 128.5)}, r"decodes 127\.5 tokens at AR step 0"),  # type: ignore[arg-type]
-    "no step": ({"step_sizes": MySteps()}, r"decodes 0 of 256 tokens"),
+    "half a token": ({"step_sizes": MySteps(127.5, 128.5)}, r"got 127\.5 at AR step 0"),  # type: ignore[arg-type]
+    "no step": ({"step_sizes": MySteps()}, r"256 tokens of the grid, got 0"),
     "stages that are not the grid": (
         {"order": MyStages(128, 64)},
-        r"sampler\.order \(MyStages\) has stages of 192 tokens in all, but the grid has 256",
+        r"sampler\.order \(MyStages\): stage_sizes must add up to the 256 tokens of the grid, got 192",
     ),
-    "an empty stage": ({"order": MyStages(256, 0)}, r"\(MyStages\) has the stage sizes \[256, 0\]"),
+    "an empty stage": (
+        {"order": MyStages(256, 0)},
+        r"\(MyStages\): stage_sizes must return integers ≥ 1, got \[256, 0\]",
+    ),
     "a T too few": (
         {"step_sizes": CosineSteps(3), "diffusion_steps": MyLengths(9, 9)},
-        r"sampler\.diffusion_steps \(MyLengths\) has 2 values for 3 AR steps",
+        r"sampler\.diffusion_steps \(MyLengths\): .* each of the 3 AR steps, got 2",
     ),
     "half a T": (
         {"step_sizes": CosineSteps(2), "diffusion_steps": MyLengths(9, 9.5)},
-        r"\(MyLengths\) must return integers, got 9\.5 at AR step 1",
+        r"\(MyLengths\): per_step must return integers, got 9\.5 at AR step 1",
     ),
     "a negative scale": (
         {"guidance_schedule": MyGuidance(-1)},
-        r"sampler\.guidance_schedule \(MyGuidance\) has the scale -1 at AR step 0",
+        r"sampler\.guidance_schedule \(MyGuidance\): scale must be .* got -1 at AR step 0",
     ),
-    "an infinite scale": ({"guidance_schedule": MyGuidance(math.inf)}, "has the scale inf"),
-    "a scale that is none": ({"guidance_schedule": MyGuidance(None)}, "has the scale None"),
+    "an infinite scale": ({"guidance_schedule": MyGuidance(math.inf)}, "got inf at AR step 0"),
+    "a scale that is none": ({"guidance_schedule": MyGuidance(None)}, "got None at AR step 0"),
     "more chosen than there are": (
         {"selection": Greedy(0.1, 100)},
-        r"sampler\.selection \(Greedy\) chooses \d+ of \d+ tokens",
+        r"sampler\.selection \(Greedy\): num_selected must be between 0 and \d+, got \d+",
     ),
 }
 
@@ -121,10 +124,10 @@ def test_a_plan_of_wrong_parts_is_refused(case: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"guidance_scale": -1}, r"sampler\.guidance_scale must be a finite number >= 0 \(1 .* got -1\."),
+        ({"guidance_scale": -1}, r"sampler\.guidance_scale must be a finite number ≥ 0 \(1 .* got -1\."),
         ({"guidance_scale": math.nan}, r"guidance_scale must be .* got nan"),
         ({"guidance_scale": "abc"}, r"guidance_scale must be .* got abc"),
-        ({"temperature": math.inf}, r"sampler\.temperature must be a finite number >= 0, got inf"),
+        ({"temperature": math.inf}, r"sampler\.temperature must be a finite number ≥ 0, got inf"),
         ({"temperature": "model"}, r"temperature must be .* got model"),
     ],
 )
@@ -136,8 +139,8 @@ def test_settings_are_finite(settings: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (torch.zeros(256, dtype=torch.int64), r"\(MyOrder\) returns no permutation; .* from 0 to 255 once"),
-        (torch.arange(1, 257), "returns no permutation"),
+        (torch.zeros(256, dtype=torch.int64), r"\(MyOrder\): permutation must .* from 0 to 255 exactly once"),
+        (torch.arange(1, 257), "must contain each position from 0 to 255"),
         (
             torch.arange(255),
             r"must return an int64 tensor of shape \[256\], got torch\.int64 of shape \[255\]",

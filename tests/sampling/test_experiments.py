@@ -8,7 +8,7 @@ import pytest
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import load_rows
-from mar_accel.inference.build import build_sampler
+from mar_accel.inference.build import build_architecture, build_sampler
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = [*FOLDER.glob("gtr_*/rows*.yaml"), *FOLDER.glob("max_timestep/rows.yaml")]
@@ -21,6 +21,6 @@ def test_rows_make_different_plans(path: Path) -> None:
     for row in load_rows(path):
         config = compose_settings("evaluate", row.overrides)
         sampler = build_sampler(config)
-        plan = sampler.plan(tuple(config.model.architecture.grid))
+        plan = sampler.plan(build_architecture(config.model).grid)
         plans[str(config.sampler)] = plan
     assert len(plans) == len(load_rows(path)), "two rows sample alike"

@@ -109,13 +109,13 @@ def test_a_range_of_timesteps_that_no_chain_visits_is_no_guidance() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("decoded", 0.5, 0.5), "low=0.5 and high=0.5 are no range over decoded"),
+        (("decoded", 0.5, 0.5), r"0 ≤ low < high ≤ 1 over decoded, got low=0\.5 and high=0\.5"),
         (("ar_time", -0.1, 0.5), "low=-0.1 and high=0.5"),
         (("decoded", float("nan"), 0.5), "low=nan"),
-        (("timestep", 0, 1000), "low=0 and high=1000 are no range of timesteps; .* <= 999"),
-        (("timestep", 0.5, 900), "choose integers"),
-        (("tokens", 0, 1), r"guidance_schedule\.over=tokens is unknown"),
-        (("decoded", 0, 1, "cosine"), r"guidance_schedule\.schedule=cosine is unknown"),
+        (("timestep", 0, 1000), "integers with 0 ≤ low ≤ high ≤ 999 .* got low=0 and high=1000"),
+        (("timestep", 0.5, 900), r"must be integers .* got low=0\.5"),
+        (("tokens", 0, 1), r"guidance_schedule\.over must be .* got tokens"),
+        (("decoded", 0, 1, "cosine"), r"guidance_schedule\.schedule must be .* got cosine"),
     ],
 )
 def test_ranges_are_checked(arguments: tuple[Any, ...], message: str) -> None:

@@ -58,6 +58,19 @@ def test_defaults_of_a_class_are_those_of_its_config(path: Path) -> None:
         assert parameter.default is not inspect.Parameter.empty, key
 
 
+# Arguments that are shown as another part's, and one that is a method's name.
+SHOWN_OTHERWISE = {"ratio_steps", "ratio_by", "split"}
+
+
+@pytest.mark.parametrize("path", PARTS, ids=_name)
+def test_a_part_shows_all_its_settings(path: Path) -> None:
+    member = yaml.safe_load(path.read_text())
+    made = get_class(member["_target_"])(**({"steps": [0]} if _name(path) == "refresh/listed" else {}))
+    assert repr(made).startswith(f"{type(made).__name__}(")
+    for name in set(inspect.signature(type(made)).parameters) - SHOWN_OTHERWISE:
+        assert f"{name}=" in repr(made)
+
+
 def _plain_values(values: dict[Any, Any]) -> dict[Any, Any]:
     return {key: _plain(value) for key, value in values.items()}
 
@@ -109,7 +122,7 @@ def test_models_that_say_nothing_get_the_fallback() -> None:
 def test_a_models_value_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"sampler\.guidance_scale must be .* got -2"):
         Sampler().for_model({"guidance_scale": -2})
-    with pytest.raises(ConfigError, match=r"cache\.head\.refresh_below=7"):
+    with pytest.raises(ConfigError, match=r"cache\.head\.refresh_below must be .* got 7"):
         LazyMAR(FixedRefresh(), head=HeadCache()).for_model({"head_refresh_below": 7})
 
 

@@ -62,9 +62,11 @@ def test_bisection_follows_its_definition(grid: tuple[int, int], num_stages: int
 
 
 def test_bisection_says_how_many_stages_the_grid_gives() -> None:
-    with pytest.raises(ConfigError, match="3x4 tokens can give; choose at most") as error:
+    with pytest.raises(
+        ConfigError, match=r"num_stages must be ≤ \d+ on a grid of 3x4 tokens, got 9"
+    ) as error:
         BisectionOrder(9).stage_sizes((3, 4))
-    most = int(re.findall(r"at most (\d+)", str(error.value))[0])
+    most = int(re.findall(r"≤ (\d+)", str(error.value))[0])
     assert len(BisectionOrder(most).stage_sizes((3, 4))) == most
     with pytest.raises(ConfigError):
         BisectionOrder(most + 1).stage_sizes((3, 4))
@@ -102,9 +104,9 @@ def test_subsample_goes_from_coarse_to_fine() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BisectionOrder(0), r"sampler\.order\.num_stages=0"),
-        (lambda: BisectionOrder(3, "both"), r"sampler\.order\.first_parity=both"),
-        (lambda: SubsampleOrder(0), r"sampler\.order\.num_levels=0"),
+        (lambda: BisectionOrder(0), r"sampler\.order\.num_stages must be ≥ 1, got 0"),
+        (lambda: BisectionOrder(3, "both"), r"sampler\.order\.first_parity must be even or odd, got both"),
+        (lambda: SubsampleOrder(0), r"sampler\.order\.num_levels must be ≥ 1, got 0"),
         (lambda: SubsampleOrder(4).stage_sizes((8, 8)), r"sampler\.order\.num_levels=4"),
     ],
 )

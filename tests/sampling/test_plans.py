@@ -184,38 +184,74 @@ def test_max_timestep_is_clipped_only_for_short_schedules() -> None:
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "a stage without a rate": (
         {"step_sizes": (StageSteps, [2.67, 64])},
-        "rates has 2 values for the 3 stages",
+        "rates must have .* the 3 stages of .* got 2",
     ),
-    "a rate below a token": ({"step_sizes": (StageSteps, [0, 10, 64])}, r"rates=\[0, 10, 64\]"),
+    "a rate below a token": (
+        {"step_sizes": (StageSteps, [0, 10, 64])},
+        r"rates must be .* got \[0, 10, 64\]",
+    ),
     "no rates": ({"step_sizes": (StageSteps, [])}, "rates is empty"),
-    "a stage without steps": ({"step_sizes": (StageSteps, None, [3, 0, 2])}, "leaves a stage without steps"),
-    "more steps than tokens": ({"step_sizes": (StageSteps, None, [65, 1, 2])}, "65 steps for a stage of 64"),
-    "an unknown split": ({"step_sizes": (StageSteps, [1], None, None, "half")}, r"step_sizes\.split=half"),
-    "fewer steps than stages": ({"step_sizes": (StageSteps, [1, 1, 1], None, 2)}, "num_iter=2"),
-    "more steps than all tokens": ({"step_sizes": (CosineSteps, 257)}, "num_iter=257"),
-    "no number of steps": ({"step_sizes": (CosineSteps, None)}, "num_iter=null"),
-    "more stages than the grid gives": ({"order": (BisectionOrder, 7)}, "num_stages=7 .* at most 6"),
-    "β above 1": ({"selection": (FrequencySelection, 1.1, 50)}, r"selection\.fraction=1\.1"),
-    "β below 0": ({"selection": (FrequencySelection, -0.1, 50)}, r"selection\.fraction=-0\.1"),
+    "a stage without steps": (
+        {"step_sizes": (StageSteps, None, [3, 0, 2])},
+        r"steps must be integers ≥ 1 .* got \[3, 0, 2\]",
+    ),
+    "more steps than tokens": (
+        {"step_sizes": (StageSteps, None, [65, 1, 2])},
+        "steps must be ≤ 64 for a stage of 64 tokens, got 65",
+    ),
+    "an unknown split": (
+        {"step_sizes": (StageSteps, [1], None, None, "half")},
+        r"step_sizes\.split must be .* got half",
+    ),
+    "fewer steps than stages": (
+        {"step_sizes": (StageSteps, [1, 1, 1], None, 2)},
+        "num_iter must be between 3 and 256 .* got 2",
+    ),
+    "more steps than all tokens": (
+        {"step_sizes": (CosineSteps, 257)},
+        "num_iter must be between 1 and 256 .* got 257",
+    ),
+    "no number of steps": ({"step_sizes": (CosineSteps, None)}, "num_iter must be an integer .* got null"),
+    "more stages than the grid gives": ({"order": (BisectionOrder, 7)}, "num_stages must be ≤ 6 .* got 7"),
+    "β above 1": ({"selection": (FrequencySelection, 1.1, 50)}, r"selection\.fraction must be .* got 1\.1"),
+    "β below 0": ({"selection": (FrequencySelection, -0.1, 50)}, r"selection\.fraction must be .* got -0\.1"),
     "T_detail below T_rec": (
         {"selection": (FrequencySelection, 0.1, 19)},
-        "steps=19 .* the 20",
+        "steps must be ≥ 20, .* got 19",
     ),
-    "T_detail beyond the head": ({"selection": (FrequencySelection, 0.1, 1001)}, "1001 diffusion steps"),
+    "T_detail beyond the head": (
+        {"selection": (FrequencySelection, 0.1, 1001)},
+        "num_diffusion_steps must be between 1 and 1000 .* got 1001",
+    ),
     "T beyond the head": (
         {"diffusion_steps": (ConstantDiffusionSteps, 1001), "selection": (NoSelection,)},
-        "1001 diffusion steps",
+        "num_diffusion_steps must be between 1 and 1000 .* got 1001",
     ),
-    "T_rec of 0": ({"diffusion_steps": (StageAwareDiffusionSteps, 50, 20, 0)}, " 0 diffusion steps"),
-    "T_min of 0": ({"diffusion_steps": (StageAwareDiffusionSteps, 50, 0, 20)}, " 0 diffusion steps"),
-    "DiSA that grows": ({"diffusion_steps": (AnnealedDiffusionSteps, 4, 5)}, "last_steps=5 is above"),
-    "an unknown strategy": ({"diffusion_steps": (AnnealedDiffusionSteps, 9, 5, "sine")}, "strategy=sine"),
+    "T_rec of 0": (
+        {"diffusion_steps": (StageAwareDiffusionSteps, 50, 20, 0)},
+        r"num_diffusion_steps must be .* got 0\.",
+    ),
+    "T_min of 0": (
+        {"diffusion_steps": (StageAwareDiffusionSteps, 50, 0, 20)},
+        r"num_diffusion_steps must be .* got 0\.",
+    ),
+    "DiSA that grows": (
+        {"diffusion_steps": (AnnealedDiffusionSteps, 4, 5)},
+        "last_steps must be ≤ first_steps=4, got 5",
+    ),
+    "an unknown strategy": (
+        {"diffusion_steps": (AnnealedDiffusionSteps, 9, 5, "sine")},
+        "strategy must be .* got sine",
+    ),
     "no stages for GtR's T": (
         {"order": (RandomOrder,), "step_sizes": (CosineSteps, 8)},
-        "needs more than one stage",
+        "needs at least 2 stages",
     ),
-    "a clip beyond the head": ({"max_timestep": (int, 1000)}, "max_timestep=1000"),
-    "an unknown clip": ({"max_timestep": (str, "never")}, "max_timestep=never"),
+    "a clip beyond the head": (
+        {"max_timestep": (int, 1000)},
+        "max_timestep must be between 0 and 999.* got 1000",
+    ),
+    "an unknown clip": ({"max_timestep": (str, "never")}, "max_timestep must be .* got never"),
 }
 
 

@@ -94,7 +94,7 @@ def test_truncated_file_is_refused_in_one_sentence(tmp_path: Path, name: str, sh
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(
-        WeightsError, match=r"^model\.weights: \S+ \([\d,]+ bytes\) is damaged, truncated"
+        WeightsError, match=r"^model\.weights=\S+ \([\d,]+ bytes\) is damaged, truncated"
     ) as caught:
         read_tensors(path, KEY)
     assert "\n" not in str(caught.value)
@@ -103,10 +103,10 @@ def test_truncated_file_is_refused_in_one_sentence(tmp_path: Path, name: str, sh
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        ({"epoch": 3}, "none of the entries model_ema, model, state_dict and is no"),
+        ({"epoch": 3}, "is not a state dict and has none of the entries model_ema, model, state_dict;"),
         ({}, "none of the entries"),
-        (torch.zeros(3), "holds a Tensor, no state dict"),
-        ([1, 2], "holds a list, no state dict"),
+        (torch.zeros(3), "must hold a state dict, got a Tensor"),
+        ([1, 2], "must hold a state dict, got a list"),
     ],
 )
 def test_file_of_something_else(tmp_path: Path, contents: Any, words: str) -> None:
@@ -117,7 +117,7 @@ def test_file_of_something_else(tmp_path: Path, contents: Any, words: str) -> No
 
 def test_plain_weights_of_an_averaged_file(tmp_path: Path) -> None:
     torch.save({"model_ema": AVERAGED}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"averaged weights alone; set model\.ema=true"):
+    with pytest.raises(WeightsError, match=r"only averaged weights; set model\.ema=true"):
         read_tensors(tmp_path / "x.pth", KEY, ema=False)
 
 

@@ -26,12 +26,12 @@ def test_published_layouts_are_recognised(name: str) -> None:
     }
     assert guess_model(shapes) == f"it holds weights of model={name}"
     del shapes["mask_token"]
-    assert guess_model(shapes).startswith(f"it resembles model={name}, of whose parameters 99 % fit")
+    assert guess_model(shapes).startswith(f"it resembles model={name}: 99 % of the parameters fit")
 
 
 def test_foreign_layouts_are_not() -> None:
     shapes = json.loads((MANIFESTS / "lightgen_fluid_base.json").read_text())
-    assert "belongs to none of the models known here" in guess_model({k: tuple(v) for k, v in shapes.items()})
+    assert "fits none of the known models" in guess_model({k: tuple(v) for k, v in shapes.items()})
     with torch.device("meta"):
         autoencoder = kl16_autoencoder()
     assert "model.autoencoder.weights" in guess_model(shapes_of(autoencoder.state_dict()))
@@ -73,6 +73,6 @@ def test_checkpoint_of_another_size(tmp_path: Path) -> None:
 def test_model_in_place_of_an_autoencoder(tmp_path: Path, tiny_model: MAR) -> None:
     save_file(tiny_model.state_dict(), tmp_path / "m.safetensors")
     with pytest.raises(
-        WeightsError, match=r"model\.autoencoder\.weights=\S+ holds a MAR model and no autoencoder"
+        WeightsError, match=r"model\.autoencoder\.weights=\S+ holds a MAR model, not an autoencoder"
     ):
         load_kl_autoencoder(str(tmp_path / "m.safetensors"))

@@ -45,13 +45,13 @@ def test_hub_refusals_are_one_sentence(hub, tiny_model: MAR, monkeypatch: pytest
     for weights, words in {
         "someone/empty": "the Hub repository has none of config.json",
         "someone/unknown": "model.weights=someone/unknown is neither a local path nor a Hub repository",
-        "someone/tiny@v7": "model.weights=someone/tiny@v7: the Hub repository has no such revision",
+        "someone/tiny@v7": "model.weights=someone/tiny@v7: the Hub repository lacks this revision",
     }.items():
         with pytest.raises(WeightsError, match=words):
             sources.locate(weights, "model.weights", ["config.json"])
     hub.server.shutdown()
     hub.server.server_close()
-    with pytest.raises(WeightsError, match="cannot be fetched from the Hub"):
+    with pytest.raises(WeightsError, match="cannot be downloaded from the Hub"):
         sources.locate("someone/tiny", "model.weights", ["config.json"])
 
 
@@ -64,13 +64,13 @@ def test_existing_path_goes_before_a_repository(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("weights", ["nope.pth", "folder/nope.pth", "/no/where", "nothing", "a/b/c", "12"])
 def test_missing_path(weights: str) -> None:
     with pytest.raises(
-        WeightsError, match=rf"^model\.weights={weights} does not exist; give a file.*random\.$"
+        WeightsError, match=rf"^model\.weights={weights} does not exist; use a file.*random\.$"
     ):
         sources.locate(weights, "model.weights", [])
 
 
 def test_not_set_and_random() -> None:
-    with pytest.raises(WeightsError, match=r"^model\.weights is not set; give"):
+    with pytest.raises(WeightsError, match=r"^model\.weights is not set; use"):
         sources.locate(None, "model.weights", [])
     assert sources.locate("random", "model.weights", []) is None
 

@@ -1,0 +1,121 @@
+"""Composed scenes: what is drawn is what the caption says."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from mar_accel.data.captions import DIGITS, MAX_LENGTH, PLURALS, VOCABULARY, caption, tokenize, unknown_words
+from mar_accel.data.scene_images import SceneDrawer
+from mar_accel.data.scene_training import SceneBatches
+from mar_accel.data.scenes import CATEGORIES, COLOURS, IMAGE_SIZE, PATTERNS, PLAIN, Scene, draw_scene
+from mar_accel.errors import DataError
+
+NUM_SCENES = 2000
+
+
+@pytest.fixture(scope="module")
+def captioned() -> list[tuple[Scene, str]]:
+    rng = np.random.default_rng(0)
+    scenes = [draw_scene(rng) for _ in range(NUM_SCENES)]
+    return [(scene, caption(scene, rng)) for scene in scenes]
+
+
+def test_scenes_are_those_of_their_seed() -> None:
+    images, ids = next(iter(SceneBatches(4, [1, 0])))
+    again, other = next(iter(SceneBatches(4, [1, 0]))), next(iter(SceneBatches(4, [1, 2])))
+    assert torch.equal(images, again[0]) and torch.equal(ids, again[1])
+    assert not torch.equal(images, other[0])
+    assert images.shape == (4, 3, IMAGE_SIZE, IMAGE_SIZE) and ids.shape == (4, MAX_LENGTH)
+    assert float(images.min()) >= -1 and float(images.max()) <= 1
+
+
+def test_all_categories_and_patterns_are_drawn(captioned: list[tuple[Scene, str]]) -> None:
+    assert {scene.category for scene, _ in captioned} == set(CATEGORIES)
+    assert {scene.pattern for scene, _ in captioned} == set(PATTERNS)
+    assert {scene.background for scene, _ in captioned} == set(COLOURS)
+
+
+def test_objects_differ_from_the_background_and_lie_apart(captioned: list[tuple[Scene, str]]) -> None:
+    for scene, _ in captioned:
+        assert 1 <= len(scene.objects) <= 3
+        assert scene.background not in {item.colour for item in scene.objects}
+        for index, item in enumerate(scene.objects):
+            for other in scene.objects[:index]:
+                distance = max(abs(item.column - other.column), abs(item.row - other.row))
+                assert distance > (item.size + other.size) / 2 - 2
+
+
+def test_captions_are_of_known_words_and_fit(captioned: list[tuple[Scene, str]]) -> None:
+    texts = [text for _, text in captioned]
+    assert not [word for text in texts for word in unknown_words(text)]
+    assert tokenize(texts).shape == (NUM_SCENES, MAX_LENGTH)
+    used = {word for text in texts for word in text.split()}
+    assert set(VOCABULARY[2:]) - used == set(), "a word that no caption uses cannot be learnt"
+
+
+def test_captions_say_what_is_drawn(captioned: list[tuple[Scene, str]]) -> None:
+    for scene, text in captioned:
+        words = Counter(text.split())
+        digits = Counter(item.digit for item in scene.objects)
+        if scene.category == "counting":
+            (digit,) = digits
+            assert words[PLURALS[digit]] == 1 and words[DIGITS[len(scene.objects)]] == 1
+        else:
+            assert all(words[DIGITS[digit]] == count for digit, count in digits.items())
+        said = {word for word in words if word in COLOURS}
+        assert said <= {scene.background, *(item.colour for item in scene.objects)}
+        if scene.category in ("colors", "color_attr"):
+            assert {item.colour for item in scene.objects} <= said
+        if scene.pattern == PLAIN:
+            assert not {"striped", "stripes", "checked", "checks", "grainy", "grain"} & set(words)
+
+
+def test_relations_hold_in_the_order_of_the_caption(captioned: list[tuple[Scene, str]]) -> None:
+    seen = set()
+    for scene, text in captioned:
+        if scene.category != "position":
+            continue
+        words = text.split()
+        first, second = sorted(scene.objects, key=lambda item: words.index(DIGITS[item.digit]))
+        for word, holds in {
+            "left": first.column < second.column,
+            "right": first.column > second.column,
+            "above": first.row < second.row,
+            "over": first.row < second.row,
+            "top": first.row < second.row,
+            "below": first.row > second.row,
+            "under": first.row > second.row,
+            "beneath": first.row > second.row,
+        }.items():
+            if word in words:
+                seen.add(word)
+                assert holds, text
+    assert len(seen) == 8
+
+
+def test_objects_are_drawn_in_their_colour_at_their_place(captioned: list[tuple[Scene, str]]) -> None:
+    scenes = [scene for scene, _ in captioned[:64]]
+    images = SceneDrawer()(scenes, np.random.default_rng(0))
+    names = list(COLOURS)
+    palette = torch.tensor([COLOURS[name] for name in names])
+    for scene, image in zip(scenes, images, strict=True):
+        nearest = (image.permute(1, 2, 0)[:, :, None] - palette).norm(dim=-1).argmin(-1)
+        for item in scene.objects:
+            half = int(item.size) // 2
+            rows = slice(max(0, int(item.row) - half), int(item.row) + half)
+            columns = slice(max(0, int(item.column) - half), int(item.column) + half)
+            ink = (nearest[rows, columns] == names.index(item.colour)).float().mean()
+            assert 0.08 < float(ink) < 0.75, scene
+        assert (image[:, 0, 0] - torch.tensor(COLOURS[scene.background])).norm() < 0.66, scene
+
+
+def test_unknown_words_and_long_prompts_are_refused() -> None:
+    with pytest.raises(DataError, match=r"does not know \(dog\)"):
+        tokenize(["a red dog"])
+    with pytest.raises(DataError, match="shorten it"):
+        tokenize(["a " * MAX_LENGTH])
+    assert torch.equal(tokenize(["A red three."]), tokenize(["a red three"]))

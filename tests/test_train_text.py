@@ -1,0 +1,94 @@
+"""Training of a text-to-image model: a step runs, a checkpoint goes on, weights come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from mar_accel.config.compose import compose_settings
+from mar_accel.data import scene_training
+from mar_accel.data.captions import VOCABULARY, tokenize
+from mar_accel.data.scene_training import SceneBatches
+from mar_accel.errors import WeightsError
+from mar_accel.models.text_encoder import encode_text
+from mar_accel.training.build import build_trained
+from mar_accel.training.conditioning import TextConditioner
+from mar_accel.training.run import train
+from mar_accel.weights.text_folder import load_text_model
+
+TINY = [
+    "model=scenes",
+    "dataset=scenes",
+    "model.architecture.embed_dim=32",
+    "model.architecture.num_heads=2",
+    *(f"model.architecture.{part}_depth=1" for part in ("encoder", "decoder", "cross", "text", "head")),
+    "model.architecture.head_width=32",
+    "training.batch_size=2",
+    "training.checkpoint_every=2",
+    "training.timestep_draws=2",
+    "logger=none",
+]
+
+
+def _train(folder: Path, *overrides: str) -> dict[str, torch.Tensor]:
+    """Train; returns the checkpoint's averaged weights."""
+    result = train(compose_settings("train", [*TINY, f"output_dir={folder}", *overrides]))
+    assert result is not None and result.folder == folder / "model"
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_vocabulary_has_the_size_that_the_model_says() -> None:
+    assert compose_settings("train", ["model=scenes", "dataset=scenes"]).model.text_encoder[
+        "vocab_size"
+    ] == len(VOCABULARY)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_goes_on_and_leaves_a_model(precision: str, tmp_path: Path) -> None:
+    _train(tmp_path, f"trainer.precision={precision}", "training.max_steps=2")
+    state = _train(tmp_path, f"trainer.precision={precision}", "training.max_steps=3")
+    model, encoder = load_text_model(tmp_path / "model")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[f"model.{key}"])
+    for key, value in encoder.state_dict().items():
+        assert torch.equal(value, state[f"conditioner.encoder.{key}"])
+
+
+def test_resumed_training_sees_other_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    class Recorded(SceneBatches):
+        def __init__(self, batch_size: int, seed: Sequence[int]):
+            super().__init__(batch_size, seed)
+            seeds.append(tuple(seed))
+
+    monkeypatch.setattr(scene_training, "SceneBatches", Recorded)
+    for steps in (2, 3):
+        _train(tmp_path, f"training.max_steps={steps}", "seed=5")
+    assert seeds == [(5, 0, 0), (5, 2, 0)]
+
+
+def test_training_begins_from_given_weights(tmp_path: Path) -> None:
+    state = _train(tmp_path / "first", "training.max_steps=1")
+    begun = [f"training.initial_weights={tmp_path / 'first' / 'model'}", "training.learning_rate=0"]
+    after = _train(tmp_path / "second", "training.max_steps=1", *begun)
+    assert after.keys() == state.keys() and all(torch.equal(after[key], state[key]) for key in state)
+    with pytest.raises(WeightsError, match=r"initial_weights=.* does not fit"):
+        _train(tmp_path / "third", "training.max_steps=1", *begun, "model.architecture.embed_dim=64")
+
+
+def test_dropped_texts_are_the_unconditional_branch() -> None:
+    network, conditioner = build_trained(compose_settings("train", TINY).model)
+    assert isinstance(conditioner, TextConditioner)
+    ids, dropped = tokenize(["a red three", "two fives"]), torch.tensor([True, False])
+    (keys,) = conditioner(network, ids, dropped)
+    texts = network.text_keys(network.embed_text(encode_text(conditioner.encoder, ids)))
+    alone = network.unconditional_keys(1)
+    for (k, v), (text_k, text_v), (one_k, one_v) in zip(keys, texts, alone, strict=True):
+        torch.testing.assert_close(k[1], text_k[1])
+        torch.testing.assert_close(v[1], text_v[1])
+        torch.testing.assert_close(k[0], one_k[0].expand_as(k[0]))
+        torch.testing.assert_close(v[0], one_v[0].expand_as(v[0]))
