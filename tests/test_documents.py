@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mar_accel.config.compose import compose_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")])
@@ -37,3 +41,66 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["version"] == __version__
     for reference in citation["references"]:
         assert reference["title"] and reference["authors"] and "arxiv.org" in reference["url"]
+
+
+def test_the_tree_in_the_architecture_names_every_module() -> None:
+    """And no other: a file that moved is to be moved there, too."""
+    tree = (ROOT / "docs" / "architecture.md").read_text().partition("\n## The tree\n")[2]
+    tree = tree.partition("\n## ")[0]
+    named = re.findall(r"^\| `([\w/]+\.py)` \|", tree, re.MULTILINE)
+    package = ROOT / "mar_accel"
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    # The __init__.py of a folder says what the folder's heading says.
+    modules -= {name for name in modules if name.endswith("/__init__.py")}
+    assert sorted(named) == sorted(modules)
+
+
+def test_names_for_readers_of_mars_code_exist() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("\n## For readers of MAR's code\n")[2]
+    here = [line.split(" | ")[-1] for line in table.splitlines() if line.startswith("| ")]
+    named = {match for cell in here for match in re.findall(r"`([\w/]+\.py): (\w+)`", cell)}
+    assert len(named) > 8
+    for file, name in sorted(named):
+        body = ast.parse((ROOT / "mar_accel" / file).read_text()).body
+        defined = {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        assert name in defined, f"docs/architecture.md names {name} of {file}, which does not exist"
+
+
+def test_the_tree_has_the_folders_in_the_order_of_the_storeys() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text()
+    order = re.search(r"^   commands > (.*?)\.$", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    assert order is not None
+    assert re.findall(r"^### (\w+)/: ", tree, re.MULTILINE)[1:] == re.split(r"\s*>\s*", order[1])
+
+
+def _commands(document: Path) -> list[list[str]]:
+    """Command lines of the package in a document: the name of the command, then its arguments."""
+    text = document.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?: {4})?python -m mar_accel\.(.*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def _first_of_a_sweep(override: str) -> str:
+    """The override of a sweep's first run."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.key_or_group}={next(parsed.sweep_string_iterator())}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_compose(document: Path) -> None:
+    for name, *arguments in _commands(document):
+        # Groups and classes of one's own, and what a shell puts in, are not here.
+        if "--config-dir" in arguments or any("$(" in word or "_target_=" in word for word in arguments):
+            continue
+        overrides = [_first_of_a_sweep(argument) for argument in arguments if not argument.startswith("-")]
+        settings = compose_settings(
+            name, [override for override in overrides if not override.startswith("hydra")]
+        )
+        assert settings.command == name, f"{document.name}: {name} {arguments}"
+
+
+def test_commands_are_found() -> None:
+    """The test above would pass with none."""
+    assert sum(len(_commands(document)) for document in DOCUMENTS) > 50
