@@ -218,7 +218,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     first = paths[0]
     own = [error for error, path in zip(errors, paths, strict=True) if path == first]
     where = _dotted(key, first)
-    # Of a union, a member that fits but for an item of a list says more than members of another type.
+    # For a union with lists, the error about a single item is more helpful than errors about other types.
     items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
     if items:
         numbers = [part for part in items[0]["loc"][len(first) :] if isinstance(part, int)]
