@@ -302,5 +302,5 @@ def test_rows_are_chosen_by_name_beside_the_first() -> None:
     rows = [Row(name, ()) for name in ("plain", "a", "b")]
     assert choose_rows(rows, None) == rows
     assert [row.name for row in choose_rows(rows, ["b"])] == ["plain", "b"]
-    with pytest.raises(ConfigError, match=r"table\.only: c is not a row .* choose among plain, a, b\."):
+    with pytest.raises(ConfigError, match=r"table\.only: c is not a row .* choose one of plain, a, b\."):
         choose_rows(rows, ["c"])
