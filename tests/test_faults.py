@@ -66,7 +66,10 @@ BAD_INPUT = {
     "folders in a name": (["model.name=../../x"], "model.name must be a plain name without slashes"),
     "no folder": (["output_dir=''"], "output_dir must name a separate folder"),
     "no sampler": (["sampler=null"], "a group needs a member"),
-    "unknown key of a part": (["sampler.solver.orde=1", "sampler/solver=ddim"], "sampler.solver.orde is not a"),
+    "unknown key of a part": (
+        ["sampler.solver.orde=1", "sampler/solver=ddim"],
+        "sampler.solver.orde is not a",
+    ),
     "unknown group of a key": (["dataste.labels=1"], "did you mean dataset.labels?"),
     "unknown precision": (["trainer.precision=17"], "trainer: Precision 17 is invalid"),
     "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),
