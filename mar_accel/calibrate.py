@@ -16,7 +16,7 @@ def main(settings: Settings) -> None:
         f"cache/refresh=adaptive does the same at a threshold of {result.schedule.drift:.4g}"
     )
     print(" ".join(f"'{override}'" for override in result.overrides))
-    print(f"Everything: {settings.output_dir}")
+    print(f"Results: {settings.output_dir}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(settings: Settings) -> float | None:
     console.print(result_table(title, evaluation))
     for warning in evaluation.warnings:
         console.print(f"note: {warning}", style="yellow", markup=False)
-    console.print(f"Everything: {settings.output_dir}", markup=False, soft_wrap=True)
+    console.print(f"Results: {settings.output_dir}", markup=False, soft_wrap=True)
     return evaluation.metrics.get(settings.evaluate.objective)
 
 

@@ -29,6 +29,23 @@ def judged_hash(settings: Settings) -> str:
     return Identity.of(settings.with_(evaluate=neutral)).evaluation_hash
 
 
+def check_objective(objective: str, own: Sequence[str]) -> None:
+    """Refuse an objective that no evaluation can have.
+
+    Args:
+        objective: name of a metric. A metric of one's own that computes a dict has one value ``NAME_KEY`` per key.
+        own: names in the group ``metrics``.
+
+    Raises:
+        ConfigError: neither a built-in metric nor one of ``own``.
+    """
+    known = (*METRIC_KEYS, *own)
+    if objective not in known and not objective.startswith(tuple(f"{name}_" for name in own)):
+        raise ConfigError(
+            f"evaluate.objective={objective} is not a metric; choose one of {', '.join(known)}."
+        )
+
+
 def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None) -> Evaluation | None:
     """Evaluate a config and write the run folder.
 
@@ -42,12 +59,7 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
     Raises:
         MarAccelError: the config cannot be run. Nothing is written in this case.
     """
-    known = (*METRIC_KEYS, *settings.metrics)
-    if not settings.evaluate.objective.startswith(known):
-        raise ConfigError(
-            f"evaluate.objective={settings.evaluate.objective} is not a metric; choose one of "
-            f"{', '.join(known)}."
-        )
+    check_objective(settings.evaluate.objective, list(settings.metrics))
     output_dir = Path(settings.output_dir).absolute()
     identity = Identity.of(settings)
     images_kept = keeps_images(settings.evaluate, output_dir)
@@ -65,6 +77,7 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
     write_run_record(record, output_dir, images_kept)
     write_config(settings, output_dir)
     pictures = write_evaluation(evaluation, output_dir)
-    log_evaluation(logger, settings, identity.evaluation_hash, evaluation, pictures)
+    # The results are on disk before a logger hears of them: a logger that fails costs nothing.
     write_metrics(evaluation, output_dir, identity=identity.record(), judged=judged_hash(settings))
+    log_evaluation(logger, settings, identity.evaluation_hash, evaluation, pictures)
     return evaluation

@@ -135,10 +135,10 @@ def test_a_run_out_of_memory_does_not_stop_the_others(
 
     generate = command.generate
 
-    def greedy(config: Any) -> Any:
-        if config.seed == 1:
+    def greedy(settings: Any, before_sampling: Any) -> Any:
+        if settings.seed == 1:
             raise torch.OutOfMemoryError("no more")
-        return generate(config)
+        return generate(settings, before_sampling)
 
     monkeypatch.setattr(command, "generate", greedy)
     sweep = ["-m", *tiny_model, *FEW, "seed=0,1,2", f"hydra.sweep.dir={tmp_path}"]
