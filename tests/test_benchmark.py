@@ -117,8 +117,8 @@ def test_ratios_are_taken_round_by_round() -> None:
         (["benchmark.only=[nonsense]"], "nonsense is not a variant"),
         (["benchmark.only=[]"], "benchmark.only is empty"),
         (["benchmark.variants.gtr=gtr"], r"benchmark\.variants\.gtr must be a list, got 'gtr'"),
-        (['benchmark.variants.gtr=["trainer.batch_size=7"]'], "trainer.batch_size=7, which all variants"),
-        (["trainer.accelerator=cuda"], "asks for a GPU, but this machine has none"),
+        (['benchmark.variants.gtr=["trainer.batch_size=7"]'], "trainer.batch_size=7, which must be the same"),
+        (["trainer.accelerator=cuda"], "needs a GPU, but this machine has none"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(

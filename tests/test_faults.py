@@ -64,8 +64,13 @@ BAD_INPUT = {
     "heads that do not divide": (["model.architecture.num_heads=3"], "num_heads=3"),
     "unknown size": (["+model.architecture.widht=3"], "model.architecture.widht is not a key of the config"),
     "folders in a name": (["model.name=../../x"], "model.name must be a plain name without slashes"),
-    "no folder": (["output_dir=''"], "output_dir must name a folder"),
-    "no sampler": (["sampler=null"], "the command line cannot be read"),
+    "no folder": (["output_dir=''"], "output_dir must name a separate folder"),
+    "no sampler": (["sampler=null"], "a group needs a member"),
+    "unknown key of a part": (
+        ["sampler.solver.orde=1", "sampler/solver=ddim"],
+        "sampler.solver.orde is not a",
+    ),
+    "unknown group of a key": (["dataste.labels=1"], "did you mean dataset.labels?"),
     "unknown precision": (["trainer.precision=17"], "trainer: Precision 17 is invalid"),
     "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),
     "unknown module": (
@@ -75,7 +80,7 @@ BAD_INPUT = {
     "no import path": (["sampler.order._target_=Order"], "must be an import path such as my_module.MyClass"),
     "class of another kind": (
         ["cache._target_=mar_accel.sampling.orders.RandomOrder"],
-        "must be a CachePolicy",
+        "must make a CachePolicy",
     ),
 }
 

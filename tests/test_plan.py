@@ -55,6 +55,6 @@ def test_without_flops(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_for_a_plan_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="num_iter=25"):
+    with pytest.raises(ConfigError, match=r"num_iter must be between 1 and 24 .* got 25"):
         _show(tmp_path / "new", "sampler.num_iter=25")
     assert not (tmp_path / "new").exists()

@@ -26,7 +26,7 @@ class AdaptiveRefresh(Refresh):
     Args:
         threshold: drift above which the next step is a refresh, at least 0.
         warmup_steps: as in :class:`mar_accel.caching.refresh.FixedRefresh`.
-        max_period: maximum number of steps between two refreshes, at least 1.
+        max_period: maximum number of steps from one refresh to the next, at least 1.
         max_new_share: as in FixedRefresh.
 
     Example:

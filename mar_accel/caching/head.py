@@ -52,7 +52,7 @@ class HeadCache(ModelDefaults):
     with a new gate; for t > compute_above · T they compute it. Guidance reuses ε_c − ε_u.
 
     Args:
-        period: timesteps between refreshes, at least 1; 7 as published. 1 disables the cache.
+        period: timesteps from one refresh to the next, at least 1; 7 as published. 1 disables the cache.
         skipped_blocks: indices (from 0) of residual blocks whose contribution is reused; 1 to 4 as
             published. Indices beyond the head's depth are ignored.
         compute_above: share of the chain, 0..1; 0.9 as published.

@@ -155,7 +155,7 @@ def check_arguments(key: str, arguments: Mapping[str, Any], target: Any, given: 
 
     for name, value in arguments.items():
         if value == "???":
-            raise ConfigError(f"{key}.{name} has no default; set it to a value.")
+            raise ConfigError(f"{key}.{name} has no default; give it a value.")
     model = _signature_model(target, tuple(given))
     if model is None:
         return
@@ -218,7 +218,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     first = paths[0]
     own = [error for error, path in zip(errors, paths, strict=True) if path == first]
     where = _dotted(key, first)
-    # Of a union, a member that fits but for an item of a list says more than members of another type.
+    # For a union with lists, the error about a single item is more helpful than errors about other types.
     items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
     if items:
         numbers = [part for part in items[0]["loc"][len(first) :] if isinstance(part, int)]
@@ -229,7 +229,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown_key(where, _known(target, first))
     if error["type"] in ("missing", "missing_argument"):
-        return f"{where} is not set; set it to a value."
+        return f"{where} is not set; give it a value."
     options = list(dict.fromkeys(_must_be(error) for error in own))
     ranges = [option for option in options if option[0] in "≥>≤<" or option == "finite"]
     got = "null" if error["input"] is None else _shown(error["input"])

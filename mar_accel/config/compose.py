@@ -195,7 +195,7 @@ def _refuse_training_keys(values: Mapping[str, Any]) -> None:
     for key in values.get("trainer") or {}:
         if key in TRAINING_ONLY:
             raise ConfigError(
-                f"trainer.{key} only applies to training; remove it (training has its own keys in training)."
+                f"trainer.{key} only applies to training; remove it, or use a key of the node training."
             )
 
 

@@ -51,6 +51,8 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
         if isinstance(cause, OmegaConfBaseException):
             where = f"{cause.full_key}: " if cause.full_key else ""
             return f"{where}{_first_line(cause)}; see the config with --cfg job."
+    if "Config group override must be a string" in str(error):
+        return "a group needs a member: write its name, as in sampler=mar, or none where the group has that."
     if composing or isinstance(error, HydraException):
         return f"the command line cannot be read: {_first_line(error)}."
     return None
@@ -89,11 +91,18 @@ def _unknown_key(message: str, config_name: str) -> str:
     match = _KEY.search(message)
     assert match is not None
     key = match.group(1)
-    # Only keys of the same depth are suggested, so "dataset" is not suggested for dataset.foo.
-    known = [name for name in _known_keys(config_name) if name.count(".") == key.count(".") and name != key]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    above, _, name = key.rpartition(".")
+    known = [other for other in _known_keys(config_name) if other != key and "._" not in other]
+    beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == above]
+    near = [f"{above}.{other}" if above else other for other in _nearest(name, beside)]
+    # Another parent of the same depth: dataste.labels.
+    near = near or _nearest(key, [other for other in known if other.count(".") == key.count(".")])
     advice = f"did you mean {near[0]}?" if near else "see all keys with --cfg job."
     return f"{key} is not a key of the config; {advice}"
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.75)
 
 
 def _known_keys(config_name: str) -> list[str]:

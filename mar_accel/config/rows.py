@@ -63,7 +63,7 @@ def choose_rows(rows: Sequence[Row], only: Sequence[str] | None) -> list[Row]:
     for name in only:
         if name not in known:
             raise ConfigError(
-                f"table.only: {name} is not a row of table.rows; choose among {', '.join(known)}."
+                f"table.only: {name} is not a row of table.rows; choose one of {', '.join(known)}."
             )
     return [row for row in rows if row.name in only or row is rows[0]]
 

@@ -118,8 +118,8 @@ def compare_with_folder(
     known = [0 if part is None else len(part) for part in (ours, theirs)]
     if min(known) < count:
         evaluation.warnings.append(
-            f"no latent MSE: {count} images are compared, but only {known[0]} have known tokens here and "
-            f"{known[1]} in {baseline.path}."
+            f"no latent MSE: {count} images are compared, but tokens are known for {known[0]} of them here "
+            f"and for {known[1]} in {baseline.path}."
         )
         ours = theirs = None
     compare(evaluation, images[:count], ours, labels[:count], baseline.first(count), theirs)

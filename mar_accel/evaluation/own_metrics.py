@@ -1,4 +1,4 @@
-"""Metrics of one's own: any torchmetrics.Metric of the group ``metrics`` sees every image."""
+"""The user's own metrics: each torchmetrics.Metric in the group ``metrics`` sees all images."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from mar_accel.utils.images import image_name
 
 
 class OwnMetrics(pl.Callback):
-    """Hands every image to the metrics, and gathers their numbers from all devices.
+    """Passes all images to the metrics, and collects their values from all devices.
 
     Args:
-        metrics: by name; ``update(images, labels)`` gets uint8 [B, 1 or 3, H, W] and int64 [B].
+        metrics: metrics by name. ``update(images, labels)`` gets uint8 [B, 1 or 3, H, W] and int64 [B].
 
     Attributes:
-        numbers: by name, after the prediction; a metric that computes a dict gives ``NAME_KEY`` for each key.
+        numbers: values by name, available after the prediction.
+            A metric that computes a dict gives one value ``NAME_KEY`` per key.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
@@ -38,10 +39,10 @@ class OwnMetrics(pl.Callback):
 
     @classmethod
     def of(cls, settings: Settings) -> OwnMetrics:
-        """The metrics of a config.
+        """Build the metrics of a config.
 
         Raises:
-            ConfigError: one is not a torchmetrics.Metric, or has the name of a built-in number.
+            ConfigError: a metric is not a torchmetrics.Metric, or has the name of a built-in metric.
         """
         metrics = {}
         for name, node in settings.metrics.items():
@@ -53,19 +54,19 @@ class OwnMetrics(pl.Callback):
         return cls(metrics)
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Add images uint8 [B, C, H, W] of labels [B]."""
+        """Add images uint8 [B, C, H, W] with labels [B]."""
         for metric in self.metrics.values():
             metric.update(images, labels)
 
     def update_from_folder(self, output_dir: Path, indices: Sequence[int], labels: Sequence[int]) -> None:
-        """Add images that an earlier run left in its folder, one by one."""
+        """Add images of an earlier run from its folder, one by one."""
         for index, label in zip(indices, labels, strict=True):
             if self.metrics:
                 image = read_image(output_dir / IMAGES / image_name(index))
                 self.update(image[None], torch.tensor([label]))
 
     def compute(self) -> dict[str, float]:
-        """The numbers of all images of all devices."""
+        """The values over all images of all devices."""
         for name, metric in self.metrics.items():
             value: Any = metric.compute()
             values = (

@@ -27,10 +27,10 @@ def build_trained(model: ModelSettings) -> tuple[MAR | LightGen, Conditioner]:
 
 
 def load_initial(network: MAR | LightGen, conditioner: Conditioner, folder: Path) -> None:
-    """Put the weights of a model folder into what is to be trained, in place.
+    """Load the weights of a model folder into network and conditioner, in place.
 
     Raises:
-        WeightsError: the folder is missing, or of another architecture.
+        WeightsError: the folder is missing or has another architecture.
     """
     try:
         network.load_state_dict(load_file(folder / MODEL_FILE))
@@ -38,6 +38,6 @@ def load_initial(network: MAR | LightGen, conditioner: Conditioner, folder: Path
             conditioner.encoder.load_state_dict(load_text_model(folder)[1].state_dict())
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"training.initial_weights={folder} does not fit ({str(error).splitlines()[-1].strip()}); give a "
+            f"training.initial_weights={folder} does not fit ({str(error).splitlines()[-1].strip()}); use a "
             "model folder of the same architecture or null."
         ) from error

@@ -28,18 +28,20 @@ def save_text_model(
     sampling: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a text-to-image model and its encoder.
+    """Write a folder with a text-to-image model and its text encoder.
 
     Args:
-        folder: made if it does not exist; files of the same names are replaced.
-        model, encoder: the weights as they are; the encoder is a transformers model.
-        name, sampling: what the model is called, and its sampling defaults.
-        dtype: of the saved weights; half precision halves the folder.
+        folder: the folder; created if it does not exist. Files with the same names are replaced.
+        model: the model; its weights are saved as they are.
+        encoder: the text encoder, a transformers model.
+        name: name of the model.
+        sampling: sampling defaults of the model.
+        dtype: dtype of the saved weights; half precision halves the size of the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / MODEL_FILE, metadata={"format": "pt"})
-    # save_pretrained writes the type that the weights have.
+    # save_pretrained keeps the dtype of the weights.
     halved: Any = copy.deepcopy(encoder).to("cpu", dtype)
     halved.save_pretrained(folder / TEXT_ENCODER_FOLDER)
     record: dict[str, Any] = {"_class_name": "LightGen", "mar_accel_version": __version__, "name": name}
@@ -49,7 +51,7 @@ def save_text_model(
 
 
 def load_text_model(folder: Path) -> tuple[LightGen, nn.Module]:
-    """Model and text encoder of a folder, float32, in evaluation mode."""
+    """Load model and text encoder of a folder, in float32 and evaluation mode."""
     from transformers import T5EncoderModel
 
     architecture = json.loads((folder / CONFIG_FILE).read_text())["architecture"]

@@ -171,7 +171,7 @@ def test_a_model_and_a_dataset_that_do_not_fit_are_a_config_error() -> None:
         compose_settings("generate", ["model=scenes"])
 
 
-UNKNOWN_MODULE = "does not exist: there is no module nope; give a class's import path."
+UNKNOWN_MODULE = "does not exist: there is no module nope; use an importable class."
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ UNKNOWN_MODULE = "does not exist: there is no module nope; give a class's import
         ("dataset.num_images=0", "dataset.num_images must be ≥ 1, got 0."),
         ("seed=-1", "seed must be ≥ 0, got -1."),
         ("trainer.devices=0", "trainer.devices must be ≥ 1, got 0."),
-        ("output_dir=''", "output_dir must name a folder of its own, got an empty path; give a folder."),
+        ("output_dir=''", "output_dir must name a separate folder, got an empty path; choose a folder."),
         ("model.name=a/b", "model.name must be a plain name without slashes, got 'a/b'."),
         # Unions and lists
         ("dataset.labels=abc", "dataset.labels must be an integer or a list, got 'abc'."),
@@ -230,7 +230,7 @@ def test_keys_that_do_nothing_are_refused(override: str) -> None:
 
 @pytest.mark.parametrize("key", ["max_epochs", "gradient_clip_val", "fast_dev_run"])
 def test_keys_of_a_training_are_refused(key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^trainer\.{key} means something in training only"):
+    with pytest.raises(ConfigError, match=rf"^trainer\.{key} only applies to training"):
         compose_settings("generate", [f"+trainer.{key}=1"])
 
 

@@ -230,8 +230,10 @@ def test_images_of_a_run_are_paired_by_what_their_run_recorded(tiny: list[str], 
     save_file({"tokens": torch.zeros(3, 2, 1)}, five / "tokens.safetensors")
     save_file({"tokens": torch.zeros(4, 2, 1)}, other_five / "tokens.safetensors")
     metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
-    assert any("the tokens of 3 are known, and of 4 in" in warning for warning in metrics["warnings"])
-    with pytest.raises(ConfigError, match=r"with seed=0 but evaluate\.images=\S+ with 5; give"):
+    assert any(
+        "tokens are known for 3 of them here and for 4 in" in warning for warning in metrics["warnings"]
+    )
+    with pytest.raises(ConfigError, match=r"with seed=0 but evaluate\.images=\S+ with 5; use"):
         _evaluate(tmp_path / "none", tiny, f"evaluate.images={five}", f"evaluate.baseline={zero}")
     assert not (tmp_path / "none").exists()
 
