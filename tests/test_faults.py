@@ -70,6 +70,7 @@ BAD_INPUT = {
         ["sampler.solver.orde=1", "sampler/solver=ddim"],
         "sampler.solver.orde is not a",
     ),
+    "key of training": (["trainer.max_steps=3"], "trainer.max_steps only applies to training; remove it"),
     "unknown group of a key": (["dataste.labels=1"], "did you mean dataset.labels?"),
     "unknown precision": (["trainer.precision=17"], "trainer: Precision 17 is invalid"),
     "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),

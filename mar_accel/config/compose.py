@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mar_accel.config.check import check_node, check_settings
-from mar_accel.config.settings import TRAINING_ONLY, Node, Settings
+from mar_accel.config.settings import TRAINING_ONLY, Node, Settings, training_only
 from mar_accel.errors import ConfigError
 
 # Groups whose members have parts with their own groups, such as sampler/order.
@@ -194,9 +194,7 @@ def read_settings(config: DictConfig) -> Settings:
 def _refuse_training_keys(values: Mapping[str, Any]) -> None:
     for key in values.get("trainer") or {}:
         if key in TRAINING_ONLY:
-            raise ConfigError(
-                f"trainer.{key} only applies to training; remove it, or use a key of the node training."
-            )
+            raise ConfigError(training_only(f"trainer.{key}"))
 
 
 def _put_parts_in(config: DictConfig) -> None:

@@ -16,6 +16,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mar_accel.config.settings import TRAINING_ONLY, foreign_key, training_only
 from mar_accel.errors import MarAccelError
 
 _KEY = re.compile(r"(?:Could not (?:override|append|delete)|Key) '([^']+)'")
@@ -92,6 +93,11 @@ def _unknown_key(message: str, config_name: str) -> str:
     assert match is not None
     key = match.group(1)
     above, _, name = key.rpartition(".")
+    if above == "trainer" and name in TRAINING_ONLY:
+        return training_only(key)
+    foreign = foreign_key(key, config_name)
+    if foreign:
+        return foreign
     known = [other for other in _known_keys(config_name) if other != key and "._" not in other]
     beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == above]
     near = [f"{above}.{other}" if above else other for other in _nearest(name, beside)]

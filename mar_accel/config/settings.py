@@ -428,3 +428,17 @@ COMMAND_NODES = {
 
 def _is_typed(key: str) -> bool:
     return key in ("model", "dataset", "trainer") or (key in COMMAND_NODES and key != "dtype")
+
+
+def training_only(key: str) -> str:
+    """The sentence about a key of the Trainer that only applies to training."""
+    return f"{key} only applies to training; remove it, or use a key of the node training."
+
+
+def foreign_key(key: str, command: str) -> str | None:
+    """The sentence about a key of another command than ``command``; None if the key is not one."""
+    node = key.partition(".")[0]
+    owner = COMMAND_NODES.get(node, command)
+    if owner == command or (command, owner) == ("evaluate_table", "evaluate"):
+        return None
+    return f"{node} belongs to mar_accel.{owner} and has no effect in mar_accel.{command}; remove it."

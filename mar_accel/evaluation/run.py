@@ -33,7 +33,7 @@ def check_objective(objective: str, own: Sequence[str]) -> None:
     """Refuse an objective that no evaluation can have.
 
     Args:
-        objective: name of a metric. A metric of one's own that computes a dict has one value ``NAME_KEY`` per key.
+        objective: name of a metric. An own metric that computes a dict has one value ``NAME_KEY`` per key.
         own: names in the group ``metrics``.
 
     Raises:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from mar_accel import __version__
 from mar_accel.config.compose import conf_dir, group_choices, read_settings, register_resolvers
 from mar_accel.config.messages import sentence_for
-from mar_accel.config.settings import COMMAND_NODES, Settings
+from mar_accel.config.settings import Settings, foreign_key
 from mar_accel.errors import ConfigError
 from mar_accel.inference.processes import settings_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
@@ -94,13 +94,9 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
 def _read(config: DictConfig) -> Settings:
     """The settings of a job; raises ConfigError for overrides of keys of another command."""
     for override in HydraConfig.get().overrides.task:
-        node = override.lstrip("+~").partition("=")[0].partition(".")[0]
-        owner = COMMAND_NODES.get(node, config.command)
-        if owner != config.command and (config.command, owner) != ("evaluate_table", "evaluate"):
-            raise ConfigError(
-                f"{node} belongs to mar_accel.{owner} and has no effect in mar_accel.{config.command}; "
-                "remove it."
-            )
+        foreign = foreign_key(override.lstrip("+~").partition("=")[0], config.command)
+        if foreign:
+            raise ConfigError(foreign)
     return read_settings(config)
 
 
