@@ -18,7 +18,8 @@ class Refresh(Readable):
     The policy calls ``start`` once per batch, then ``due`` once per AR step, in order.
     """
 
-    # Whether the schedule needs the token cache's similarities in ``observe``.
+    # Whether the schedule needs the token cache's similarities in ``observe``. It then decides for a whole
+    # batch at once, so an image depends on its batch.
     needs_similarity = False
 
     def check(self, plan: Plan) -> None:

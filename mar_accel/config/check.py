@@ -11,7 +11,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, TypeVar, Union, cast
 
@@ -144,6 +144,14 @@ def check_node(key: str, node: Any, given: Sequence[str] = ()) -> None:
     check_arguments(key, arguments, target, given)
     for name, value in arguments.items():
         check_node(f"{key}.{name}", value)
+
+
+def nodes_below(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+    """Each node with a ``_target_`` at or below a key: its key, its values and its class."""
+    if isinstance(node, dict) and node.get("_target_") is not None:
+        yield key, node, locate(key, node["_target_"])
+        for name, value in node.items():
+            yield from nodes_below(f"{key}.{name}", value)
 
 
 def check_arguments(key: str, arguments: Mapping[str, Any], target: Any, given: Sequence[str] = ()) -> None:
@@ -295,8 +303,13 @@ def _known(target: Any, path: Sequence[Any]) -> list[str]:
 def unknown_key(where: str, known: Sequence[str]) -> str:
     """The message for an unknown key, with the most similar known key."""
     above, dot, name = where.rpartition(".")
-    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.7)
+    near = nearest(name, known)
     if near:
         return f"{where} is not a key of the config; did you mean {above}{dot}{near[0]}?"
     there = f"{above} takes {', '.join(known)}" if above and known else "see all keys with --cfg job"
     return f"{where} is not a key of the config; {there}."
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that is most similar to a mistyped one, in a list; empty if none is."""
+    return difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.7)

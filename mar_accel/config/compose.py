@@ -75,7 +75,7 @@ def compose_settings(config_name: str, overrides: Sequence[str] = ()) -> Setting
     """
     from mar_accel.config.messages import sentence_for
 
-    with _our_hydra():
+    with our_hydra():
         config = _composed(config_name, overrides)
         try:
             return read_settings(config)
@@ -104,7 +104,7 @@ def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tupl
 @lru_cache(maxsize=128)
 def _sampling_config(overrides: tuple[str, ...]) -> DictConfig:
     """Compose sampler and cache, cached because it takes tenths of a second and pipelines repeat it."""
-    with _our_hydra():
+    with our_hydra():
         config = _composed("generate", overrides)
         _put_parts_in(config)
     sampling = OmegaConf.create({group: config[group] for group in (*GROUPS_WITH_PARTS, "model")})
@@ -122,7 +122,7 @@ def _composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 @contextmanager
-def _our_hydra() -> Iterator[None]:
+def our_hydra() -> Iterator[None]:
     """A context in which Hydra composes our configs, even inside another Hydra application."""
     register_resolvers()
     if _is_ours():
@@ -188,7 +188,21 @@ def read_settings(config: DictConfig) -> Settings:
         for name, node in getattr(settings, group).items():
             check_node(f"{group}.{name}", node)
     check_node("model.autoencoder", settings.model.autoencoder)
+    _check_model_defaults(settings)
     return settings
+
+
+def _check_model_defaults(settings: Settings) -> None:
+    """Refuse a default of the model that no model has and that neither sampler nor cache uses."""
+    from mar_accel.config.check import nodes_below, unknown_key
+
+    known = {str(name) for member in _members("model").values() for name in member.get("sampling", {})}
+    for group in ("sampler", "cache"):
+        for _, _, target in nodes_below(group, getattr(settings, group)):
+            known |= {default for default, _ in getattr(target, "model_defaults", {}).values()}
+    for name in settings.model.sampling:
+        if known and name not in known:
+            raise ConfigError(unknown_key(f"model.sampling.{name}", sorted(known)))
 
 
 def _refuse_training_keys(values: Mapping[str, Any]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -16,6 +14,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mar_accel.config.check import nearest
 from mar_accel.config.settings import TRAINING_ONLY, foreign_key, training_only
 from mar_accel.errors import MarAccelError
 
@@ -100,34 +99,25 @@ def _unknown_key(message: str, config_name: str) -> str:
         return foreign
     known = [other for other in _known_keys(config_name) if other != key and "._" not in other]
     beside = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == above]
-    near = [f"{above}.{other}" if above else other for other in _nearest(name, beside)]
+    near = [f"{above}.{other}" if above else other for other in nearest(name, beside)]
     # Another parent of the same depth: dataste.labels.
-    near = near or _nearest(key, [other for other in known if other.count(".") == key.count(".")])
+    near = near or nearest(key, [other for other in known if other.count(".") == key.count(".")])
     advice = f"did you mean {near[0]}?" if near else "see all keys with --cfg job."
     return f"{key} is not a key of the config; {advice}"
 
 
-def _nearest(name: str, known: list[str]) -> list[str]:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-
-
 def _known_keys(config_name: str) -> list[str]:
     """All keys of a command's default config, including nested keys."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
 
-    from mar_accel.config.compose import conf_dir, register_resolvers
+    from mar_accel.config.compose import our_hydra
 
-    register_resolvers()
-    singleton = GlobalHydra.instance()
-    before, singleton.hydra = singleton.hydra, None
     try:
-        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        with our_hydra():
             return list(_flat_keys(compose(config_name)))
     except Exception:
         # A failed suggestion must not cause a second error.
         return []
-    finally:
-        GlobalHydra.instance().hydra = before
 
 
 def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

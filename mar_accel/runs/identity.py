@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mar_accel.caching.adaptive import AdaptiveRefresh
-from mar_accel.config.check import locate
+from mar_accel.config.check import locate, nodes_below
 from mar_accel.config.settings import Settings
 from mar_accel.runs.contents import content_of, size_and_time, sources_of
 from mar_accel.sampling.model_defaults import MODEL
@@ -27,7 +26,6 @@ NEVER_COUNTS = (
     *("evaluate.save_images", "trainer.profiler", "trainer.detect_anomaly"),
 )
 DIGITS = 12
-_PER_BATCH_REFRESH = f"{AdaptiveRefresh.__module__}.{AdaptiveRefresh.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -129,16 +127,11 @@ def _left_to_model(settings: Settings) -> dict[str, Any]:
     A default of the model only counts if it is used.
     """
     found: dict[str, Any] = {}
-    waiting: list[tuple[str, Any]] = [("sampler", settings.sampler), ("cache", settings.cache)]
-    while waiting:
-        key, node = waiting.pop()
-        if not isinstance(node, dict) or node.get("_target_") is None:
-            continue
-        target = locate(key, node["_target_"])
-        for name, (default, fallback) in getattr(target, "model_defaults", {}).items():
-            if node.get(name, MODEL) == MODEL:
-                found[f"{key}.{name}"] = settings.model.sampling.get(default, fallback)
-        waiting += [(f"{key}.{name}", value) for name, value in node.items()]
+    for group in ("sampler", "cache"):
+        for key, node, target in nodes_below(group, getattr(settings, group)):
+            for name, (default, fallback) in getattr(target, "model_defaults", {}).items():
+                if node.get(name, MODEL) == MODEL:
+                    found[f"{key}.{name}"] = settings.model.sampling.get(default, fallback)
     return found
 
 
@@ -154,7 +147,9 @@ def decides_per_batch(settings: Settings) -> bool:
     The images of a batch depend on the batch size and on the number of devices.
     """
     refresh = settings.cache.get("refresh")
-    return isinstance(refresh, dict) and refresh.get("_target_") == _PER_BATCH_REFRESH
+    target = refresh.get("_target_") if isinstance(refresh, dict) else None
+    # A class of one's own that inherits or repeats the adaptive one decides per batch as well.
+    return target is not None and getattr(locate("cache.refresh", target), "needs_similarity", False)
 
 
 def digest(value: Any) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mar_accel.runs.record import environment
-from mar_accel.runs.sweep_job import SWEEP_VARIABLE, results_dir, wait_until_free, with_numbers
+from mar_accel.runs.sweep_job import SPEEDS, SWEEP_VARIABLE, results_dir, wait_until_free, with_numbers
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
 from mar_accel.utils.whole_files import written_whole
 
@@ -97,21 +97,29 @@ def write_summary(results: Sequence[RunResult], file: Path) -> None:
     swept = swept_values(results)
     with written_whole(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["run", *swept, "status", "reason", "folder", *names])
+        writer.writerow(["run", *swept, "status", "reason", "folder", "timed_with", *names])
         for row, result in enumerate(results):
             folder = Path(result.folder).name if result.folder else ""
             values = [column[row] for column in swept.values()]
             numbers = [result.metrics.get(name) for name in names]
-            writer.writerow([result.number, *values, result.status, result.reason or "", folder, *numbers])
+            timed_with = "; ".join(f"{key}={value}" for key, value in result.environment.items())
+            writer.writerow(
+                [result.number, *values, result.status, result.reason or "", folder, timed_with, *numbers]
+            )
 
 
 def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
+    now = environment()
     shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
     swept = swept_values(results)
     headings = ("run", *swept, "status", *(_SHOWN[name] for name in shown), "folder")
     table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for row, result in enumerate(results):
         numbers = [_number(name, result.metrics.get(name)) for name in shown]
+        if result.environment and result.environment != now:
+            numbers = [
+                f"{n}*" if name.startswith(SPEEDS) else n for name, n in zip(shown, numbers, strict=True)
+            ]
         folder = Path(result.folder).name if result.folder else "–"
         values = [column[row] for column in swept.values()]
         table.add_row(str(result.number), *values, result.status, *numbers, folder)
@@ -143,7 +151,7 @@ def _notes(results: Sequence[RunResult]) -> list[str]:
             for key, value in now.items()
             if json.loads(there).get(key) != value
         ]
-        notes.append(f"run {runs} was made and timed with {', '.join(differing)}.")
+        notes.append(f"* run {runs} was made and timed with {', '.join(differing)}.")
     left_out = ", ".join(str(result.number) for result in results if result.other_conditions)
     if left_out:
         notes.append(

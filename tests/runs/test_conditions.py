@@ -76,6 +76,9 @@ def test_a_sweep_says_which_code_and_machine_made_its_runs(
     monkeypatch.setattr(record, "git_revision", lambda: "another")
     outcome = run_here("generate", *sweep)
     assert "2 skipped" in outcome.stdout and "run 0, 1 was made and timed with revision " in outcome.stdout
+    # The file and the table mark the speeds, too.
+    assert "*" in outcome.stdout.split("note:")[0]
+    assert all("revision=" in row["timed_with"] and row["seconds_per_image"] for row in _rows(tmp_path))
     assert sweep_summary.environment is record.environment is sweep_job.environment
 
 
