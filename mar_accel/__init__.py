@@ -14,6 +14,10 @@ __all__ = ["MARPipeline", "__version__"]
 def __getattr__(name: str) -> Any:
     """Import the pipeline when it is asked for: commands start without torch."""
     if name == "MARPipeline":
+        from mar_accel.utils.threads import set_default_threads
+
+        # Before torch is imported, as in the commands.
+        set_default_threads()
         from mar_accel.pipeline import MARPipeline
 
         return MARPipeline

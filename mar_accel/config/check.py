@@ -42,6 +42,10 @@ _MUST_BE = {
 }
 
 
+# First letters of the words for a range.
+_RANGES = "≥>≤<"
+
+
 def check_settings(cls: type[T], values: Mapping[str, Any], key: str = "") -> T:
     """Build an object of a settings class from plain values.
 
@@ -229,6 +233,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     # For a union with lists, the error about a single item is more helpful than errors about other types.
     items = [e for e in own if len(e["loc"]) > len(first) + 1 and isinstance(e["loc"][-1], int)]
     if items:
+        items.sort(key=lambda item: _must_be(item)[0] not in _RANGES)
         numbers = [part for part in items[0]["loc"][len(first) :] if isinstance(part, int)]
         own, where = items[:1], _dotted(where, numbers)
     error = own[0]
@@ -239,7 +244,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
     if error["type"] in ("missing", "missing_argument"):
         return f"{where} is not set; give it a value."
     options = list(dict.fromkeys(_must_be(error) for error in own))
-    ranges = [option for option in options if option[0] in "≥>≤<" or option == "finite"]
+    ranges = [option for option in options if option[0] in _RANGES or option == "finite"]
     got = "null" if error["input"] is None else _shown(error["input"])
     return f"{where} must be {' or '.join(ranges or options)}, got {got}."
 

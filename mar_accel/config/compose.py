@@ -46,7 +46,7 @@ def _run_dir(command: str) -> str:
         hydra_config = HydraConfig.get()
         if hydra_config.mode == RunMode.MULTIRUN:
             return str(Path(hydra_config.sweep.dir) / str(hydra_config.sweep.subdir))
-        if hydra_config.run.dir != ".":
+        if hydra_config.run.dir != "." or "hydra.run.dir=." in hydra_config.overrides.hydra:
             return str(hydra_config.run.dir)
     return str(Path("outputs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
 
@@ -175,8 +175,9 @@ def read_settings(config: DictConfig) -> Settings:
     Raises:
         ConfigError: a key is unknown, or a value has the wrong type or range.
     """
+    _check_kind(config)
     _put_parts_in(config)
-    for key in sorted(OmegaConf.missing_keys(config)):
+    for key in _missing_keys(config):
         raise ConfigError(f"{key} has no default; give it a value.")
     values: Any = OmegaConf.to_container(config, resolve=True)
     _refuse_training_keys(values)
@@ -211,8 +212,35 @@ def _refuse_training_keys(values: Mapping[str, Any]) -> None:
             raise ConfigError(training_only(f"trainer.{key}"))
 
 
+def _missing_keys(node: DictConfig, above: str = "") -> Iterator[str]:
+    """Keys without a value; interpolations of such a key are not listed beside it."""
+    for name in map(str, node):
+        if OmegaConf.is_interpolation(node, name):
+            continue
+        if OmegaConf.is_missing(node, name):
+            yield above + name
+        elif isinstance(node[name], DictConfig):
+            yield from _missing_keys(node[name], f"{above}{name}.")
+
+
+def _check_kind(config: DictConfig) -> None:
+    """Refuse a model without its nodes, and labels for a model that takes text."""
+    for name in ("architecture", "sampling", "autoencoder"):
+        if not isinstance(config.model.get(name), DictConfig):
+            raise ConfigError(f"model.{name} must be a group of settings, got {config.model.get(name)}.")
+    takes_text = "num_classes" not in config.model.architecture
+    if takes_text and OmegaConf.is_interpolation(config.dataset, "num_classes"):
+        raise ConfigError(
+            f"dataset={config.dataset.name} has classes, but model={config.model.name} takes text; choose a "
+            "data set of texts for it, such as dataset=scenes."
+        )
+
+
 def _put_parts_in(config: DictConfig) -> None:
     """Replace parts given by name with their nodes, and drop inherited keys that a class does not accept."""
+    for group in OBJECT_GROUPS:
+        if isinstance(config.get(group), DictConfig):
+            _drop_keys_of_other_classes(group, config[group], _members(group))
     for group in GROUPS_WITH_PARTS:
         if not isinstance(config.get(group), DictConfig):
             raise ConfigError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Iterator
 
 from hydra.errors import (
@@ -19,6 +21,7 @@ from mar_accel.config.settings import TRAINING_ONLY, foreign_key, training_only
 from mar_accel.errors import MarAccelError
 
 _KEY = re.compile(r"(?:Could not (?:override|append|delete)|Key) '([^']+)'")
+_CHOICE = re.compile(r"[a-z_]+(/[a-z_]+)*=\w+")
 _THERE = re.compile(r"An item is already at '([^']+)'")
 
 
@@ -112,12 +115,13 @@ def _known_keys(config_name: str) -> list[str]:
 
     from mar_accel.config.compose import our_hydra
 
-    try:
-        with our_hydra():
-            return list(_flat_keys(compose(config_name)))
-    except Exception:
+    # With the members that were chosen, since their keys differ; the wrong key may be among them.
+    chosen = [argument for argument in sys.argv[1:] if _CHOICE.fullmatch(argument)]
+    for overrides in (chosen, []):
         # A failed suggestion must not cause a second error.
-        return []
+        with contextlib.suppress(Exception), our_hydra():
+            return list(_flat_keys(compose(config_name, overrides)))
+    return []
 
 
 def _flat_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:

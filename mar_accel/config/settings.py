@@ -8,6 +8,7 @@ Objects such as sampler and cache are described by a node with a ``_target_``.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -386,8 +387,12 @@ class Settings:
     feature_training: FeatureTrainingSettings = field(default_factory=FeatureTrainingSettings)
 
     def __post_init__(self) -> None:
-        if self.output_dir.strip() in ("", "."):
-            raise ConfigError("output_dir must name a separate folder, got an empty path; choose a folder.")
+        folder = Path(self.output_dir.strip())
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"output_dir must be a separate folder, got {self.output_dir!r}, which contains the working "
+                "directory; choose a folder for this run."
+            )
 
     def plain(self) -> dict[str, Any]:
         """Plain values for records, logs and further processes, without nodes of other commands."""

@@ -37,6 +37,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             for file in sorted(folder.rglob("*"))
             if file.suffix.lower() in SUFFIXES
         ]
+        if not Path(path).is_dir():
+            raise DataError(f"dataset.path={path} is not a folder; give the path of an existing one.")
         if not self.files:
             raise DataError(
                 f"dataset.path={path} must have a sub-folder of images for each class, found none."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
-import inspect
+import importlib.metadata
+import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from mar_accel.config.check import locate
@@ -16,9 +18,8 @@ from mar_accel.metrics.features import file_fingerprint
 from mar_accel.weights.folder import CONFIG_FILE
 from mar_accel.weights.sources import EMBEDDED_MODELS, embedded_folder
 
-# Folders of libraries. Their content is not hashed, since their versions are in every record.
+# Folders of libraries, which count by their version.
 _LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 def content_of(value: str | None, embedded: bool = False) -> str | None:
@@ -71,18 +72,74 @@ def _digest(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def sources_of(*nodes: Mapping[str, Any] | None) -> dict[str, str]:
-    """Digests of the source files of every ``_target_`` outside this package and libraries.
+    """Digests of the source files of every ``_target_`` outside this package; of libraries, the version.
 
-    They include the modules of base classes, and the user's own modules that these import.
+    They include the modules of base classes, and the user's own modules that these import anywhere.
+    A data file that a class reads is not known. Name it in an argument, or raise a version in the source.
     """
-    files: dict[str, str] = {}
+    found: dict[str, str] = {}
     for node in nodes:
         for target in _targets(node):
-            found = locate("", target)
-            modules = [sys.modules.get(base.__module__) for base in getattr(found, "__mro__", (found,))]
-            for module in _with_imports([module for module in modules if module is not None]):
-                files[module.__name__] = _content(Path(str(module.__file__)))
-    return files
+            loaded = locate("", target)
+            names = {base.__module__ for base in getattr(loaded, "__mro__", (loaded,))}
+            found |= _library_versions(names) | _own_sources(names)
+    return found
+
+
+def _library_versions(modules: Iterable[str]) -> dict[str, str]:
+    tops = {name.partition(".")[0] for name in modules} - {"mar_accel", *sys.stdlib_module_names}
+    found = {}
+    for top in tops:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[top] = importlib.metadata.version(top)
+    return found
+
+
+def _own_sources(modules: Iterable[str]) -> dict[str, str]:
+    """Digests of the user's own modules among these, and of those that they import."""
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        file = _own_file(name) if name not in found else None
+        if file is not None:
+            found[name] = _content(file)
+            status = file.stat()
+            waiting += _imports(name, file, status.st_size, status.st_mtime_ns)
+    return found
+
+
+@functools.lru_cache
+def _imports(name: str, file: Path, size: int, mtime_ns: int) -> tuple[str, ...]:
+    """Names of everything that a module may import, inside functions, too; most are no modules."""
+    names: list[str] = []
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return tuple(names)
+
+
+def _own_file(name: str) -> Path | None:
+    """The source file of a module of the user; None for libraries, this package and what is no module."""
+    top = name.partition(".")[0]
+    if top in ("", "mar_accel", *sys.stdlib_module_names):
+        return None
+    # To find a submodule, Python imports its package. That is only done for packages of the user.
+    if name != top and _own_file(top) is None:
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    file = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    if file is None or file.suffix != ".py" or any(map(file.is_relative_to, _LIBRARIES)):
+        return None
+    return file
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -94,24 +151,3 @@ def _targets(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _targets(value)
-
-
-def _with_imports(modules: list[ModuleType]) -> list[ModuleType]:
-    """The user's own modules among these, and those that they import."""
-    found: dict[str, ModuleType] = {}
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        if module.__name__ in found or not _is_own(module):
-            continue
-        found[module.__name__] = module
-        for value in vars(module).values():
-            imported = value if isinstance(value, ModuleType) else inspect.getmodule(value)
-            if imported is not None:
-                waiting.append(imported)
-    return list(found.values())
-
-
-def _is_own(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and not file.startswith((*_LIBRARIES, _PACKAGE)) and Path(file).is_file()

@@ -82,6 +82,12 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                         return function(settings)
                     sys.argv[1:] = group_choices(sys.argv[1:])
                     return compose_and_run(run)()
+                except BrokenPipeError:
+                    # The reader of the output has gone, as with `--help | head`.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    if not errors.composing:
+                        raise
+                    return None
                 except Exception as error:
                     errors.exit_for(error)
                     raise
@@ -92,9 +98,19 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
 
 
 def _read(config: DictConfig) -> Settings:
-    """The settings of a job; raises ConfigError for overrides of keys of another command."""
-    for override in HydraConfig.get().overrides.task:
-        foreign = foreign_key(override.lstrip("+~").partition("=")[0], config.command)
+    """The settings of a job; raises ConfigError for overrides of ``command`` or of another command's keys."""
+    overrides = HydraConfig.get().overrides
+    if {"hydra.run.dir", "output_dir"} <= {
+        item.partition("=")[0] for item in [*overrides.hydra, *overrides.task]
+    }:
+        raise ConfigError("hydra.run.dir and output_dir both name the run folder; give only one of them.")
+    for override in overrides.task:
+        key = override.lstrip("+~").partition("=")[0]
+        if key == "command":
+            raise ConfigError(
+                f"command cannot be changed; start mar_accel.{override.partition('=')[2]} itself."
+            )
+        foreign = foreign_key(key, config.command)
         if foreign:
             raise ConfigError(foreign)
     return read_settings(config)

@@ -20,7 +20,14 @@ from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.stopwatch import Stopwatch
 from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter
-from mar_accel.runs.folder import CONFIG_FILE, IMAGES, claim_run_folder, kept_images, write_run_record
+from mar_accel.runs.folder import (
+    CONFIG_FILE,
+    IMAGES,
+    claim_run_folder,
+    image_indices,
+    kept_images,
+    write_run_record,
+)
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.loggers import log_config, log_results, open_logger
 from mar_accel.runs.record import run_record
@@ -114,7 +121,12 @@ def _predict(
     except SystemExit:
         # Lightning converts Ctrl-C to SystemExit. SIGTERM ends here too.
         if trainer.is_global_zero:
-            print(f"stopped: the images in {output_dir / IMAGES} are complete.", file=sys.stderr)
+            written = len(image_indices(output_dir))
+            print(
+                f"stopped: {written} images are in {output_dir / IMAGES}; to continue, repeat the command "
+                f"with output_dir={output_dir} generate.resume=true.",
+                file=sys.stderr,
+            )
         raise
 
 

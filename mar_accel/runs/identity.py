@@ -19,11 +19,11 @@ from mar_accel.config.settings import Settings
 from mar_accel.runs.contents import content_of, size_and_time, sources_of
 from mar_accel.sampling.model_defaults import MODEL
 
-# Keys that never count: folders for output and caches, display, logging and resuming.
+# Keys that never count: folders for output and caches, logging and resuming.
 NEVER_COUNTS = (
-    *("output_dir", "logger", "callbacks", "reference.cache_dir", "dataset.training_data"),
+    *("output_dir", "logger", "reference.cache_dir", "dataset.training_data"),
     *("generate.resume", "evaluate.resume", "evaluate.baseline_dir", "evaluate.objective"),
-    *("evaluate.save_images", "trainer.profiler", "trainer.detect_anomaly"),
+    "evaluate.save_images",
 )
 DIGITS = 12
 
@@ -118,7 +118,14 @@ def _judged(
         },
         "judge_sources": sources_of(plain["features"], plain["reference"], plain["metrics"]),
     }
-    return evaluation, {**evaluation, "trainer": plain["trainer"], "timed": timed}
+    measurement = {
+        **evaluation,
+        "trainer": plain["trainer"],
+        "callbacks": plain["callbacks"],
+        "callback_sources": sources_of(plain["callbacks"]),
+        "timed": timed,
+    }
+    return evaluation, measurement
 
 
 def _left_to_model(settings: Settings) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
         probe = output_dir / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink(missing_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{key}={output_dir} is a file, or inside one; choose a folder.") from error
     except OSError as error:
         raise ConfigError(
             f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder with write permission."

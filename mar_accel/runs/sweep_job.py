@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.runs.folder import RECORD_FILE, share_images
+from mar_accel.runs.folder import IMAGES, RECORD_FILE, share_images
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import environment, prepare_output_dir
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult
@@ -58,12 +58,19 @@ def run_job(
     sweep_dir = Path(HydraConfig.get().sweep.dir).absolute()
     result = RunResult(job.num, tuple(HydraConfig.get().overrides.task), FAILED, finished_file)
     objective = ""
+    print(f"run {job.num}: {' '.join(result.overrides)}", flush=True)
     try:
         settings = read()
         objective = OBJECTIVES.get(settings.command) or settings.evaluate.objective
         settings, identity = name_run(settings, sweep_dir)
         result = replace(result, folder=settings.output_dir)
         result = _make_run(function, settings, identity, result)
+    except (KeyboardInterrupt, SystemExit):
+        print(
+            f"stopped in run {job.num}; to continue, repeat the command with hydra.sweep.dir={sweep_dir}.",
+            file=sys.stderr,
+        )
+        raise
     except Exception as error:
         reason = sentence(error)
         result = replace(result, reason=reason or f"{type(error).__name__}: {error}")
@@ -121,7 +128,7 @@ def _make_run(
     except Timeout:
         return replace(result, status=ELSEWHERE)
     try:
-        finished = result.record is not None
+        finished = result.record is not None and not _lacks_images(settings)
         if not finished:
             share_images(folder.parent, folder, identity, settings.dataset.num_images)
             function(settings)
@@ -129,6 +136,12 @@ def _make_run(
         return with_numbers(replace(result, status=SKIPPED if finished else DONE), identity)
     finally:
         lock.release()
+
+
+def _lacks_images(settings: Settings) -> bool:
+    """Whether an evaluation is to keep its images, but an earlier one of the same identity did not."""
+    keeps = settings.command == "evaluate" and settings.evaluate.save_images and not settings.evaluate.images
+    return keeps and not Path(settings.output_dir, IMAGES).is_dir()
 
 
 def _lock(folder: Path) -> FileLock:

@@ -158,9 +158,15 @@ def _fit(
             trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         except SystemExit:
             if trainer.is_global_zero:
-                print("stopped: the same command resumes from the last checkpoint.", file=sys.stderr)
+                print(f"stopped: {_how_to_continue(output_dir)}", file=sys.stderr)
             raise
     return trainer, time.perf_counter() - start
+
+
+def _how_to_continue(output_dir: Path) -> str:
+    if not (output_dir / "checkpoints" / LAST).is_file():
+        return "there is no checkpoint yet."
+    return f"to continue from the last checkpoint, repeat the command with output_dir={output_dir}."
 
 
 def _keep_earlier_metrics(output_dir: Path) -> None:
