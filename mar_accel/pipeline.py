@@ -21,8 +21,9 @@ from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.observer import Observer, Observers
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.images import to_pil
 from mar_accel.weights.folder import PIXEL, read_description, save_model_folder
 from mar_accel.weights.loading import MODEL_HUB_FILES, MODEL_KEY, load_kl_autoencoder, load_mar

@@ -34,8 +34,9 @@ from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.orders import HaltonOrder
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState, NoCache
+from mar_accel.sampling.policy import NoCache
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps
 from mar_accel.weights.loading import load_mar
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from mar_accel.caching.head import HeadCache, HeadCacheDenoiser
 from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.state import DecodeState
 
 ALL = "all"
 

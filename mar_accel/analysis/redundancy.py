@@ -14,7 +14,8 @@ from torch import Tensor
 from mar_accel.caching.token import TokenCache
 from mar_accel.models.transformer import gather_tokens
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
+from mar_accel.sampling.state import DecodeState
 
 CATEGORIES = ("predicted now", "just decoded", "decoded earlier", "not yet decoded")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from mar_accel.caching.token import TokenCache
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
+from mar_accel.sampling.state import DecodeState
 
 # Bisection steps over the range of tolerances, on a log scale.
 BISECTIONS = 12

@@ -18,8 +18,9 @@ from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.plan import ARStep, Plan
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.solvers import Solver
+from mar_accel.sampling.state import DecodeState
 
 
 class LazyMAR(CachePolicy):

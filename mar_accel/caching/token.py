@@ -18,7 +18,7 @@ from mar_accel.caching.rows import flat_rows, take_rows, write_rows
 from mar_accel.errors import ConfigError
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.plan import ARStep, Plan
-from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.readable import Readable
 
 SIMILARITIES = ("cosine", "euclidean")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.state import DecodeState
 
 
 class ImagesPerSecond(ProgressColumn):

@@ -27,8 +27,9 @@ from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.state import DecodeState
 
 
 @dataclass(frozen=True)

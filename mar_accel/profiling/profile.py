@@ -13,7 +13,7 @@ from mar_accel.inference.module import InferenceModule
 from mar_accel.profiling.timer import synchronise
 from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.progress import busy
 
 COMPONENTS = ("encoder", "decoder", "head", "autoencoder", "overhead")

@@ -24,7 +24,8 @@ from mar_accel.sampling.solvers import Solver
 from mar_accel.sampling.step_sizes import StepSize, StepSizes
 
 if TYPE_CHECKING:
-    from mar_accel.sampling.policy import CachePolicy, DecodeState
+    from mar_accel.sampling.policy import CachePolicy
+    from mar_accel.sampling.state import DecodeState
 
 
 def check_stage_sizes(order: Order, sizes: Sequence[int], length: int) -> None:

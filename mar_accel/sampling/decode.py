@@ -15,9 +15,10 @@ from mar_accel.sampling.diffusion_schedule import diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep, Plan
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.selection import TokenSelection
 from mar_accel.sampling.solvers import Solver
+from mar_accel.sampling.state import DecodeState
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def decode(
         class_embedding = torch.cat([class_embedding, model.unconditional_embedding(batch)])
     decoded = noise.noise.new_zeros(batch, plan.num_tokens, model.config.token_dim)
     observer = Observer() if observer is None else observer
-    state = DecodeState(model, plan, class_embedding, noise.order, decoded, observer)
+    state = DecodeState(model, plan, class_embedding, noise.order, decoded, observer.encoded)
     observer.start(state)
-    chains = _Chains(engine, noise, state)
+    chains = _Chains(engine, noise, state, observer)
     cache.start(state)
     for step in plan.steps:
         observer.step_start(state, step)
@@ -81,10 +82,11 @@ def decode(
 class _Chains:
     """Runs the diffusion chains of a step, grouped by number of diffusion steps."""
 
-    def __init__(self, engine: Engine, noise: SampleNoise, state: DecodeState):
+    def __init__(self, engine: Engine, noise: SampleNoise, state: DecodeState, observer: Observer):
         self.engine = engine
         self.noise = noise
         self.state = state
+        self.observer = observer
         plan, net = engine.plan, engine.model.diffloss.net
         lengths = {step.num_diffusion_steps for step in plan.steps}
         lengths |= {step.num_detail_diffusion_steps for step in plan.steps if step.num_detail_tokens}
@@ -138,8 +140,8 @@ class _Chains:
             solver=engine.solver,
         )
         denoise = engine.cache.denoiser(chain.net, chain.z, chain.time_embeddings, step, chain.guided)
-        self.state.observer.chain_start(self.state, step, chain)
+        self.observer.chain_start(self.state, step, chain)
         tokens = chain.run(denoise)
         check_chain(engine.solver, tokens, chain.noise)
-        self.state.observer.chain_end(self.state, step, chain, tokens)
+        self.observer.chain_end(self.state, step, chain, tokens)
         return tokens.unflatten(0, tuple(positions.shape))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partialmethod
+from typing import Any
 
 from torch import Tensor
 
@@ -13,9 +14,7 @@ from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.solvers import Solver
-
-if TYPE_CHECKING:
-    from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.state import DecodeState
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Observer:
     def encoded(self, state: DecodeState, step: ARStep, x: Tensor) -> None:
         """The encoder has finished. The decoder runs next.
 
-        Cache policies send this event by :meth:`mar_accel.sampling.policy.DecodeState.encoded`. A step
+        Cache policies send this event by :meth:`mar_accel.sampling.state.DecodeState.encoded`. A step
         that does not run the backbone does not send it.
 
         Args:
@@ -116,42 +115,12 @@ class Observers(Observer):
     def __init__(self, observers: Iterable[Observer]):
         self.observers = tuple(observers)
 
-    def start(self, state: DecodeState) -> None:
+    def _send(self, event: str, *values: Any) -> None:
         for observer in self.observers:
-            observer.start(state)
+            getattr(observer, event)(*values)
 
-    def step_start(self, state: DecodeState, step: ARStep) -> None:
-        for observer in self.observers:
-            observer.step_start(state, step)
 
-    def encoded(self, state: DecodeState, step: ARStep, x: Tensor) -> None:
-        for observer in self.observers:
-            observer.encoded(state, step, x)
-
-    def conditioning(self, state: DecodeState, step: ARStep, z: Tensor) -> None:
-        for observer in self.observers:
-            observer.conditioning(state, step, z)
-
-    def chain_start(self, state: DecodeState, step: ARStep, chain: Chain) -> None:
-        for observer in self.observers:
-            observer.chain_start(state, step, chain)
-
-    def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: Tensor) -> None:
-        for observer in self.observers:
-            observer.chain_end(state, step, chain, tokens)
-
-    def step_end(self, state: DecodeState, step: ARStep) -> None:
-        for observer in self.observers:
-            observer.step_end(state, step)
-
-    def finish(self, state: DecodeState) -> None:
-        for observer in self.observers:
-            observer.finish(state)
-
-    def autoencoder_start(self, latents: Tensor) -> None:
-        for observer in self.observers:
-            observer.autoencoder_start(latents)
-
-    def autoencoder_end(self, images: Tensor) -> None:
-        for observer in self.observers:
-            observer.autoencoder_end(images)
+# Every event of Observer, so that none can be forgotten here.
+EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
+for _event in EVENTS:
+    setattr(Observers, _event, partialmethod(Observers._send, _event))

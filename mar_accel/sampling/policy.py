@@ -3,64 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from mar_accel.models.diffusion_head import AdaLNMLP
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.denoiser import Denoiser, GuidedDenoiser
 from mar_accel.sampling.model_defaults import ModelDefaults
-from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.solvers import Solver
-
-
-@dataclass
-class DecodeState:
-    """State of a decode.
-
-    Attributes:
-        model: the model that decodes.
-        plan: the AR steps.
-        embeddings: class embeddings [R, D]: B conditional rows, then B unconditional rows if any step is
-            guided.
-        order: decode orders [B, L].
-        decoded: tokens in decode order [B, L, C]. Only those before ``start`` of the current step are valid.
-        observer: receives the events.
-    """
-
-    model: MAR
-    plan: Plan
-    embeddings: Tensor
-    order: Tensor
-    decoded: Tensor
-    observer: Observer = field(default_factory=Observer)
-
-    @property
-    def batch_size(self) -> int:
-        return self.order.shape[0]
-
-    def embedding(self, step: ARStep) -> Tensor:
-        """Class embeddings of the branches that this step runs: [2B, D] if guided, else [B, D]."""
-        return self.embeddings[: self.batch_size * step.num_branches]
-
-    def known(self, step: ARStep) -> tuple[Tensor, Tensor]:
-        """Tokens [B, start, C] and grid positions [B, start] decoded before this step."""
-        return self.decoded[:, : step.start], self.order[:, : step.start]
-
-    def predicted(self, step: ARStep) -> Tensor:
-        """Grid positions [B, n] that this step decodes."""
-        return self.order[:, step.start : step.stop]
-
-    def encoded(self, step: ARStep, x: Tensor) -> Tensor:
-        """Report to the observer that the encoder has finished; returns its output x unchanged.
-
-        Every policy that runs the backbone must call this once per step, between encoder and decoder.
-        Otherwise, time and FLOPs of the decoder are attributed to the encoder.
-        """
-        self.observer.encoded(self, step, x)
-        return x
+from mar_accel.sampling.state import DecodeState
 
 
 class CachePolicy(ModelDefaults):

@@ -19,7 +19,7 @@ from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState
+from mar_accel.sampling.state import DecodeState
 
 from .conftest import EAGER_REFRESH, SHORT, small_model
 

@@ -21,8 +21,8 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling.guidance import GuidanceSchedule, Progress
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
-from mar_accel.sampling.policy import DecodeState
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps
 
 from .conftest import EAGER_REFRESH, SHORT

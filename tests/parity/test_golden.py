@@ -42,10 +42,11 @@ from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.orders import BisectionOrder, HaltonOrder, RandomOrder
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import NoSelection, frequency_scores
 from mar_accel.sampling.solvers import DDPM
+from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps, StageSteps
 
 TOLERANCE = 1e-4

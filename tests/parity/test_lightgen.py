@@ -27,10 +27,11 @@ from mar_accel.sampling.guidance import ConstantGuidance, GuidanceSchedule, Line
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.orders import RandomOrder
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import DecodeState, NoCache
+from mar_accel.sampling.policy import NoCache
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import NoSelection
 from mar_accel.sampling.solvers import DDPM
+from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps
 
 TOLERANCE = 1e-4

@@ -18,8 +18,9 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.state import DecodeState
 
 TINY = MARConfig(
     grid=(4, 4),

@@ -19,7 +19,8 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.profiling.profile import COMPONENTS, profile_batch
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState
+from mar_accel.sampling.policy import CachePolicy
+from mar_accel.sampling.state import DecodeState
 
 BATCH = torch.tensor([0, 1]), torch.tensor([3, 1])
 NUM_STEPS = 6

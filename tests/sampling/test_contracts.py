@@ -17,10 +17,11 @@ from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps, Diffusion
 from mar_accel.sampling.guidance import GuidanceSchedule, Progress
 from mar_accel.sampling.orders import Order, RandomOrder
 from mar_accel.sampling.plan import ARStep
-from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import RandomSelection
 from mar_accel.sampling.solvers import DDPM
+from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps, StepSize, StepSizes
 
 GRID = (16, 16)

@@ -21,8 +21,9 @@ from mar_accel.sampling.guidance import (
     LinearGuidance,
     Progress,
 )
-from mar_accel.sampling.policy import CachePolicy, DecodeState, NoCache
+from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps
 
 INTERVAL = "sampler/guidance_schedule=interval"
