@@ -182,10 +182,13 @@ def _note(settings: Settings, results: Sequence[RowResult]) -> str:
     """The note below the table, which explains its numbers."""
     first, metrics, trainer = results[0].name, results[0].metrics, settings.trainer
     bias = metrics["fid_bias"]
+    compared = [n for result in results if (n := result.metrics.get("fidelity_images"))]
+    fidelity = (
+        f"PSNR and latent MSE: {compared[-1]} images vs. the same samples of {first}. " if compared else ""
+    )
     arguments = " ".join(shlex.quote(argument) for argument in sys.argv[1:])
     return (
-        f"{metrics['num_images']} images per row, seed {settings.seed}; ± is one standard error. PSNR and "
-        f"latent MSE: {results[-1].metrics.get('fidelity_images')} images vs. the same samples of {first}. "
+        f"{metrics['num_images']} images per row, seed {settings.seed}; ± is one standard error. {fidelity}"
         f"Seconds per image: median of {settings.table.timing_rounds} interleaved rounds of "
         f"{metrics['batch_size']} images per process ({trainer.accelerator}, {trainer.precision}, "
         f"devices={trainer.devices}). Speedup over {first}: median ratio of the rounds (smallest–largest). "
