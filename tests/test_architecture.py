@@ -140,3 +140,20 @@ def _is_guard(node: ast.stmt) -> bool:
 def test_the_rule_itself(importer: str, statement: str, allowed: bool) -> None:
     imported = [name for _, name in _imports(ast.parse(statement), importer, is_package=False)]
     assert imported and all(_is_allowed(importer, name) for name in imported) == allowed
+
+
+def test_few_functions_read_a_config() -> None:
+    """Below the door there are typed settings; commands' ``main`` gets its config from Hydra."""
+    reads = [
+        f"{_module(path)}.{node.name}"
+        for path in _sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and any(
+            "DictConfig" in ast.unparse(argument.annotation)
+            for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            if argument.annotation is not None
+        )
+    ]
+    assert len(reads) <= 10, reads
+    assert {name.split(".")[1] for name in reads} <= {"config", "runs"}, reads

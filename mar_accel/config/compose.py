@@ -229,9 +229,10 @@ def _check_kind(config: DictConfig) -> None:
         if not isinstance(config.model.get(name), DictConfig):
             raise ConfigError(f"model.{name} must be a group of settings, got {config.model.get(name)}.")
     takes_text = "num_classes" not in config.model.architecture
-    if takes_text and OmegaConf.is_interpolation(config.dataset, "num_classes"):
+    dataset: Any = OmegaConf.to_container(config.dataset, resolve=False)
+    if takes_text and "num_classes" in dataset:
         raise ConfigError(
-            f"dataset={config.dataset.name} has classes, but model={config.model.name} takes text; choose a "
+            f"dataset={dataset['name']} has classes, but model={config.model.name} takes text; choose a "
             "data set of texts for it, such as dataset=scenes."
         )
 

@@ -47,14 +47,13 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            self._end(config)
+            self._end(Path(config.hydra.sweep.dir).absolute())
         except Exception:
             # Hydra would only warn, and the command would seem to have succeeded.
             traceback.print_exc()
             raise SystemExit(_FAULT) from None
 
-    def _end(self, config: DictConfig) -> None:
-        sweep_dir = Path(config.hydra.sweep.dir).absolute()
+    def _end(self, sweep_dir: Path) -> None:
         folder = results_dir(sweep_dir)
         os.environ.pop(SWEEP_VARIABLE, None)
         results = [_waited_for(result) for result in read_results(folder)]
