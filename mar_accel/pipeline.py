@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,17 +29,18 @@ from mar_accel.weights.folder import PIXEL, read_description, save_model_folder
 from mar_accel.weights.loading import MODEL_HUB_FILES, MODEL_KEY, load_kl_autoencoder, load_mar
 from mar_accel.weights.sources import locate
 
+Kind = TypeVar("Kind")
 # (pipeline, index of the AR step, the step, {"tokens": [B, L, C] in decode order, "order": [B, L]})
 StepEndCallback = Callable[["MARPipeline", int, ARStep, dict[str, Tensor]], object]
 
 
 @dataclass
 class PipelineOutput:
-    """What a call of the pipeline gives.
+    """Result of a call of the pipeline.
 
     Attributes:
-        images: one picture per image: PIL images; with output_type="np" float32 [N, H, W, 1 or 3] in 0..1,
-            with "pt" float32 [N, 1 or 3, H, W] in 0..1.
+        images: N images. "pil": a list of PIL images. "np": float32 [N, H, W, 1 or 3] in 0..1. "pt": float32
+            [N, 1 or 3, H, W] in 0..1.
         tokens: the sampled tokens [N, L, C], float32, on the CPU.
     """
 
@@ -48,12 +49,12 @@ class PipelineOutput:
 
 
 class MARPipeline:
-    """A model with its autoencoder, to be sampled with any sampler and cache.
+    """A model and its autoencoder. Each call samples images with any sampler and cache.
 
     Args:
-        model, autoencoder: in evaluation mode, both on the same device and of the same dtype.
-        name: of the model, which is saved with it.
-        sampling: sampling defaults of the model by name, as ``model.sampling`` in the configs.
+        model, autoencoder: both in evaluation mode, on the same device and with the same dtype.
+        name: name of the model. It is saved with the model.
+        sampling: default sampling settings of the model, as ``model.sampling`` in the configs.
 
     Example:
         >>> pipe = MARPipeline.from_pretrained("digits")
@@ -85,19 +86,19 @@ class MARPipeline:
         autoencoder: str | Path | None = None,
         ema: bool = True,
     ) -> MARPipeline:
-        """A pipeline on the CPU, float32.
+        """Load a pipeline on the CPU, in float32.
 
         Args:
             weights: "digits" (embedded), a model folder, a Hub repository id (``owner/name`` or
                 ``owner/name@revision``), a weight file, or "random".
-            model: member of the config group ``model`` ("mar_base", …) that the weights belong to; needed for
-                a file and for "random", which do not say it themselves.
-            autoencoder: where the autoencoder of a latent model is, as ``model.autoencoder.weights``; None:
-                where the weights are.
-            ema: take the averaged weights of a checkpoint that has them.
+            model: member of the config group ``model`` that fits the weights, such as "mar_base". Required
+                for a weight file and for "random".
+            autoencoder: location of the autoencoder of a latent model, as ``model.autoencoder.weights``.
+                None: the same as ``weights``.
+            ema: whether to load the averaged weights of a checkpoint, if it has them.
 
         Raises:
-            WeightsError: weights are missing, damaged or of another model.
+            WeightsError: the weights are missing, damaged or belong to another model.
             ConfigError: ``model`` is unknown.
         """
         weights, autoencoder = str(weights), None if autoencoder is None else str(autoencoder)
@@ -127,11 +128,11 @@ class MARPipeline:
         return cls(network, decoder, name=described.name, sampling=described.sampling)
 
     def save_pretrained(self, path: str | Path) -> Path:
-        """Write a model folder, which ``from_pretrained`` and ``model.weights=PATH`` read; returns it."""
+        """Write a model folder for ``from_pretrained`` and ``model.weights=PATH``; returns its path."""
         return save_model_folder(path, self.model, self.autoencoder, name=self.name, sampling=self.sampling)
 
     def to(self, *args: Any, **kwargs: Any) -> MARPipeline:
-        """Move to a device and/or dtype, in place, with the arguments of ``nn.Module.to``; returns itself."""
+        """Move to a device or dtype in place; arguments as in ``nn.Module.to``. Returns the pipeline."""
         self.model.to(*args, **kwargs)
         self.autoencoder.to(*args, **kwargs)
         return self
@@ -145,10 +146,10 @@ class MARPipeline:
         return self.model.fake_latent.dtype
 
     def set_progress_bar_config(self, **settings: Any) -> None:
-        """Settings of the progress bar of later calls.
+        """Configure the progress bar of later calls.
 
         Args:
-            settings: ``disable=True`` hides it; others go to :class:`rich.progress.Progress`.
+            settings: arguments of :class:`rich.progress.Progress`. ``disable=True`` hides the bar.
         """
         self._progress_bar = settings
 
@@ -170,48 +171,44 @@ class MARPipeline:
         callback_on_step_end: StepEndCallback | None = None,
         observer: Observer | None = None,
     ) -> PipelineOutput:
-        """Sample images of some labels.
+        """Sample images of the given labels.
 
-        The i-th image is that of sample index i in ``python -m mar_accel.generate`` under the same seed,
-        label and settings, whatever the batch size (only ``cache/refresh=adaptive`` depends on it).
+        The i-th image equals that of sample index i in ``python -m mar_accel.generate`` with the same seed,
+        label and settings. Only with ``cache/refresh=adaptive`` does it depend on the batch size.
 
         Args:
-            class_labels: a label or labels, each in 0 … num_classes − 1.
-            sampler, cache: a member of the config group, a node with a ``_target_``, or an object.
-            guidance_scale: w, at least 0; 1 disables guidance. None: what the model and the sampler say.
-            num_iter, num_diffusion_steps: K and T of a sampler given by name; None: as the sampler says.
-            num_images_per_label: images of each label, one after the other.
-            seed: decides the images together with their indices, at least 0; 0 unless given.
-            generator: its initial seed is taken, in place of ``seed``.
-            batch_size: images that are sampled at once, at least 1.
+            class_labels: one label or a sequence of labels, each in 0..num_classes − 1.
+            sampler, cache: name of a member of the config group, a node with a ``_target_``, or an object.
+            guidance_scale: w, at least 0. 1 disables guidance. None: the default of sampler and model.
+            num_iter, num_diffusion_steps: K and T, for a sampler given by name. None: its defaults.
+            num_images_per_label: number of consecutive images of each label.
+            seed: random seed, at least 0. None: 0. The images depend on the seed and their indices.
+            generator: alternative to ``seed``; its initial seed is used.
+            batch_size: number of images per batch, at least 1.
             output_type: "pil", "np" or "pt"; see :class:`PipelineOutput`.
-            overrides: further Hydra overrides of members given by name: ``["sampler.order=halton"]``.
-            callback_on_step_end: called as in diffusers after every AR step of every batch, with the
-                pipeline, the step's index, the step, and ``{"tokens": …, "order": …}``. Its result is unused.
-            observer: is told everything; see :class:`mar_accel.sampling.observer.Observer`.
+            overrides: Hydra overrides for a sampler or cache given by name: ``["sampler.order=halton"]``.
+            callback_on_step_end: called after every AR step of every batch, as in diffusers. Arguments: the
+                pipeline, the step's index, the step, ``{"tokens": …, "order": …}``. The result is ignored.
+            observer: receives all events; see :class:`mar_accel.sampling.observer.Observer`.
 
         Raises:
-            ConfigError: a value is out of its range, a member is unknown, or what is asked for cannot be
-                combined.
+            ConfigError: a value is out of range, a name is unknown, or the settings are incompatible.
         """
         labels = _check_labels(class_labels, self.model.config.num_classes)
         _check_at_least("num_images_per_label", num_images_per_label, 1)
-        labels = [label for label in labels for _ in range(num_images_per_label)]
         _check_at_least("batch_size", batch_size, 1)
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be pil, np or pt, got {output_type!r}.")
-        given = {
-            "guidance_scale": guidance_scale,
-            "num_iter": num_iter,
-            "num_diffusion_steps": num_diffusion_steps,
-        }
-        parts = self._sampling(sampler, cache, given, overrides)
-        self._last = session = Session.of(
-            self.model, self.autoencoder, *parts, _seed(seed, generator), self.sampling
+        given = _given(
+            guidance_scale=guidance_scale, num_iter=num_iter, num_diffusion_steps=num_diffusion_steps
         )
+        parts = self._sampling(sampler, cache, given, overrides)
+        seed = _seed(seed, generator)
+        self._last = session = Session.of(self.model, self.autoencoder, *parts, seed, self.sampling)
         observers = [] if observer is None else [observer]
         if callback_on_step_end is not None:
             observers.append(_StepEnd(self, callback_on_step_end))
+        labels = [label for label in labels for _ in range(num_images_per_label)]
         return _output(self._sample(session, labels, batch_size, observers), output_type)
 
     def _sample(
@@ -232,44 +229,40 @@ class MARPipeline:
         return torch.cat(images), torch.cat(tokens)
 
     def summary(self) -> Any:
-        """What the last call took and what its cache saved: see :class:`mar_accel.profiling.summary.Summary`.
+        """Cost of the last call, and savings of its cache: a :class:`mar_accel.profiling.summary.Summary`.
 
         Raises:
-            ConfigError: nothing has been sampled yet.
+            ConfigError: the pipeline has not sampled yet.
         """
         from mar_accel.profiling.summary import summarise
 
         if self._last is None:
-            raise ConfigError("summary() tells of the last call; sample something first.")
+            raise ConfigError("summary() describes the last call; sample images first.")
         return summarise(self._last)
 
     def _sampling(
         self, sampler: Any, cache: Any, given: Mapping[str, Any], overrides: Sequence[str]
     ) -> tuple[Sampler, CachePolicy]:
-        """Sampler and cache policy as objects."""
-        values = [f"sampler.{key}={value}" for key, value in given.items() if value is not None]
-        names = [
-            f"{key}={value}" for key, value in (("sampler", sampler), ("cache", cache)) if _is_name(value)
+        """Build sampler and cache policy from names, nodes or objects.
+
+        Args:
+            given: keys of the sampler that the call sets.
+        """
+        chosen = [
+            f"{key}={value}"
+            for key, value in (("sampler", sampler), ("cache", cache))
+            if isinstance(value, str)
         ]
-        of_sampler = values if isinstance(sampler, str) else []
-        nodes = compose_sampling(self._model_node(), [*names, *of_sampler, *overrides])
-        built: list[Any] = []
-        for key, value, node, kind in (
-            ("sampler", sampler, nodes[0], Sampler),
-            ("cache", cache, nodes[1], CachePolicy),
-        ):
-            if not isinstance(value, (str, Mapping, kind)):
-                raise ConfigError(f"{key} must be a name, a node or a {kind.__name__}, got {value!r}.")
-            if isinstance(value, str):
-                built.append(build_node(key, node, kind))
-            else:
-                built.append(build_node(key, value, kind) if isinstance(value, Mapping) else value)
+        if isinstance(sampler, str):
+            chosen += [f"sampler.{key}={value}" for key, value in given.items()]
+        sampler_node, cache_node = compose_sampling(self._model_node(), [*chosen, *overrides])
+        built = _part("sampler", sampler, Sampler, sampler_node)
         if not isinstance(sampler, str):
-            built[0] = _with_guidance_scale(built[0], given)
-        return built[0], built[1]
+            built = _with_guidance_scale(built, given)
+        return built, _part("cache", cache, CachePolicy, cache_node)
 
     def _model_node(self) -> dict[str, Any]:
-        """The model as a member of the group ``model``, for what samplers and caches read of it."""
+        """The model as a node of the config group ``model``, to which samplers and caches refer."""
         return {"name": self.name, "sampling": self.sampling, "architecture": asdict(self.model.config)}
 
     def __repr__(self) -> str:
@@ -278,7 +271,7 @@ class MARPipeline:
 
 
 class _StepEnd(Observer):
-    """Calls a diffusers-like callback after every AR step."""
+    """Calls a callback in the style of diffusers after every AR step."""
 
     def __init__(self, pipe: MARPipeline, callback: StepEndCallback):
         self.pipe, self.callback = pipe, callback
@@ -287,18 +280,25 @@ class _StepEnd(Observer):
         self.callback(self.pipe, step.index, step, {"tokens": state.decoded, "order": state.order})
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str)
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _part(key: str, value: Any, kind: type[Kind], node: Mapping[str, Any]) -> Kind:
+    """The part that ``value`` names, describes or is; ``node`` is the composed node of a name."""
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, (str, Mapping)):
+        raise ConfigError(f"{key} must be a name, a node or a {kind.__name__}, got {value!r}.")
+    return build_node(key, node if isinstance(value, str) else value, kind)
 
 
 def _with_guidance_scale(sampler: Sampler, given: Mapping[str, Any]) -> Sampler:
-    """A sampler that came as an object, under another guidance scale; K and T are its parts' own."""
+    """Apply the guidance scale to a sampler that was not given by name; K and T belong to its parts."""
     for key in ("num_iter", "num_diffusion_steps"):
-        if given[key] is not None:
-            raise ConfigError(f"{key} changes samplers given by name; give it to the parts of this sampler.")
-    return (
-        sampler if given["guidance_scale"] is None else sampler.with_guidance_scale(given["guidance_scale"])
-    )
+        if key in given:
+            raise ConfigError(f"{key} changes samplers given by name; set it in the parts of this sampler.")
+    return sampler.with_guidance_scale(given["guidance_scale"]) if given else sampler
 
 
 def _output(sampled: tuple[Tensor, Tensor], output_type: str) -> PipelineOutput:
@@ -315,7 +315,7 @@ def _output(sampled: tuple[Tensor, Tensor], output_type: str) -> PipelineOutput:
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     if generator is not None:
         if seed is not None:
-            raise ConfigError("seed and generator decide the same; give one of them.")
+            raise ConfigError("seed and generator are mutually exclusive; set only one of them.")
         return generator.initial_seed()
     seed = 0 if seed is None else seed
     _check_at_least("seed", seed, 0)
@@ -325,10 +325,10 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
 def _check_labels(labels: Sequence[int] | int, num_classes: int) -> list[int]:
     labels = [labels] if isinstance(labels, int) else list(labels)
     if not labels:
-        raise ConfigError("class_labels is empty; give at least one label.")
+        raise ConfigError("class_labels is empty; set at least one label.")
     checked = []
     for label in labels:
-        # Integers of numpy and torch are as good as Python's.
+        # Accepts integers of numpy and torch, too.
         number = operator.index(label) if hasattr(label, "__index__") else -1
         if isinstance(label, bool) or not 0 <= number < num_classes:
             raise ConfigError(

@@ -193,7 +193,7 @@ def test_file_needs_a_model(tmp_path: Path) -> None:
         ),
         (
             {"class_labels": 3, "seed": 1, "generator": torch.Generator()},
-            r"^seed and generator decide the same; give one of them\.$",
+            r"^seed and generator are mutually exclusive; set only one of them\.$",
         ),
         (
             {"class_labels": 3, "sampler": Sampler(), "num_iter": 3},
@@ -303,7 +303,7 @@ def test_the_progress_bar_can_be_hidden(pipe: MARPipeline) -> None:
 
 def test_a_summary_tells_of_the_last_call(pipe: MARPipeline) -> None:
     fresh = MARPipeline(pipe.model, pipe.autoencoder, sampling=pipe.sampling)
-    with pytest.raises(ConfigError, match=r"^summary\(\) tells of the last call; sample something first\.$"):
+    with pytest.raises(ConfigError, match=r"^summary\(\) describes the last call; sample images first\.$"):
         fresh.summary()
     fresh(3)
     summary = fresh.summary()

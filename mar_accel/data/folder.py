@@ -1,4 +1,4 @@
-"""One's own images: a folder with a sub-folder per class, as training data."""
+"""Training images in a folder with one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mar_accel.errors import DataError
 
 
 class FolderImages(Dataset[tuple[Tensor, int]]):
-    """Images of a folder, each in the sub-folder of its class, cut to the middle square and resized.
+    """Images in one sub-folder per class, each cropped to its central square and resized.
 
     Args:
-        path: the folder; sub-folders in the order of their names are the classes 0, 1, ….
-        image_size: side of the images in pixels.
+        path: the folder. Its sub-folders, sorted by name, are the classes 0, 1, ….
+        image_size: height and width of the images in pixels.
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: the folder does not exist, or has no sub-folder with images.
+        DataError: the folder does not exist, or no sub-folder has images.
     """
 
     def __init__(self, path: str | Path, image_size: int, channels: int):
@@ -41,7 +41,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             raise DataError(f"dataset.path={path} is not a folder; give the path of an existing one.")
         if not self.files:
             raise DataError(
-                f"dataset.path={path} must have a sub-folder of images for each class, found none."
+                f"dataset.path={path} has no sub-folders with images; put the images of each class in one."
             )
         self.image_size = image_size
         self.mode = "L" if channels == 1 else "RGB"
@@ -50,7 +50,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        """Pixels [channels, size, size] in −1..1, and the class."""
+        """Returns pixels [channels, size, size] in −1..1, and the class."""
         file, label = self.files[item]
         try:
             with Image.open(file) as image:
@@ -65,12 +65,12 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
 
 class FolderTrainingData(pl.LightningDataModule):
-    """Batches of pixels [B, channels, size, size] in −1..1 with classes [B], in a new order at every epoch.
+    """Batches of pixels [B, channels, size, size] in −1..1 and classes [B], shuffled in each epoch.
 
     Args:
         path, image_size, channels: see :class:`FolderImages`.
         batch_size: images per step.
-        num_workers: processes that read images; 0: the training process reads them.
+        num_workers: number of processes that read images. 0: the training process reads them.
     """
 
     def __init__(self, path: str, image_size: int, channels: int, batch_size: int, num_workers: int = 0):

@@ -2,36 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion_head import DiffusionHead
-from mar_accel.models.transformer import Block, gather_tokens, scatter_tokens
+from mar_accel.models.transformer import Block, gather_tokens, init_transformer_weights, scatter_tokens
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes that all MAR backbones share.
+
+    Attributes:
+        grid: rows and columns (h, w) of the token grid; L = h·w.
+        patch_size: side p of a token in latent pixels. A token has C = latent_channels · p² channels.
+        latent_channels: number of latent channels of the autoencoder (1 for greyscale pixels).
+        embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of all blocks.
+        encoder_depth, decoder_depth: number of blocks.
+        head_depth, head_width: residual blocks and width of the diffusion head.
+    """
+
+    grid: tuple[int, int] = (16, 16)
+    patch_size: int = 1
+    latent_channels: int = 16
+    embed_dim: int = 768
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    encoder_depth: int = 12
+    decoder_depth: int = 12
+    head_depth: int = 6
+    head_width: int = 1024
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if self.embed_dim % self.num_heads:
+            raise ConfigError(
+                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
+                f"got {self.embed_dim}."
+            )
+
+    @property
+    def seq_len(self) -> int:
+        """Number of tokens L."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def token_dim(self) -> int:
+        """Channels C of a token."""
+        return self.latent_channels * self.patch_size**2
 
 
 class TokenBackbone(nn.Module):
     """Encoder over known tokens, decoder over all tokens.
 
-    A subclass makes the parameters and computes the conditioning vectors.
+    A subclass adds what its condition needs and computes the conditioning vectors. Its ``__init__`` calls
+    ``add_blocks`` and, at the end, ``finish``. Random weights depend on the order of the parameters.
 
     Shapes: B images, L tokens, S buffer tokens, width D, C token channels. R rows are B rows per guidance
     branch: conditional rows first, then unconditional rows.
     """
 
-    config: Any
     # S: tokens before those of the grid.
     buffer_size: int = 0
-    encoder_pos_embed_learned: nn.Parameter
-    decoder_pos_embed_learned: nn.Parameter
-    mask_token: nn.Parameter
-    z_proj: nn.Linear
-    z_proj_ln: nn.LayerNorm
-    encoder_blocks: nn.ModuleList
-    encoder_norm: nn.LayerNorm
-    decoder_embed: nn.Linear
-    decoder_blocks: nn.ModuleList
-    diffloss: DiffusionHead
+    fake_latent: nn.Parameter
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.config = config
+
+    def add_blocks(self, num_positions: int, dropout: float = 0.0) -> None:
+        """Add encoder and decoder with ``num_positions`` learned positions each."""
+        config, dim = self.config, self.config.embed_dim
+        block_args = (dim, config.num_heads, config.mlp_ratio, dropout)
+        self.z_proj = nn.Linear(config.token_dim, dim)
+        self.z_proj_ln = nn.LayerNorm(dim, eps=1e-6)
+        self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, num_positions, dim))
+        self.encoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.encoder_depth))
+        self.encoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.decoder_embed = nn.Linear(dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, num_positions, dim))
+        self.decoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def finish(self, condition: Sequence[nn.Parameter], last_positions: nn.Parameter) -> None:
+        """Initialise all parameters as MAR does, and add the diffusion head, which initialises itself.
+
+        Args:
+            condition: embeddings of the condition.
+            last_positions: learned positions after the decoder.
+        """
+        self.apply(init_transformer_weights)
+        learned = (self.mask_token, self.encoder_pos_embed_learned, self.decoder_pos_embed_learned)
+        for parameter in (self.fake_latent, *condition, *learned, last_positions):
+            nn.init.normal_(parameter, std=0.02)
+        config = self.config
+        self.diffloss = DiffusionHead(
+            config.token_dim, config.embed_dim, config.head_width, config.head_depth
+        )
 
     def positions(self, table: Tensor) -> Tensor:
         """Position embeddings [S+L, D] on this model's grid from a learned table [1, N, D]."""

@@ -18,66 +18,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mar_accel.errors import ConfigError
-from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.backbone import BackboneConfig, TokenBackbone
 from mar_accel.models.cross_attention import CrossBlock, TextEmbedder
-from mar_accel.models.diffusion_head import DiffusionHead
-from mar_accel.models.transformer import Block, init_transformer_weights
 
 # Keys and values of each cross block, [B, H, N, d] each.
 TextKeys = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class LightGenConfig:
+class LightGenConfig(BackboneConfig):
     """Architecture of a LightGen model; the defaults are the base size at 512 px.
 
     Attributes:
-        grid: rows and columns (h, w) of the token grid; L = h·w.
         train_grid: grid of the learned positions. Other grids interpolate them.
-        patch_size: side p of a token in latent pixels. A token has C = latent_channels · p² channels.
-        latent_channels: number of latent channels of the autoencoder.
-        embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of all blocks.
-        encoder_depth, decoder_depth, cross_depth, text_depth: number of blocks.
+        cross_depth, text_depth: number of blocks.
         caption_channels: width of the text features.
         max_text_length: maximum number N of text tokens.
-        head_depth, head_width: residual blocks and width of the diffusion head.
     """
 
     grid: tuple[int, int] = (32, 32)
-    train_grid: tuple[int, int] = (16, 16)
     patch_size: int = 2
-    latent_channels: int = 16
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    encoder_depth: int = 12
-    decoder_depth: int = 12
+    head_depth: int = 8
+    head_width: int = 1280
+    train_grid: tuple[int, int] = (16, 16)
     cross_depth: int = 12
     text_depth: int = 6
     caption_channels: int = 4096
     max_text_length: int = 128
-    head_depth: int = 8
-    head_width: int = 1280
 
     def __post_init__(self) -> None:
-        for key in ("grid", "train_grid"):
-            object.__setattr__(self, key, tuple(getattr(self, key)))
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
-                f"got {self.embed_dim}."
-            )
-
-    @property
-    def seq_len(self) -> int:
-        """Number of tokens L."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def token_dim(self) -> int:
-        """Channels C of a token."""
-        return self.latent_channels * self.patch_size**2
+        super().__post_init__()
+        object.__setattr__(self, "train_grid", tuple(self.train_grid))
 
 
 class LightGen(TokenBackbone):
@@ -96,36 +67,17 @@ class LightGen(TokenBackbone):
     config: LightGenConfig
 
     def __init__(self, config: LightGenConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         dim, trained = config.embed_dim, config.train_grid[0] * config.train_grid[1]
         block_args = (dim, config.num_heads, config.mlp_ratio)
         self.fake_latent = nn.Parameter(torch.zeros(1, 1, dim))
-        self.z_proj = nn.Linear(config.token_dim, dim)
-        self.z_proj_ln = nn.LayerNorm(dim, eps=1e-6)
-        self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, trained, dim))
-        self.encoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.encoder_depth))
-        self.encoder_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.decoder_embed = nn.Linear(dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, trained, dim))
-        self.decoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.decoder_depth))
-        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.add_blocks(trained)
         self.last_embed = nn.Linear(dim, dim)
         self.last_pos_embed_learned = nn.Parameter(torch.zeros(1, trained, dim))
         self.cross_attn_blocks = nn.ModuleList(CrossBlock(*block_args) for _ in range(config.cross_depth))
         self.cross_norm = nn.LayerNorm(dim, eps=1e-6)
         self.text_emb = TextEmbedder(config.caption_channels, config.text_depth, *block_args)
-        self.apply(init_transformer_weights)
-        for parameter in (
-            self.fake_latent,
-            self.mask_token,
-            self.encoder_pos_embed_learned,
-            self.decoder_pos_embed_learned,
-            self.last_pos_embed_learned,
-        ):
-            nn.init.normal_(parameter, std=0.02)
-        self.diffloss = DiffusionHead(config.token_dim, dim, config.head_width, config.head_depth)
+        self.finish([], self.last_pos_embed_learned)
 
     def positions(self, table: Tensor) -> Tensor:
         """Learned position embeddings [1, trained, D] on the grid of the model, as [L, D].

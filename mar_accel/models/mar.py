@@ -11,25 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mar_accel.errors import ConfigError
-from mar_accel.models.backbone import TokenBackbone
-from mar_accel.models.diffusion_head import DiffusionHead
-from mar_accel.models.transformer import Block, init_transformer_weights
+from mar_accel.models.backbone import BackboneConfig, TokenBackbone
 
 
 @dataclass(frozen=True)
-class MARConfig:
+class MARConfig(BackboneConfig):
     """Architecture of a MAR model; the defaults are MAR-B at 256 px.
 
     Attributes:
-        grid: rows and columns (h, w) of the token grid; L = h·w.
-        patch_size: side p of a token in latent pixels. A token has C = latent_channels · p² channels.
-        latent_channels: number of latent channels of the autoencoder (1 for greyscale pixels).
         num_classes: number of class labels.
         buffer_size: number of buffer tokens S, copies of the class embedding before the image tokens.
-        embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of encoder and decoder.
-        encoder_depth, decoder_depth: number of blocks.
-        head_depth, head_width: residual blocks and width of the diffusion head.
         dropout: dropout probability in the blocks, 0..1, in training only.
 
     Example:
@@ -37,37 +28,9 @@ class MARConfig:
         MARConfig(embed_dim=1024, num_heads=16, **sizes)  # MAR-L
     """
 
-    grid: tuple[int, int] = (16, 16)
-    patch_size: int = 1
-    latent_channels: int = 16
     num_classes: int = 1000
     buffer_size: int = 64
-    embed_dim: int = 768
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    encoder_depth: int = 12
-    decoder_depth: int = 12
-    head_depth: int = 6
-    head_width: int = 1024
     dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grid", tuple(self.grid))
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
-                f"got {self.embed_dim}."
-            )
-
-    @property
-    def seq_len(self) -> int:
-        """Number of tokens L."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def token_dim(self) -> int:
-        """Channels C of a token."""
-        return self.latent_channels * self.patch_size**2
 
 
 class MAR(TokenBackbone):
@@ -76,35 +39,14 @@ class MAR(TokenBackbone):
     config: MARConfig
 
     def __init__(self, config: MARConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.buffer_size = config.buffer_size
-        dim, length = config.embed_dim, config.buffer_size + config.seq_len
-        block_args = (dim, config.num_heads, config.mlp_ratio, config.dropout)
+        dim = config.embed_dim
         self.fake_latent = nn.Parameter(torch.zeros(1, dim))
         self.class_emb = nn.Embedding(config.num_classes, dim)
-        self.z_proj = nn.Linear(config.token_dim, dim)
-        self.z_proj_ln = nn.LayerNorm(dim, eps=1e-6)
-        self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, length, dim))
-        self.encoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.encoder_depth))
-        self.encoder_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.decoder_embed = nn.Linear(dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, length, dim))
-        self.decoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.decoder_depth))
-        self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.add_blocks(config.buffer_size + config.seq_len, config.dropout)
         self.diffusion_pos_embed_learned = nn.Parameter(torch.zeros(1, config.seq_len, dim))
-        self.apply(init_transformer_weights)
-        for parameter in (
-            self.fake_latent,
-            self.class_emb.weight,
-            self.mask_token,
-            self.encoder_pos_embed_learned,
-            self.decoder_pos_embed_learned,
-            self.diffusion_pos_embed_learned,
-        ):
-            nn.init.normal_(parameter, std=0.02)
-        self.diffloss = DiffusionHead(config.token_dim, dim, config.head_width, config.head_depth)
+        self.finish([self.class_emb.weight], self.diffusion_pos_embed_learned)
 
     # -- the steps of a forward pass -----------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How long sampling will take, from counted FLOPs: said before it starts, where it is long."""
+"""Estimates the sampling time from counted FLOPs, and prints it before a long run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from mar_accel.profiling.flops import count_flops
 from mar_accel.profiling.speed import gemm_peak
 from mar_accel.utils.ranks import is_first_process
 
-# Share of the matrix product's speed that sampling reaches: 0.6 to 0.7 for MAR-B and larger
-# (experiments/wall_clock), a third for the small embedded model.
+# Speed of sampling relative to a large matrix product: 0.6 to 0.7 for MAR-B and larger models
+# (experiments/wall_clock), about a third for the small embedded model.
 LARGE_MODEL_SHARE, SMALL_MODEL_SHARE = 0.65, 0.35
 LARGE_MODEL = 20_000_000
-# Shorter runs need no warning, and the count itself takes a moment.
-WORTH_SAYING = 60.0
+# Shorter estimates, in seconds, are not printed.
+SHORTEST_ANNOUNCED = 60.0
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def estimated_seconds(
     sessions: Sequence[Session], images: Sequence[int], trainer: TrainerSettings, num_processes: int = 1
 ) -> float:
-    """Seconds that sampling will take, within a factor of about two on an idle machine.
+    """Estimate the sampling time in seconds, accurate to a factor of about two on an idle machine.
 
     Args:
-        sessions: what is sampled. images: how many images of each.
-        trainer: accelerator and precision; on a CPU the processes share its cores.
+        sessions: models with their samplers and caches.
+        images: number of images of each session.
+        trainer: gives accelerator and precision.
+        num_processes: number of processes. On a CPU, they share its cores.
     """
     on_gpu = trainer.accelerator != "cpu" and torch.cuda.is_available()
     dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
@@ -45,8 +47,8 @@ def estimated_seconds(
 def announce(
     sessions: Sequence[Session], images: Sequence[int], trainer: TrainerSettings, num_processes: int = 1
 ) -> None:
-    """Print how long sampling will take, where that is more than a minute; the first process alone."""
-    # A bound without counting: each of L tokens passes the parameters at least once.
+    """Print the estimate in the first process, if it exceeds one minute. Arguments as above."""
+    # Counting takes a moment. This lower bound shows that a short run needs no count.
     least = sum(
         2 * count * session.plan.num_tokens * sum(p.numel() for p in session.model.parameters())
         for session, count in zip(sessions, images, strict=True)
@@ -54,7 +56,7 @@ def announce(
     if not is_first_process() or least < 1e11:
         return
     seconds = estimated_seconds(sessions, images, trainer, num_processes)
-    if seconds > WORTH_SAYING:
+    if seconds > SHORTEST_ANNOUNCED:
         print(f"about {duration(seconds)} of sampling, judged by counted FLOPs", flush=True)
 
 

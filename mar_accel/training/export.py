@@ -12,12 +12,10 @@ from torch import nn
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_autoencoder
-from mar_accel.models.lightgen import LightGen
-from mar_accel.models.mar import MAR
+from mar_accel.models.backbone import TokenBackbone
 from mar_accel.training.build import build_trained
 from mar_accel.training.conditioning import TextConditioner
 from mar_accel.weights.folder import save_model_folder
-from mar_accel.weights.text_folder import save_text_model
 
 
 def export_averaged(
@@ -44,16 +42,14 @@ def export_averaged(
         raise WeightsError(
             f"{checkpoint} was trained with another architecture ({reason}); set model.architecture to it."
         ) from error
-    network, conditioner = trained["model"], trained["conditioner"]
-    if isinstance(network, LightGen):
-        encoder = cast("TextConditioner", conditioner).encoder
-        return save_text_model(folder, network, encoder, model.name, model.sampling, dtype)
+    conditioner = trained["conditioner"]
     return save_model_folder(
         folder,
-        cast("MAR", network),
+        cast("TokenBackbone", trained["model"]),
         build_autoencoder(model),
         name=model.name,
         sampling=model.sampling,
+        text_encoder=conditioner.encoder if isinstance(conditioner, TextConditioner) else None,
         dtype=dtype,
     )
 

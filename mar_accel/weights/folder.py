@@ -1,7 +1,8 @@
-"""Model folders: ``config.json``, ``model.safetensors`` and, for latent models, a diffusers ``vae/``."""
+"""Model folders: ``config.json``, ``model.safetensors``, and ``vae/`` or ``text_encoder/`` if needed."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -12,15 +13,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from mar_accel import __version__
 from mar_accel.errors import WeightsError
 from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder, PixelAutoencoder
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.mar import MARConfig
 
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 VAE_FOLDER = "vae"
+TEXT_ENCODER_FOLDER = "text_encoder"
 VAE_FILE = "diffusion_pytorch_model.safetensors"
 # Names of autoencoders in config.json. For safety, a folder never names a class to import.
 PIXEL, KL = "pixel", "kl"
@@ -42,18 +46,15 @@ class ModelDescription:
     autoencoder: str
     sampling: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        record = {"_class_name": "MAR", "mar_accel_version": __version__, **asdict(self)}
-        return json.dumps(record, indent=2) + "\n"
-
 
 def save_model_folder(
     path: str | Path,
-    model: MAR,
+    model: TokenBackbone,
     autoencoder: Autoencoder | None = None,
     *,
     name: str,
     sampling: Mapping[str, Any],
+    text_encoder: nn.Module | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write a model folder for ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)``.
@@ -71,6 +72,7 @@ def save_model_folder(
             For other latents, readers must set the autoencoder themselves.
         name: name of the model, as in ``conf/model``.
         sampling: sampling defaults of the model, as in ``conf/model``.
+        text_encoder: text encoder of a text-to-image model, a transformers model, saved in ``text_encoder/``.
         dtype: dtype of the saved weights. None: unchanged.
 
     Returns:
@@ -84,7 +86,14 @@ def save_model_folder(
     """
     path = Path(path)
     kind = _autoencoder_kind(autoencoder, model)
-    description = ModelDescription(name, model.config, kind, dict(sampling))
+    record = {
+        "_class_name": type(model).__name__,
+        "mar_accel_version": __version__,
+        "name": name,
+        "architecture": asdict(model.config),
+        "autoencoder": kind,
+        "sampling": dict(sampling),
+    }
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -94,7 +103,11 @@ def save_model_folder(
         save_file(tensors, temporary / MODEL_FILE, metadata={"format": "pt"})
         if isinstance(autoencoder, KLAutoencoder):
             autoencoder.vae.save_pretrained(temporary / VAE_FOLDER)
-        (temporary / CONFIG_FILE).write_text(description.to_json())
+        if text_encoder is not None:
+            # save_pretrained keeps the dtype of the weights.
+            converted: Any = copy.deepcopy(text_encoder).to("cpu", dtype)
+            converted.save_pretrained(temporary / TEXT_ENCODER_FOLDER)
+        (temporary / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n")
         _put_into_place(temporary, path)
     except OSError as error:
         raise WeightsError(
@@ -105,7 +118,7 @@ def save_model_folder(
     return path
 
 
-def _autoencoder_kind(autoencoder: Autoencoder | None, model: MAR) -> str:
+def _autoencoder_kind(autoencoder: Autoencoder | None, model: TokenBackbone) -> str:
     if autoencoder is None:
         return PIXEL if model.config.latent_channels in (1, 3) else KL
     if isinstance(autoencoder, PixelAutoencoder):
