@@ -14,9 +14,9 @@ from torchmetrics import Metric
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import read_image
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.inference.build import build_node
 from mar_accel.inference.session import Prediction
+from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.metrics.features import quantise
 from mar_accel.runs.folder import IMAGES
 from mar_accel.utils.images import image_name

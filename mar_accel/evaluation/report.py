@@ -9,8 +9,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from mar_accel.config.settings import Settings
-from mar_accel.evaluation.result import METRIC_KEYS, Evaluation
+from mar_accel.evaluation.result import Evaluation
 from mar_accel.evaluation.table import RowResult, markdown_table
+from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.loggers import log_config, log_results, open_logger, run_tags
 

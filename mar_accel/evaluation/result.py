@@ -8,50 +8,12 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
-from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR, Fidelity
+from mar_accel.metrics.catalogue import METRIC_KEYS, METRICS
+from mar_accel.metrics.fidelity import Fidelity
 
 METRICS_FILE = "metrics.json"
 # Images of the sample grid in reports.
 SHOWN_IMAGES = 64
-
-# Keys that scripts rely on. They are always in metrics.json, and null if they were not measured.
-METRIC_KEYS = (
-    "num_images",
-    "fid",
-    "fid_std_error",
-    "fid_bias",
-    "kid",
-    "kid_std",
-    "inception_score",
-    "inception_score_std",
-    "precision",
-    "recall",
-    "recognised",
-    "recognised_std_error",
-    "psnr",
-    "psnr_std",
-    "ssim",
-    "lpips",
-    "latent_mse",
-    "latent_mse_std",
-    "fidelity_images",
-    "latency_s_per_image",
-    "latency_s_per_image_min",
-    "latency_s_per_image_max",
-    "throughput_img_s",
-    "batch_size",
-    "num_devices",
-    "speedup",
-    "speedup_min",
-    "speedup_max",
-    "tflops_per_image",
-    "tflops_encoder",
-    "tflops_decoder",
-    "tflops_head",
-    "achieved_flops",
-    "peak_flops",
-    "peak_memory_bytes",
-)
 
 
 @dataclass
@@ -75,7 +37,7 @@ class Evaluation:
     """All results of one evaluation.
 
     Attributes:
-        metrics: numbers by name; see METRIC_KEYS.
+        metrics: numbers by name; see :data:`mar_accel.metrics.catalogue.METRICS`.
         time_shares: share of the time by component, or empty.
         steps: one record per AR step, or empty.
         warnings: sentences that a reader of the numbers must know.
@@ -102,47 +64,12 @@ class Evaluation:
         return {**numbers, **extra, **rest}
 
 
-# Heading, key, format, key of the error shown after ±.
-_ROWS: tuple[tuple[str, str, str, str | None], ...] = (
-    ("images", "num_images", ".0f", None),
-    ("FID", "fid", ".3f", "fid_std_error"),
-    ("FID of a perfect generator", "fid_bias", ".3f", None),
-    ("KID × 1000", "kid", ".3f", "kid_std"),
-    ("Inception Score", "inception_score", ".2f", "inception_score_std"),
-    ("precision", "precision", ".3f", None),
-    ("recall", "recall", ".3f", None),
-    ("recognised", "recognised", ".2%", "recognised_std_error"),
-    ("PSNR vs. unaccelerated, dB", "psnr", ".2f", None),
-    ("SSIM vs. unaccelerated", "ssim", ".4f", None),
-    ("LPIPS vs. unaccelerated", "lpips", ".4f", None),
-    ("latent MSE vs. unaccelerated", "latent_mse", ".3g", None),
-    ("seconds per image (median)", "latency_s_per_image", ".4g", None),
-    ("images per second", "throughput_img_s", ".4g", None),
-    ("speedup over unaccelerated", "speedup", ".2f", None),
-    ("TFLOPs per image", "tflops_per_image", ".4g", None),
-    ("peak memory, MiB", "peak_memory_bytes", ".0f", None),
-)
-_SCALES = {"kid": 1e3, "kid_std": 1e3, "peak_memory_bytes": 2.0**-20}
-
-
-def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | None = None) -> str:
-    """Format a number with its error; a missing number is a dash."""
-    value = metrics.get(key)
-    if value is None:
-        return "–"
-    if key == "psnr" and value >= EQUAL_IMAGES_PSNR:
-        return "equal"
-    text = format(value * _SCALES.get(key, 1), spec)
-    error = metrics.get(error_key) if error_key else None
-    return text if error is None else f"{text} ± {format(error * _SCALES.get(key, 1), spec)}"
-
-
 def result_table(title: str, evaluation: Evaluation) -> Table:
     """The measured numbers of one evaluation, as a table for the terminal."""
     table = Table(title=title, show_header=False)
-    for heading, key, spec, error_key in _ROWS:
-        if evaluation.metrics.get(key) is not None:
-            table.add_row(heading, metric_text(evaluation.metrics, key, spec, error_key))
+    for metric in METRICS:
+        if metric.heading and evaluation.metrics.get(metric.key) is not None:
+            table.add_row(metric.heading, metric.text(evaluation.metrics))
     for key, value in evaluation.metrics.items():
         if key not in METRIC_KEYS and value is not None:
             table.add_row(key, f"{value:.4g}")

@@ -11,10 +11,11 @@ from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.files import write_evaluation, write_metrics
 from mar_accel.evaluation.report import log_evaluation
-from mar_accel.evaluation.result import METRIC_KEYS, Evaluation
+from mar_accel.evaluation.result import Evaluation
 from mar_accel.evaluation.resume import keeps_images
 from mar_accel.evaluation.sampled import evaluate_sampling
 from mar_accel.evaluation.stored import evaluate_images
+from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.runs.folder import write_config, write_run_record
 from mar_accel.runs.generation import build_callbacks
 from mar_accel.runs.identity import Identity

@@ -275,8 +275,7 @@ def _add_speedup(evaluation: Evaluation, run: _Run, plain: Session) -> None:
     with busy("timing against the unaccelerated sampler"):
         rounds = run.settings.evaluate.timing_rounds
         slow, fast = measure_interleaved(run.settings, [plain, run.session], rounds, run.output_dir)
-    names = ("speedup", "speedup_min", "speedup_max")
-    evaluation.metrics |= dict(zip(names, speedup(slow.latencies, fast.latencies), strict=True))
+    evaluation.metrics |= speedup(slow.latencies, fast.latencies)
     if evaluation.metrics.get("latency_s_per_image") is None:
         summary = latency_summary(fast.latencies)
         summary["throughput_img_s"] *= evaluation.metrics["num_devices"] or 1

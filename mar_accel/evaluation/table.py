@@ -14,7 +14,7 @@ from rich.table import Table
 from mar_accel.data.image_sets import open_images
 from mar_accel.errors import MarAccelError
 from mar_accel.evaluation.files import labelled_strips
-from mar_accel.evaluation.result import METRIC_KEYS, metric_text
+from mar_accel.metrics.catalogue import METRIC_KEYS, METRICS
 from mar_accel.profiling.speed import latency_summary, speedup
 from mar_accel.utils import markdown
 from mar_accel.utils.csv_files import write_csv
@@ -36,21 +36,6 @@ class RowResult:
     metrics: dict[str, Any]
 
 
-# Heading, key, format, key of the error shown after ±.
-COLUMNS: tuple[tuple[str, str, str, str | None], ...] = (
-    ("recognised", "recognised", ".1%", "recognised_std_error"),
-    ("FID", "fid", ".2f", "fid_std_error"),
-    ("IS", "inception_score", ".2f", None),
-    ("precision", "precision", ".3f", None),
-    ("recall", "recall", ".3f", None),
-    ("PSNR, dB", "psnr", ".1f", None),
-    ("latent MSE", "latent_mse", ".3g", None),
-    ("s/image", "latency_s_per_image", ".4g", None),
-    ("TFLOPs", "tflops_per_image", ".3g", None),
-    ("speedup", "speedup", ".2f", None),
-)
-
-
 def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float]], batch_size: int) -> None:
     """Replace the speed of each row by its interleaved rounds, and add the speedup over the first row.
 
@@ -65,8 +50,7 @@ def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float
         summary = latency_summary(row_latencies)
         summary["throughput_img_s"] *= result.metrics.get("num_devices") or 1
         result.metrics |= summary | {"batch_size": batch_size, "peak_flops": peak or None}
-        names = ("speedup", "speedup_min", "speedup_max")
-        result.metrics |= dict(zip(names, speedup(latencies[0], row_latencies), strict=True))
+        result.metrics |= speedup(latencies[0], row_latencies)
         if result.metrics.get("tflops_per_image"):
             median = statistics.median(row_latencies)
             result.metrics["achieved_flops"] = result.metrics["tflops_per_image"] * 1e12 / median
@@ -74,13 +58,14 @@ def add_timings(results: Sequence[RowResult], latencies: Sequence[Sequence[float
 
 def table_cells(results: Sequence[RowResult]) -> list[list[str]]:
     """Heading and rows as text; the speedup includes its range over the rounds."""
-    lines = [["", *(heading for heading, *_ in COLUMNS)]]
+    columns = [metric for metric in METRICS if metric.column]
+    lines = [["", *(metric.column for metric in columns)]]
     for result in results:
-        cells = [metric_text(result.metrics, key, spec, error) for _, key, spec, error in COLUMNS]
+        cells = {metric.key: metric.cell(result.metrics) for metric in columns}
         low, high = result.metrics.get("speedup_min"), result.metrics.get("speedup_max")
         if low is not None and high is not None and low != high:
-            cells[-1] += f" ({low:.2f}–{high:.2f})"
-        lines.append([result.name, *cells])
+            cells["speedup"] += f" ({low:.2f}–{high:.2f})"
+        lines.append([result.name, *cells.values()])
     return lines
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import DataError
+from mar_accel.metrics.catalogue import keys_of
 from mar_accel.metrics.features import FeatureExtractor, Features
 from mar_accel.metrics.frechet import frechet_distance, gaussian_statistics
 from mar_accel.metrics.inception_score import inception_score
@@ -91,14 +92,11 @@ def measure_quality(images: FeatureSet, extractor: FeatureExtractor, reference: 
         raise DataError(f"metrics need at least 2 images, got {count}; increase dataset.num_images.")
     if not torch.isfinite(images.pooled).all():
         raise DataError("the features have NaN or infinite values; check for damaged images or weights.")
-    quality = Quality({"num_images": count})
+    quality = Quality({**dict.fromkeys(keys_of("quality")), "num_images": count})
     mean, deviation = inception_score(images.logits)
     quality.numbers |= {"inception_score": mean, "inception_score_std": deviation}
     share, error = _recognised(images, extractor)
     quality.numbers |= {"recognised": share, "recognised_std_error": error}
-    quality.numbers |= dict.fromkeys(
-        ("fid", "fid_std_error", "fid_bias", "kid", "kid_std", "precision", "recall")
-    )
     if reference is not None:
         _compare_statistics(quality, images, reference)
         _compare_features(quality, images, reference)

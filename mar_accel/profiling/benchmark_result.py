@@ -98,10 +98,10 @@ def compare(
             name,
             steps,
             tuple(numbers.latencies),
-            *speedup(first, numbers.latencies),
-            count,
-            numbers.peak_memory,
-            peak_flops,
+            flops=count,
+            peak_memory_bytes=numbers.peak_memory,
+            peak_flops=peak_flops,
+            **speedup(first, numbers.latencies),
         )
         for name, steps, numbers, count in zip(names, num_ar_steps, measured, flops, strict=True)
     ]

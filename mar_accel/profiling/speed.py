@@ -38,14 +38,17 @@ def latency_summary(latencies: Sequence[float]) -> dict[str, float]:
     }
 
 
-def speedup(baseline: Sequence[float], accelerated: Sequence[float]) -> tuple[float, float, float]:
+def speedup(baseline: Sequence[float], accelerated: Sequence[float]) -> dict[str, float]:
     """Median, smallest and largest ratio baseline / accelerated over the rounds.
 
     Args:
         baseline, accelerated: seconds per image of each round; equally many.
+
+    Returns:
+        speedup (median), speedup_min, speedup_max.
     """
     ratios = [slow / fast for slow, fast in zip(baseline, accelerated, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
+    return {"speedup": statistics.median(ratios), "speedup_min": min(ratios), "speedup_max": max(ratios)}
 
 
 class PeakMemory:

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
+from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS, keys_of
 from mar_accel.runs.folder import IMAGES, RECORD_FILE, share_images
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import environment, prepare_output_dir
@@ -27,10 +28,7 @@ from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunRes
 SWEEP_VARIABLE = "MAR_ACCEL_SWEEP"
 RESULTS, LOCKS, BASELINES = ".results", ".locks", "baselines"
 # Numbers that depend on the conditions of the measurement.
-SPEEDS = (
-    *("seconds", "images_per_second", "latency", "throughput", "speedup", "achieved_flops", "peak_"),
-    *("batch_size", "num_devices", "num_processes"),
-)
+SPEEDS = keys_of("speed", (*METRICS, *GENERATE_METRICS))
 # The objective of an optimising sweeper for commands without a key for it.
 OBJECTIVES = {"generate": "seconds_per_image"}
 

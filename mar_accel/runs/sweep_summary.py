@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 from rich.table import Column, Table
 
+from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS
 from mar_accel.runs.record import environment
 from mar_accel.runs.sweep_job import SPEEDS, SWEEP_VARIABLE, results_dir, wait_until_free, with_numbers
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
@@ -24,14 +25,7 @@ from mar_accel.utils.whole_files import written_whole
 
 SUMMARY_FILE = "sweep.csv"
 # Numbers in the table on the terminal; the file contains all numbers.
-_SHOWN = {
-    "fid": "FID",
-    "recognised": "recognised",
-    "psnr": "PSNR, dB",
-    "tflops_per_image": "TFLOPs",
-    "speedup": "speedup",
-    "seconds_per_image": "s/image",
-}
+_SHOWN = {metric.key: metric for metric in (*METRICS, *GENERATE_METRICS) if metric.in_sweep}
 _SOME_FAILED, _FAULT = 2, 1
 
 
@@ -111,14 +105,13 @@ def _show(results: Sequence[RunResult], sweep_dir: Path) -> None:
     now = environment()
     shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
     swept = swept_values(results)
-    headings = ("run", *swept, "status", *(_SHOWN[name] for name in shown), "folder")
+    headings = ("run", *swept, "status", *(_SHOWN[name].column for name in shown), "folder")
     table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for row, result in enumerate(results):
-        numbers = [_number(name, result.metrics.get(name)) for name in shown]
+        numbers = [_SHOWN[name].cell(result.metrics) for name in shown]
         if result.environment and result.environment != now:
-            numbers = [
-                f"{n}*" if name.startswith(SPEEDS) else n for name, n in zip(shown, numbers, strict=True)
-            ]
+            cells = zip(shown, numbers, strict=True)
+            numbers = [f"{number}*" if name in SPEEDS else number for name, number in cells]
         folder = Path(result.folder).name if result.folder else "–"
         values = [column[row] for column in swept.values()]
         table.add_row(str(result.number), *values, result.status, *numbers, folder)
@@ -157,12 +150,6 @@ def _notes(results: Sequence[RunResult]) -> list[str]:
             f"run {left_out} was timed under conditions other than requested; its speed is left out."
         )
     return notes
-
-
-def _number(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1%}" if name == "recognised" else f"{value:.4g}"
 
 
 def _remove(folder: Path) -> None:

@@ -20,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.comparison import Sampled, open_baseline
-from mar_accel.evaluation.result import METRIC_KEYS
 from mar_accel.evaluation.run import evaluate
 from mar_accel.evaluation.unaccelerated import unaccelerated
-from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
+from mar_accel.metrics.catalogue import EQUAL_IMAGES_PSNR, METRIC_KEYS
 from mar_accel.runs.folder import claim_run_folder
 from mar_accel.runs.identity import Identity
 from mar_accel.weights.sources import embedded_folder

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mar_accel.errors import DataError
-from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR, difference_images, fidelity
+from mar_accel.metrics.catalogue import EQUAL_IMAGES_PSNR
+from mar_accel.metrics.fidelity import difference_images, fidelity
 
 
 def _images(seed: int, count: int = 3) -> torch.Tensor:

@@ -19,7 +19,7 @@ def test_latency_is_a_median_with_its_range() -> None:
 
 def test_speedup_pairs_the_rounds() -> None:
     """A machine that grows twice as slow from one round to the next leaves every ratio as it is."""
-    assert speedup([4.0, 8.0], [2.0, 4.0]) == (2, 2, 2)
+    assert speedup([4.0, 8.0], [2.0, 4.0]) == {"speedup": 2, "speedup_min": 2, "speedup_max": 2}
 
 
 def test_peak_memory_sees_what_was_freed_again() -> None:

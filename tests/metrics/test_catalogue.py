@@ -1,0 +1,44 @@
+"""The list of metrics: records, tables and sweeps follow from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from mar_accel.evaluation.result import Evaluation, result_table
+from mar_accel.evaluation.table import RowResult, table_cells
+from mar_accel.metrics.catalogue import GENERATE_METRICS, METRIC_KEYS, METRICS, Metric, keys_of
+from mar_accel.metrics.digit_features import DigitFeatures
+from mar_accel.metrics.quality import FeatureSet, measure_quality
+from mar_accel.profiling.speed import latency_summary, speedup
+from mar_accel.runs.sweep_summary import _SHOWN
+
+
+def test_keys_are_unique_and_errors_exist() -> None:
+    assert max(Counter(metric.key for metric in (*METRICS, *GENERATE_METRICS)).values()) == 1
+    assert {metric.error for metric in METRICS if metric.error} <= set(METRIC_KEYS)
+
+
+def test_what_is_computed_is_listed() -> None:
+    features = FeatureSet(torch.arange(2), torch.zeros(2).long(), torch.rand(2, 4), torch.rand(2, 10))
+    assert set(measure_quality(features, DigitFeatures(), None).numbers) == set(keys_of("quality"))
+    speeds = latency_summary([1.0]) | speedup([1.0], [1.0])
+    assert set(speeds) <= set(keys_of("speed"))
+
+
+def test_one_entry_is_shown_everywhere() -> None:
+    numbers = {metric.key: 0.25 for metric in METRICS}
+    shown = result_table("", Evaluation(dict(numbers)))
+    assert list(shown.columns[0].cells) == [metric.heading for metric in METRICS if metric.heading]
+    heading, cells = table_cells([RowResult("row", None, numbers)])  # type: ignore[arg-type]
+    assert heading[1:] == [metric.column for metric in METRICS if metric.column]
+    assert dict(zip(heading, cells, strict=True))["recognised"] == "25.0% ± 25.0%"
+    assert set(_SHOWN) == {metric.key for metric in (*METRICS, *GENERATE_METRICS) if metric.in_sweep}
+
+
+def test_text_of_a_metric() -> None:
+    kid = Metric("kid", "quality", spec=".1f", error="kid_std", scale=1e3, column_spec=".2f")
+    assert kid.text({"kid": 0.002, "kid_std": 0.001}) == "2.0 ± 1.0"
+    assert kid.cell({"kid": 0.002, "kid_std": 0.001}) == "2.00"  # its error is no standard error
+    assert kid.text({"kid": 0.002, "kid_std": None}) == "2.0" and kid.text({}) == "–"
