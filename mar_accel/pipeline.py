@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +14,16 @@ from torch import Tensor
 
 from mar_accel.config.compose import compose_sampling, compose_settings
 from mar_accel.errors import ConfigError, WeightsError
+from mar_accel.inference.arguments import (
+    check_callbacks,
+    check_progress,
+    integer,
+    labels_of,
+    name_or_node,
+    numbers,
+    overrides_of,
+    seed_of,
+)
 from mar_accel.inference.build import build_model, build_node
 from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
@@ -29,7 +38,6 @@ from mar_accel.weights.folder import PIXEL, read_description, save_model_folder
 from mar_accel.weights.loading import MODEL_HUB_FILES, MODEL_KEY, load_kl_autoencoder, load_mar
 from mar_accel.weights.sources import locate
 
-Kind = TypeVar("Kind")
 # (pipeline, index of the AR step, the step, {"tokens": [B, L, C] in decode order, "order": [B, L]})
 StepEndCallback = Callable[["MARPipeline", int, ARStep, dict[str, Tensor]], object]
 
@@ -151,6 +159,8 @@ class MARPipeline:
         Args:
             settings: arguments of :class:`rich.progress.Progress`. ``disable=True`` hides the bar.
         """
+        check_progress(settings)
+        check_progress(settings)
         self._progress_bar = settings
 
     def __call__(
@@ -194,21 +204,22 @@ class MARPipeline:
         Raises:
             ConfigError: a value is out of range, a name is unknown, or the settings are incompatible.
         """
-        labels = _check_labels(class_labels, self.model.config.num_classes)
-        _check_at_least("num_images_per_label", num_images_per_label, 1)
-        _check_at_least("batch_size", batch_size, 1)
+        labels = labels_of(class_labels, self.model.config.num_classes)
+        repeats = integer("num_images_per_label", num_images_per_label, 1)
+        batch_size = integer("batch_size", batch_size, 1)
+        check_callbacks(callback_on_step_end, observer, Observer)
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be pil, np or pt, got {output_type!r}.")
-        given = _given(
+        given = numbers(
             guidance_scale=guidance_scale, num_iter=num_iter, num_diffusion_steps=num_diffusion_steps
         )
         parts = self._sampling(sampler, cache, given, overrides)
-        seed = _seed(seed, generator)
+        seed = seed_of(seed, generator)
         self._last = session = Session.of(self.model, self.autoencoder, *parts, seed, self.sampling)
         observers = [] if observer is None else [observer]
         if callback_on_step_end is not None:
             observers.append(_StepEnd(self, callback_on_step_end))
-        labels = [label for label in labels for _ in range(num_images_per_label)]
+        labels = [label for label in labels for _ in range(repeats)]
         return _output(self._sample(session, labels, batch_size, observers), output_type)
 
     def _sample(
@@ -248,18 +259,21 @@ class MARPipeline:
         Args:
             given: keys of the sampler that the call sets.
         """
-        chosen = [
-            f"{key}={value}"
-            for key, value in (("sampler", sampler), ("cache", cache))
-            if isinstance(value, str)
-        ]
-        if isinstance(sampler, str):
+        parts: dict[str, Any] = {
+            "sampler": name_or_node("sampler", sampler, Sampler),
+            "cache": name_or_node("cache", cache, CachePolicy),
+        }
+        named = [key for key, value in parts.items() if isinstance(value, str)]
+        chosen = [f"{key}={parts[key]}" for key in named] + overrides_of(overrides, named)
+        if "sampler" in named:
             chosen += [f"sampler.{key}={value}" for key, value in given.items()]
-        sampler_node, cache_node = compose_sampling(self._model_node(), [*chosen, *overrides])
-        built = _part("sampler", sampler, Sampler, sampler_node)
-        if not isinstance(sampler, str):
+        for key, node in zip(parts, compose_sampling(self._model_node(), chosen), strict=True):
+            if key in named:
+                parts[key] = node
+        built = _built("sampler", sampler, Sampler, parts["sampler"])
+        if "sampler" not in named:
             built = _with_guidance_scale(built, given)
-        return built, _part("cache", cache, CachePolicy, cache_node)
+        return built, _built("cache", cache, CachePolicy, parts["cache"])
 
     def _model_node(self) -> dict[str, Any]:
         """The model as a node of the config group ``model``, to which samplers and caches refer."""
@@ -280,17 +294,9 @@ class _StepEnd(Observer):
         self.callback(self.pipe, step.index, step, {"tokens": state.decoded, "order": state.order})
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _part(key: str, value: Any, kind: type[Kind], node: Mapping[str, Any]) -> Kind:
-    """The part that ``value`` names, describes or is; ``node`` is the composed node of a name."""
-    if isinstance(value, kind):
-        return value
-    if not isinstance(value, (str, Mapping)):
-        raise ConfigError(f"{key} must be a name, a node or a {kind.__name__}, got {value!r}.")
-    return build_node(key, node if isinstance(value, str) else value, kind)
+def _built(key: str, value: Any, kind: type[Any], node: Mapping[str, Any] | None) -> Any:
+    """The part of a node; ``value`` itself if it is the part."""
+    return value if node is None else build_node(key, node, kind)
 
 
 def _with_guidance_scale(sampler: Sampler, given: Mapping[str, Any]) -> Sampler:
@@ -310,36 +316,3 @@ def _output(sampled: tuple[Tensor, Tensor], output_type: str) -> PipelineOutput:
     if output_type == "pt":
         return PipelineOutput(pixels, tokens)
     return PipelineOutput(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()), tokens)
-
-
-def _seed(seed: int | None, generator: torch.Generator | None) -> int:
-    if generator is not None:
-        if seed is not None:
-            raise ConfigError("seed and generator are mutually exclusive; set only one of them.")
-        return generator.initial_seed()
-    seed = 0 if seed is None else seed
-    _check_at_least("seed", seed, 0)
-    return seed
-
-
-def _check_labels(labels: Sequence[int] | int, num_classes: int) -> list[int]:
-    labels = [labels] if isinstance(labels, int) else list(labels)
-    if not labels:
-        raise ConfigError("class_labels is empty; set at least one label.")
-    checked = []
-    for label in labels:
-        # Accepts integers of numpy and torch, too.
-        number = operator.index(label) if hasattr(label, "__index__") else -1
-        if isinstance(label, bool) or not 0 <= number < num_classes:
-            raise ConfigError(
-                f"class_labels must be classes of the model, 0 to {num_classes - 1}, got {label}."
-            )
-        checked.append(number)
-    return checked
-
-
-def _check_at_least(name: str, value: int, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be an integer, got {value!r}.")
-    if value < minimum:
-        raise ConfigError(f"{name} must be ≥ {minimum}, got {value}.")

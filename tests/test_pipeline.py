@@ -189,7 +189,7 @@ def test_file_needs_a_model(tmp_path: Path) -> None:
         ),
         (
             {"class_labels": 3, "cache": {"_target_": "mar_accel.sampling.sampler.Sampler"}},
-            r"^cache\._target_=mar_accel\.sampling\.sampler\.Sampler must be a CachePolicy, but makes a Sam",
+            r"^cache\._target_=mar_accel\.sampling\.sampler\.Sampler must make a CachePolicy, got a Sampler",
         ),
         (
             {"class_labels": 3, "seed": 1, "generator": torch.Generator()},
@@ -200,12 +200,49 @@ def test_file_needs_a_model(tmp_path: Path) -> None:
             "^num_iter changes samplers given by name",
         ),
         ({"class_labels": 3, "overrides": ["sampler.num_itre=3"]}, r"sampler\.num_itre is not a key"),
+        # What would have no effect is refused.
+        ({"class_labels": 3, "overrides": ["seed=4"]}, "overrides may only change sampler and cache"),
+        ({"class_labels": 3, "overrides": ["model.sampling.guidance_scale=9"]}, "overrides may only change"),
+        (
+            {"class_labels": 3, "sampler": Sampler(), "overrides": ["sampler.num_iter=4"]},
+            "overrides change parts that are given by name, but sampler is not",
+        ),
+        ({"class_labels": 3, "overrides": "sampler.num_iter=4"}, "overrides must be a list"),
+        ({"class_labels": 3, "guidance_scale": "a,b"}, "guidance_scale must be a finite number, got 'a,b'"),
+        ({"class_labels": 3, "guidance_scale": float("nan")}, "guidance_scale must be a finite number"),
+        ({"class_labels": 3, "cache": "lazymar,none"}, "cache must be the name of one member"),
+        ({"class_labels": 3, "cache": {}}, "cache must be a node with a _target_"),
+        (
+            {"class_labels": 3, "cache": {"_target_": "mar_accel.caching.head.HeadCache", "foo": 1}},
+            r"cache\.foo is not a key",
+        ),
+        ({"class_labels": 3, "cache": {"_target_": "no.Such"}}, "there is no module no"),
+        ({"class_labels": {3: 1}}, "class_labels must be a label or a list of labels"),
+        ({"class_labels": None}, "class_labels must be a label or a list of labels"),
+        ({"class_labels": 3.0}, "class_labels must be a label or a list of labels"),
+        ({"class_labels": torch.tensor([True])}, "class_labels must be classes of the model"),
+        ({"class_labels": torch.tensor([[1, 2]])}, "class_labels must be classes of the model"),
+        ({"class_labels": 3, "generator": [torch.Generator()]}, "generator must be a single torch.Generator"),
+        ({"class_labels": 3, "callback_on_step_end": 3}, "callback_on_step_end must be a function"),
+        ({"class_labels": 3, "observer": 3}, "observer must be an Observer"),
     ],
 )
 def test_bad_input_is_one_sentence(pipe: MARPipeline, arguments: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         pipe(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_integers_of_numpy_and_torch_are_integers(pipe: MARPipeline) -> None:
+    expected = pipe([3], seed=3, **FAST).tokens
+    for label in (np.int64(3), torch.tensor(3), torch.tensor([3]), np.array([3])):
+        tokens = pipe(label, seed=np.int64(3), batch_size=np.int64(2), **FAST).tokens
+        assert torch.equal(tokens, expected)
+
+
+def test_settings_of_the_progress_bar_are_checked_at_once(pipe: MARPipeline) -> None:
+    with pytest.raises(ConfigError, match="the progress bar has no setting foo"):
+        pipe.set_progress_bar_config(foo=1)
 
 
 def _sampler(**changes: Any) -> Sampler:
