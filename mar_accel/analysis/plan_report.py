@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
+from mar_accel.analysis.plan_view import grid_picture, grid_text, plan_rows, plan_table
 from mar_accel.config.settings import Settings
 from mar_accel.inference.build import build_cache, build_sampler, mar_architecture
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
 from mar_accel.sampling.plan import Plan
-from mar_accel.sampling.plan_view import grid_picture, grid_text, plan_rows, plan_table
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.images import save_png
 from mar_accel.utils.progress import busy

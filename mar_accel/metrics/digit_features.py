@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mar_accel.data.digits import IMAGE_SIZE, to_scans
 from mar_accel.errors import ConfigError, DataError
-from mar_accel.metrics.features import FeatureExtractor, Features, check_images, file_fingerprint
+from mar_accel.metrics.features import FeatureExtractor, Features, check_images
+from mar_accel.utils.fingerprints import file_fingerprint
 
 FEATURE_DIM = 64
 NUM_CLASSES = 10

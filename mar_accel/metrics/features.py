@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -84,12 +82,3 @@ def check_images(images: Tensor) -> None:
             f"images must be uint8 [B, 1 or 3, H, W], got {images.dtype} {list(images.shape)}; "
             "convert them with mar_accel.metrics.features.quantise."
         )
-
-
-def file_fingerprint(path: Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
-from mar_accel.metrics.features import FeatureExtractor, Features, check_images, file_fingerprint
+from mar_accel.metrics.features import FeatureExtractor, Features, check_images
+from mar_accel.utils.fingerprints import file_fingerprint
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_PAGE = "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0"

@@ -192,8 +192,3 @@ def _write_cache(file: Path, reference: Reference) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as temporary:
             save_file(tensors, temporary)
-
-
-def no_reference() -> None:
-    """Target of ``reference=none``: no reference."""
-    return None

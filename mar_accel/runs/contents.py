@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.config.check import locate
-from mar_accel.metrics.features import file_fingerprint
+from mar_accel.utils.fingerprints import file_fingerprint
 from mar_accel.weights.folder import CONFIG_FILE
 from mar_accel.weights.sources import EMBEDDED_MODELS, embedded_folder
 

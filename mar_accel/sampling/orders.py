@@ -114,7 +114,7 @@ class BisectionOrder(Order):
     Args:
         num_stages: number of stages n, at least 1.
         first_parity: parity of i + j of the tokens decoded before the last stage: "even" or "odd".
-            "odd" uses i + j + 1 in place of i + j.
+            "odd" uses i + j + 1 instead of i + j.
     """
 
     def __init__(self, num_stages: int = 3, first_parity: str = "even"):
@@ -151,6 +151,23 @@ class BisectionOrder(Order):
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
         return shuffled(self.stages(grid), generator)
+
+
+def halved(length: int, num_stages: int) -> list[int]:
+    """Stage sizes of a bisection, for an order that has no stages of its own.
+
+    The last stage has half of the tokens, the stage before it half of the rest, and so on.
+    """
+    if length < 2 ** (num_stages - 1):
+        raise ConfigError(
+            f"sampler.step_sizes.rates has too many values: {length} tokens cannot be halved into "
+            f"{num_stages} stages; remove some."
+        )
+    sizes: list[int] = []
+    for _ in range(num_stages - 1):
+        sizes.insert(0, length // 2)
+        length -= length // 2
+    return [length, *sizes]
 
 
 def shuffled(parts: list[Tensor], generator: torch.Generator) -> Tensor:

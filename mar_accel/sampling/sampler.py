@@ -60,7 +60,8 @@ class Sampler(ModelDefaults):
         max_timestep: clip of the diffusion timesteps, 0..999. None: no clip.
             "auto": 950 if any AR step has fewer than 100 diffusion steps, else no clip.
             "model": value of the model, or "auto" if it has none.
-        num_iter, num_diffusion_steps: K and T, which the config passes to the parts. Unused here.
+        num_iter, num_diffusion_steps: keys of the config, to which its parts refer as K and T. They are
+            declared here so that the config check knows their types; the sampler does not read them.
 
     Raises:
         ConfigError: a value is out of range.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from mar_accel.errors import ConfigError
+from mar_accel.sampling.orders import halved
 from mar_accel.utils.readable import Readable
 
 
@@ -157,23 +158,6 @@ def uniform_split(length: int, num_steps: int) -> list[int]:
     """Step sizes that differ by at most one."""
     bounds = [length * k // num_steps for k in range(num_steps + 1)]
     return [stop - start for start, stop in pairwise(bounds)]
-
-
-def halved(length: int, num_stages: int) -> list[int]:
-    """Stage sizes of a bisection.
-
-    The last stage has half of the tokens, the stage before it half of the rest, and so on.
-    """
-    if length < 2 ** (num_stages - 1):
-        raise ConfigError(
-            f"sampler.step_sizes.rates has too many values: {length} tokens cannot be halved into "
-            f"{num_stages} stages; remove some."
-        )
-    sizes: list[int] = []
-    for _ in range(num_stages - 1):
-        sizes.insert(0, length // 2)
-        length -= length // 2
-    return [length, *sizes]
 
 
 def shared_out(num_iter: int, wanted: Sequence[float], stage_sizes: Sequence[int]) -> list[int]:

@@ -24,12 +24,13 @@ from mar_accel.sampling.orders import (
     RandomOrder,
     RasterOrder,
     SubsampleOrder,
+    halved,
 )
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import FrequencySelection, NoSelection, RandomSelection, TokenSelection
 from mar_accel.sampling.solvers import DDPM
-from mar_accel.sampling.step_sizes import CosineSteps, StageSteps, StepSizes, halved, shared_out
+from mar_accel.sampling.step_sizes import CosineSteps, StageSteps, StepSizes, shared_out
 
 
 def make_sampler(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mar_accel.analysis.plan_view import head_evaluations
 from mar_accel.models.diffusion_head import FinalLayer
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
@@ -14,7 +15,6 @@ from mar_accel.sampling.guidance import LinearGuidance
 from mar_accel.sampling.noise import draw_noise
 from mar_accel.sampling.orders import BisectionOrder
 from mar_accel.sampling.plan import Plan
-from mar_accel.sampling.plan_view import head_evaluations
 from mar_accel.sampling.policy import NoCache
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import (

@@ -1,4 +1,4 @@
-"""Training data as a LightningDataModule."""
+"""The handwritten digits as training data."""
 
 from __future__ import annotations
 
