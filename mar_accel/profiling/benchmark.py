@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from mar_accel.config.rows import compose_rows
 from mar_accel.config.settings import Settings
 from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import on_one_device
 from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells
-from mar_accel.profiling.benchmark_variants import Variant, build_variants, compose_variants, select_rows
+from mar_accel.profiling.benchmark_variants import Variant, build_variants, rows_of
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
@@ -40,8 +41,9 @@ def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]
         MarAccelError: the config cannot be run. Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
-    rows = select_rows(settings.benchmark)
-    variants = build_variants(rows, compose_variants(rows, overrides), settings.benchmark.autoencoder)
+    rows = rows_of(settings.benchmark)
+    composed = compose_rows("benchmark", rows, overrides, "benchmark")
+    variants = build_variants(rows, composed, settings.benchmark.autoencoder)
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     return _measure(settings, variants, output_dir)
 
