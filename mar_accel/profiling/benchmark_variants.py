@@ -10,10 +10,8 @@ from torch import Tensor
 from mar_accel.config.rows import Row, select_rows
 from mar_accel.config.settings import BenchmarkSettings, Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_cache, build_sampler, mar_architecture
 from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import Autoencoder
-from mar_accel.weights.loading import load_mar
 
 # Only these may differ between variants. Rounds with other batches or devices would not be comparable.
 _VARIED = ("model", "sampler", "cache")
@@ -67,18 +65,7 @@ def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencode
         like = next((other for other in variants if other.settings.model == settings.model), None)
         if like is not None:
             session = like.session.with_settings(settings)
-        elif autoencoder:
-            session = Session.from_settings(settings)
         else:
-            model = settings.model
-            network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
-            session = Session.of(
-                network,
-                NoAutoencoder(),
-                build_sampler(settings),
-                build_cache(settings),
-                settings.seed,
-                model.sampling,
-            )
+            session = Session.from_settings(settings, None if autoencoder else NoAutoencoder())
         variants.append(Variant(row.name, settings, session))
     return variants
