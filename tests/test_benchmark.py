@@ -62,7 +62,7 @@ def test_a_stopped_run_keeps_the_rounds_that_it_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = iter([1e9, 2e9])
-    monkeypatch.setattr("mar_accel.profiling.benchmark.gemm_peak", lambda device, dtype: next(peaks))
+    monkeypatch.setattr("mar_accel.profiling.benchmark.machine_peak", lambda trainer: next(peaks))
     overrides = [*TINY, "sampler.num_iter=2"]
     own = [
         "benchmark.only=[mar]",
