@@ -1,4 +1,4 @@
-"""Fit a cache to a wanted speedup: ``python -m mar_accel.calibrate cache=lazymar calibrate.speedup=3``."""
+"""Fit a cache to a ratio of FLOPs: ``mar_accel.calibrate cache=lazymar calibrate.flops_ratio=3``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def main(settings: Settings) -> None:
 
     result = calibrate(settings)
     print(
-        f"{result.speedup:.2f} times fewer FLOPs with {len(result.schedule.refreshes)} refreshes; "
+        f"{result.flops_ratio:.2f} times fewer FLOPs with {len(result.schedule.refreshes)} refreshes; "
         f"cache/refresh=adaptive does the same at a threshold of {result.schedule.drift:.4g}"
     )
     print(" ".join(f"'{override}'" for override in result.overrides))

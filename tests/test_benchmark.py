@@ -10,16 +10,12 @@ import pytest
 import torch
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.config.rows import compose_rows
 from mar_accel.errors import ConfigError
 from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.profiling.benchmark import benchmark
 from mar_accel.profiling.benchmark_result import compare, timing_table
-from mar_accel.profiling.benchmark_variants import (
-    NoAutoencoder,
-    build_variants,
-    compose_variants,
-    select_rows,
-)
+from mar_accel.profiling.benchmark_variants import NoAutoencoder, build_variants, rows_of
 from mar_accel.profiling.flops import FlopCount
 from mar_accel.profiling.interleaved import Measured
 
@@ -66,7 +62,7 @@ def test_a_stopped_run_keeps_the_rounds_that_it_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = iter([1e9, 2e9])
-    monkeypatch.setattr("mar_accel.profiling.benchmark.gemm_peak", lambda device, dtype: next(peaks))
+    monkeypatch.setattr("mar_accel.profiling.benchmark.machine_peak", lambda trainer: next(peaks))
     overrides = [*TINY, "sampler.num_iter=2"]
     own = [
         "benchmark.only=[mar]",
@@ -82,8 +78,8 @@ def test_a_stopped_run_keeps_the_rounds_that_it_finished(
 
 def test_every_variant_of_the_config_composes() -> None:
     config = compose_settings("benchmark")
-    rows = select_rows(config.benchmark)
-    configs = compose_variants(rows, TINY)
+    rows = rows_of(config.benchmark)
+    configs = compose_rows("benchmark", rows, TINY, "benchmark")
     assert rows[0].name == "mar"
     assert all(config.trainer.batch_size == 2 for config in configs)
     assert len({str(config.sampler) + str(config.cache) for config in configs}) == len(rows)
@@ -91,11 +87,14 @@ def test_every_variant_of_the_config_composes() -> None:
 
 def test_variants_of_one_model_share_its_weights() -> None:
     described = compose_settings("benchmark").benchmark
-    rows = select_rows(replace(described, only=["mar", "gtr"]))
-    first, second = build_variants(rows, compose_variants(rows, TINY), autoencoder=False)
+    rows = rows_of(replace(described, only=["mar", "gtr"]))
+    first, second = build_variants(
+        rows, compose_rows("benchmark", rows, TINY, "benchmark"), autoencoder=False
+    )
     assert first.session.model is second.session.model
     assert isinstance(first.session.autoencoder, NoAutoencoder)
-    (timed,) = build_variants(rows[:1], compose_variants(rows[:1], TINY), autoencoder=True)
+    settings = compose_rows("benchmark", rows[:1], TINY, "benchmark")
+    (timed,) = build_variants(rows[:1], settings, autoencoder=True)
     assert isinstance(timed.session.autoencoder, PixelAutoencoder)
 
 
@@ -114,7 +113,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     [
         (["benchmark.rounds=0"], r"benchmark\.rounds must be ≥ 1, got 0"),
         (["benchmark.warmup_rounds=-1"], r"benchmark\.warmup_rounds must be ≥ 0, got -1"),
-        (["benchmark.only=[nonsense]"], "nonsense is not a variant"),
+        (["benchmark.only=[nonsense]"], "nonsense is not defined; choose one of mar, gtr,"),
         (["benchmark.only=[]"], "benchmark.only is empty"),
         (["benchmark.variants.gtr=gtr"], r"benchmark\.variants\.gtr must be a list, got 'gtr'"),
         (['benchmark.variants.gtr=["trainer.batch_size=7"]'], "trainer.batch_size=7, which must be the same"),

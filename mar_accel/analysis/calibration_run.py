@@ -1,4 +1,4 @@
-"""A run of calibrate: sample a few images without a cache, and fit a cache to a target speedup."""
+"""A run of calibrate: sample a few images without a cache, and fit a cache to a target ratio of FLOPs."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class CalibrationResult:
 
     Attributes:
         schedule: refreshes and ratios.
-        speedup: counted FLOPs without a cache divided by those with it, for the same sampler.
+        flops_ratio: counted FLOPs without a cache divided by those with it, for the same sampler.
         overrides: overrides that turn the cache of the config into the calibrated one.
     """
 
     schedule: Schedule
-    speedup: float
+    flops_ratio: float
     overrides: tuple[str, ...]
 
 
@@ -54,7 +54,7 @@ def calibrate(settings: Settings) -> CalibrationResult:
     """Sample a few images without a cache, and fit refreshes and ratios to the movement of the features.
 
     Raises:
-        ConfigError: the config cannot be run, or the speedup cannot be reached.
+        ConfigError: the config cannot be run, or the ratio cannot be reached.
             Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
@@ -68,19 +68,19 @@ def calibrate(settings: Settings) -> CalibrationResult:
         return schedule_of(distances, tolerance, wanted.drift_factor, wanted.warmup_steps)
 
     with busy("counting FLOPs"):
-        speedup = _Speedup(settings.cache, session)
-        # The speedup for features that do not move is the upper limit. It is checked before sampling.
+        flops_ratio = _FlopsRatio(settings.cache, session)
+        # The ratio for features that do not move is the upper limit. It is checked before sampling.
         still = fitted(torch.zeros(len(session.plan.steps), 1, 1), LARGEST_TOLERANCE)
-        check_reached(speedup(still), wanted.speedup)
+        check_reached(flops_ratio(still), wanted.flops_ratio)
     distances = _distances(settings, session, session.cache.token)
     with busy("counting FLOPs"):
-        schedule, reached = least_tolerance(partial(fitted, distances), speedup, wanted.speedup)
+        schedule, reached = least_tolerance(partial(fitted, distances), flops_ratio, wanted.flops_ratio)
     result = CalibrationResult(schedule, reached, _overrides(schedule, len(distances)))
     _write(settings, result, distances)
     return result
 
 
-class _Speedup:
+class _FlopsRatio:
     """FLOPs without a cache divided by the FLOPs of a schedule; each schedule is counted once."""
 
     def __init__(self, cache: Node, session: Session):
@@ -150,7 +150,7 @@ def _write(settings: Settings, result: CalibrationResult, distances: Tensor) -> 
     (output_dir / "overrides.txt").write_text("\n".join(result.overrides) + "\n")
     record = run_record(
         settings,
-        speedup=result.speedup,
+        flops_ratio=result.flops_ratio,
         tolerance=schedule.tolerance,
         adaptive_threshold=schedule.drift,
         overrides_of_cache=list(result.overrides),

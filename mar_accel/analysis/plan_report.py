@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mar_accel.analysis.plan_view import grid_picture, grid_text, plan_rows, plan_table
 from mar_accel.config.settings import Settings
-from mar_accel.inference.build import build_cache, build_sampler, mar_architecture
+from mar_accel.inference.build import build_sampling
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
@@ -31,10 +31,7 @@ def show_plan(settings: Settings) -> Plan:
     Raises:
         ConfigError: sampler, cache and model cannot be combined. Nothing is written in this case.
     """
-    sampler, cache = build_sampler(settings), build_cache(settings)
-    architecture = mar_architecture(settings.model)
-    plan = sampler.plan(architecture.grid)
-    cache.check(architecture, plan, sampler.solver)
+    architecture, sampler, cache, plan = build_sampling(settings)
     with busy("counting FLOPs"):
         counted = count_flops(architecture, sampler, cache) if settings.plan.flops else None
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())

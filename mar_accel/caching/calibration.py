@@ -1,4 +1,4 @@
-"""Calibration: derives a cache schedule for a target speedup from the measured movement of features."""
+"""Calibration: a cache schedule for a target ratio of FLOPs, from the measured movement of features."""
 
 from __future__ import annotations
 
@@ -107,40 +107,40 @@ def schedule_of(distances: Tensor, tolerance: float, drift_factor: float, warmup
 
 
 def check_reached(largest: float, wanted: float) -> None:
-    """Reject a target speedup above the largest possible one."""
+    """Reject a target ratio of FLOPs above the largest possible one."""
     if largest < wanted:
         raise ConfigError(
-            f"calibrate.speedup must be ≤ {largest:.2f} with these caches, got {wanted}; "
+            f"calibrate.flops_ratio must be ≤ {largest:.2f} with these caches, got {wanted}; "
             "lower it or calibrate.warmup_steps, or add a cache."
         )
 
 
 def least_tolerance(
-    schedule: Callable[[float], Schedule], speedup: Callable[[Schedule], float], wanted: float
+    schedule: Callable[[float], Schedule], flops_ratio: Callable[[Schedule], float], wanted: float
 ) -> tuple[Schedule, float]:
-    """Find the smallest tolerance that reaches a target speedup.
+    """Find the smallest tolerance that reaches a target ratio of FLOPs.
 
     Args:
         schedule: maps a tolerance to a schedule.
-        speedup: maps a schedule to its speedup.
-        wanted: target speedup, above 1.
+        flops_ratio: maps a schedule to the FLOPs without a cache divided by its own.
+        wanted: target ratio, above 1.
 
     Returns:
-        The schedule and its speedup.
+        The schedule and its ratio.
 
     Raises:
         ConfigError: no tolerance reaches the target.
     """
     low, high = math.log(LEAST_TOLERANCE), math.log(LARGEST_TOLERANCE)
     best = schedule(LARGEST_TOLERANCE)
-    best_speedup = speedup(best)
-    check_reached(best_speedup, wanted)
+    best_ratio = flops_ratio(best)
+    check_reached(best_ratio, wanted)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         candidate = schedule(math.exp(middle))
-        reached = speedup(candidate)
+        reached = flops_ratio(candidate)
         if reached >= wanted:
-            best, best_speedup, high = candidate, reached, middle
+            best, best_ratio, high = candidate, reached, middle
         else:
             low = middle
-    return best, best_speedup
+    return best, best_ratio

@@ -1,4 +1,4 @@
-"""The rows of a table: named sets of overrides, read from a YAML file."""
+"""Rows: named sets of overrides, which tables and benchmarks compare."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 
 
@@ -45,27 +47,47 @@ def load_rows(path: str | Path) -> list[Row]:
     return rows
 
 
-def choose_rows(rows: Sequence[Row], only: Sequence[str] | None) -> list[Row]:
-    """Select rows by name, in the order of the file.
-
-    The first row is always included, since the others are compared with it.
+def select_rows(
+    rows: Sequence[Row], only: Sequence[str] | None, key: str, keep_first: bool = False
+) -> list[Row]:
+    """Select rows by name, in the order of the names.
 
     Args:
         rows: all rows.
         only: names of the rows. None: all rows.
+        key: config key of these names, for messages.
+        keep_first: always begin with the first row, which the others are compared with.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: a name is unknown, or no row is left.
     """
-    if only is None:
-        return list(rows)
-    known = [row.name for row in rows]
-    for name in only:
+    known = {row.name: row for row in rows}
+    names = list(known) if only is None else [*list(known)[: int(keep_first)], *only]
+    for name in names:
         if name not in known:
-            raise ConfigError(
-                f"table.only: {name} is not a row of table.rows; choose one of {', '.join(known)}."
-            )
-    return [row for row in rows if row.name in only or row is rows[0]]
+            raise ConfigError(f"{key}: {name} is not defined; choose one of {', '.join(known)}.")
+    if not names:
+        raise ConfigError(f"{key} is empty; name at least one row, or set it to null for all.")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def compose_rows(command: str, rows: Sequence[Row], shared: Sequence[str], own_node: str) -> list[Settings]:
+    """The settings of each row.
+
+    All rows are composed before the first one runs, so that typos are found at once.
+
+    Args:
+        command: the command whose config the rows change.
+        rows: the rows; their own overrides take precedence.
+        shared: overrides that apply to all rows. Those of the run as a whole are left out.
+        own_node: node of the run as a whole, such as "table".
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    whole = (f"{own_node}.", "output_dir", "hydra.")
+    shared = [override for override in shared if not override.lstrip("+~").startswith(whole)]
+    return [compose_settings(command, merge_overrides(shared, row.overrides)) for row in rows]
 
 
 def merge_overrides(*lists: Sequence[str]) -> list[str]:

@@ -262,12 +262,12 @@ class CalibrateSettings:
     """The node ``calibrate``.
 
     Attributes:
-        speedup: target speedup in counted FLOPs; > 1.
+        flops_ratio: target for the counted FLOPs without a cache divided by those with it; > 1.
         drift_factor: allowed drift between refreshes, as a multiple of the tolerance; > 0.
         warmup_steps: AR steps 0 to this one are refreshes.
     """
 
-    speedup: Annotated[float, Gt(1)] = 2.5
+    flops_ratio: Annotated[float, Gt(1)] = 2.5
     drift_factor: Annotated[float, Gt(0)] = 3.0
     warmup_steps: Count = 1
 

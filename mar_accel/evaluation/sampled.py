@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet
@@ -42,14 +41,12 @@ from mar_accel.metrics.quality import measure_quality
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
-from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
+from mar_accel.profiling.speed import latency_summary, machine_peak, speedup
 from mar_accel.profiling.timer import BatchTimer
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.utils.progress import busy
 from mar_accel.utils.ranks import is_first_process
-
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
 
 @dataclass
@@ -184,7 +181,7 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
     _announce(run, earlier.missing.num_images, trainer.world_size)
     trainer.predict(InferenceModule(run.session), earlier.missing, return_predictions=False)
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
-    _add_machine(evaluation, trainer)
+    _add_machine(evaluation, run, trainer.world_size)
     _add_speed(evaluation, timer, trainer)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
@@ -207,7 +204,7 @@ def _image_writer(run: _Run) -> ImageWriter:
 def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
     """The results if all images exist already; speed can then only come from an earlier run."""
     evaluation = run.measured
-    _add_machine(evaluation, run.trainer())
+    _add_machine(evaluation, run, run.trainer().world_size)
     known = evaluation.metrics.get("latency_s_per_image") is not None
     evaluation.warnings.append(
         "all images exist from an earlier run: "
@@ -224,13 +221,9 @@ def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Col
     return evaluation, collector.collected
 
 
-def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
+def _add_machine(evaluation: Evaluation, run: _Run, num_devices: int) -> None:
     """Add the number of devices, and the peak FLOP/s of one of them."""
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
-    evaluation.metrics |= {
-        "num_devices": trainer.world_size,
-        "peak_flops": gemm_peak(trainer.strategy.root_device, dtype),
-    }
+    evaluation.metrics |= {"num_devices": num_devices, "peak_flops": machine_peak(run.settings.trainer)}
 
 
 def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -> None:

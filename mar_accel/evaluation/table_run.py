@@ -14,8 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from mar_accel.config.compose import compose_settings
-from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
+from mar_accel.config.rows import Row, compose_rows, load_rows, select_rows
 from mar_accel.config.settings import Settings
 from mar_accel.errors import MarAccelError
 from mar_accel.evaluation.correlation import write_correlation
@@ -28,9 +27,6 @@ from mar_accel.evaluation.timing import time_rows
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
-
-# Keys that belong to the table as a whole.
-TABLE_KEYS = ("table.", "output_dir", "hydra.")
 
 
 @dataclass
@@ -69,10 +65,8 @@ def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
     Raises:
         Exception: the first row failed, which all other rows are compared with.
     """
-    rows = choose_rows(load_rows(settings.table.rows), settings.table.only)
-    shared = [override for override in overrides if not override.lstrip("+~").startswith(TABLE_KEYS)]
-    # All rows are composed before the first one is sampled, so that typos are found at once.
-    composed = [compose_settings("evaluate", merge_overrides(shared, row.overrides)) for row in rows]
+    rows = select_rows(load_rows(settings.table.rows), settings.table.only, "table.only", keep_first=True)
+    composed = compose_rows("evaluate", rows, overrides, "table")
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     result, evaluated = TableResult(), list[Settings]()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -14,6 +14,7 @@ from mar_accel.errors import ConfigError, MarAccelError, WeightsError
 from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder
 from mar_accel.models.lightgen import LightGenConfig
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.weights.loading import load_mar
@@ -63,6 +64,24 @@ def build_cache(settings: Settings) -> CachePolicy:
     return cache.for_model(settings.model.sampling)
 
 
+def build_sampling(settings: Settings) -> tuple[MARConfig, Sampler, CachePolicy, Plan]:
+    """Build architecture, sampler, cache and plan of a config, which needs no weights.
+
+    Raises:
+        ConfigError: they cannot be combined.
+    """
+    sampler, cache = build_sampler(settings), build_cache(settings)
+    architecture = mar_architecture(settings.model)
+    return architecture, sampler, cache, checked_plan(architecture, sampler, cache)
+
+
+def checked_plan(architecture: MARConfig, sampler: Sampler, cache: CachePolicy) -> Plan:
+    """The plan of a sampler on a model's grid; raises ConfigError if the cache does not fit both."""
+    plan = sampler.plan(architecture.grid)
+    cache.check(architecture, plan, sampler.solver)
+    return plan
+
+
 def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
     """Build the architecture of a model; without a ``_target_`` it is a MAR model.
 
@@ -76,15 +95,19 @@ def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
     return MARConfig(**model.architecture)
 
 
-def build_model(model: ModelSettings) -> tuple[MAR, Autoencoder]:
+def build_model(model: ModelSettings, autoencoder: Autoencoder | None = None) -> tuple[MAR, Autoencoder]:
     """Build model and autoencoder with their weights, on the CPU, in float32 and evaluation mode.
+
+    Args:
+        model: settings of the model.
+        autoencoder: is used instead of the config's, which is then not loaded.
 
     Raises:
         WeightsError: weights are missing, damaged or of another model.
         ConfigError: this family of models cannot be sampled.
     """
     network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
-    return network, build_autoencoder(model)
+    return network, build_autoencoder(model) if autoencoder is None else autoencoder
 
 
 def mar_architecture(model: ModelSettings) -> MARConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_cache, build_model, build_sampler, mar_architecture
+from mar_accel.inference.build import build_cache, build_model, build_sampler, build_sampling, checked_plan
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
@@ -73,23 +73,25 @@ class Session:
     ) -> Session:
         """Build a session from objects; raises ConfigError if they cannot be combined."""
         sampler, cache = sampler.for_model(defaults), cache.for_model(defaults)
-        plan = sampler.plan(model.config.grid)
-        cache.check(model.config, plan, sampler.solver)
+        plan = checked_plan(model.config, sampler, cache)
         return cls(model, autoencoder, sampler, cache, plan, seed, defaults)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Session:
+    def from_settings(cls, settings: Settings, autoencoder: Autoencoder | None = None) -> Session:
         """Build the session of a config, on the CPU in float32.
+
+        Args:
+            settings: settings of the run.
+            autoencoder: is used instead of the config's, which is then not loaded.
 
         Raises:
             ConfigError: sampler, cache and model cannot be combined.
+                This is found before the weights are loaded.
             WeightsError: weights are missing, damaged or of another model.
         """
-        # Cheap checks come first, so that errors in the config appear before the weights are loaded.
-        sampler, cache = build_sampler(settings), build_cache(settings)
-        architecture = mar_architecture(settings.model)
-        cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
-        return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
+        _, sampler, cache, plan = build_sampling(settings)
+        network, decoder = build_model(settings.model, autoencoder)
+        return cls(network, decoder, sampler, cache, plan, settings.seed, settings.model.sampling)
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
         """A session with the same model and another sampler and cache."""
@@ -98,10 +100,6 @@ class Session:
     def with_settings(self, settings: Settings) -> Session:
         """A session with the same model, and with sampler and cache of other settings."""
         return self.with_sampling(build_sampler(settings), build_cache(settings))
-
-    def with_autoencoder(self, autoencoder: Autoencoder) -> Session:
-        """The same session with another autoencoder."""
-        return replace(self, autoencoder=autoencoder)
 
     def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.

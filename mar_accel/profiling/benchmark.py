@@ -6,24 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from mar_accel.config.rows import compose_rows
 from mar_accel.config.settings import Settings
 from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import on_one_device
 from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells
-from mar_accel.profiling.benchmark_variants import Variant, build_variants, compose_variants, select_rows
+from mar_accel.profiling.benchmark_variants import Variant, build_variants, rows_of
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
-from mar_accel.profiling.speed import gemm_peak
+from mar_accel.profiling.speed import machine_peak
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.utils import markdown
 
 RECORD_FILE = "benchmark.json"
 TABLE_FILE = "benchmark.md"
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]:
@@ -40,8 +39,9 @@ def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]
         MarAccelError: the config cannot be run. Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
-    rows = select_rows(settings.benchmark)
-    variants = build_variants(rows, compose_variants(rows, overrides), settings.benchmark.autoencoder)
+    rows = rows_of(settings.benchmark)
+    composed = compose_rows("benchmark", rows, overrides, "benchmark")
+    variants = build_variants(rows, composed, settings.benchmark.autoencoder)
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     return _measure(settings, variants, output_dir)
 
@@ -84,8 +84,6 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
     counts = settings.benchmark
     # A benchmark uses one device. With several devices, waiting for the slowest would distort the spread.
     trainer = on_one_device(variants[0].settings.trainer)
-    device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     rounds, batch = counts.warmup_rounds + counts.rounds, trainer.batch_size
     announce(sessions, [rounds * batch] * len(sessions), trainer)
@@ -97,7 +95,7 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
             flops.append(count_flops(session.model.config, session.sampler, session.cache))
             progress.advance(counting)
         timing = progress.add_task("timing", total=rounds * len(variants))
-        record = _Record(settings, variants, flops, lambda: gemm_peak(device, dtype), output_dir)
+        record = _Record(settings, variants, flops, lambda: machine_peak(trainer), output_dir)
         record.peaks.append(record.measure_peak())
         measure_interleaved(
             variants[0].settings.with_(trainer=trainer),

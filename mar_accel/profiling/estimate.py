@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.inference.session import Session
 from mar_accel.profiling.flops import count_flops
-from mar_accel.profiling.speed import gemm_peak
+from mar_accel.profiling.speed import machine_peak, sampling_device
 from mar_accel.utils.ranks import is_first_process
 
 # Speed of sampling relative to a large matrix product: 0.6 to 0.7 for MAR-B and larger models
@@ -18,7 +16,6 @@ LARGE_MODEL_SHARE, SMALL_MODEL_SHARE = 0.65, 0.35
 LARGE_MODEL = 20_000_000
 # Shorter estimates, in seconds, are not printed.
 SHORTEST_ANNOUNCED = 60.0
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def estimated_seconds(
@@ -32,9 +29,7 @@ def estimated_seconds(
         trainer: gives accelerator and precision.
         num_processes: number of processes. On a CPU, they share its cores.
     """
-    on_gpu = trainer.accelerator != "cpu" and torch.cuda.is_available()
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
-    peak = gemm_peak("cuda" if on_gpu else "cpu", dtype) * (num_processes if on_gpu else 1)
+    peak = machine_peak(trainer) * (1 if sampling_device(trainer) == "cpu" else num_processes)
     seconds = 0.0
     for session, count in zip(sessions, images, strict=True):
         flops = count_flops(session.model.config, session.sampler, session.cache).total

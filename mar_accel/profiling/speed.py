@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mar_accel.config.settings import TrainerSettings
 from mar_accel.utils.host_memory import give_back_freed_memory
 
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -89,6 +90,7 @@ class PeakMemory:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 # Rows and columns of the matrices for gemm_peak: large enough to use the whole device, yet fast.
 GEMM_SIZES = {"cuda": 8192}
 GEMM_SIZE = 1024
@@ -114,5 +116,22 @@ def gemm_peak(
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+def sampling_device(trainer: TrainerSettings) -> str:
+    """The kind of device that a trainer samples on: "cuda", "mps" or "cpu"."""
+    if trainer.accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def machine_peak(trainer: TrainerSettings) -> float:
+    """Peak FLOP/s of one device of a trainer, in the dtype of its precision."""
+    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    return gemm_peak(sampling_device(trainer), dtype)

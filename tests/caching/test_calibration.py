@@ -37,7 +37,7 @@ def test_the_mildest_schedule_that_is_fast_enough() -> None:
 
     best, reached = least_tolerance(schedule, lambda schedule: 1 + schedule.tolerance, wanted=1.5)
     assert 1.5 <= reached < 1.51 and best.tolerance == pytest.approx(0.5, rel=0.02)
-    with pytest.raises(ConfigError, match=r"calibrate\.speedup must be ≤ 3\.00 .* got 4"):
+    with pytest.raises(ConfigError, match=r"calibrate\.flops_ratio must be ≤ 3\.00 .* got 4"):
         least_tolerance(schedule, lambda schedule: 1 + schedule.tolerance, wanted=4)
 
 
@@ -58,10 +58,10 @@ SMALL = [
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("calibrate.speedup=1", r"calibrate\.speedup must be > 1\S*, got 1\."),
+        ("calibrate.flops_ratio=1", r"calibrate\.flops_ratio must be > 1\S*, got 1\."),
         ("calibrate.drift_factor=0", r"calibrate\.drift_factor must be > 0\S*, got 0\."),
         ("calibrate.warmup_steps=-1", r"calibrate\.warmup_steps must be ≥ 0, got -1\."),
-        ("calibrate.speedup=50", r"calibrate\.speedup must be ≤ \d.* got 50"),
+        ("calibrate.flops_ratio=50", r"calibrate\.flops_ratio must be ≤ \d.* got 50"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused_before_sampling(
@@ -74,8 +74,8 @@ def test_what_cannot_be_calibrated_is_refused_before_sampling(
 
 
 @pytest.mark.slow
-def test_the_overrides_give_the_wanted_speedup(tmp_path: Path) -> None:
-    config = compose_settings("calibrate", [*SMALL, "calibrate.speedup=1.5", f"output_dir={tmp_path}"])
+def test_the_overrides_give_the_wanted_ratio_of_flops(tmp_path: Path) -> None:
+    config = compose_settings("calibrate", [*SMALL, "calibrate.flops_ratio=1.5", f"output_dir={tmp_path}"])
     result = calibrate(config)
     overrides = (tmp_path / "overrides.txt").read_text().split()
     assert overrides == list(result.overrides)
@@ -84,7 +84,7 @@ def test_the_overrides_give_the_wanted_speedup(tmp_path: Path) -> None:
         composed = compose_settings("generate", [*SMALL, *cache])
         architecture = build_architecture(composed.model)
         counted.append(count_flops(architecture, build_sampler(composed), build_cache(composed)).total)
-    assert counted[0] / counted[1] == pytest.approx(result.speedup) and result.speedup >= 1.5
+    assert counted[0] / counted[1] == pytest.approx(result.flops_ratio) and result.flops_ratio >= 1.5
 
 
 @pytest.mark.parametrize(

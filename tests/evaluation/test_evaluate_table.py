@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mar_accel.config.compose import compose_settings
-from mar_accel.config.rows import Row, choose_rows, load_rows, merge_overrides
+from mar_accel.config.rows import Row, load_rows, merge_overrides, select_rows
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation import table_run, timing
@@ -300,7 +300,8 @@ def test_the_rows_of_the_project_are_readable() -> None:
 
 def test_rows_are_chosen_by_name_beside_the_first() -> None:
     rows = [Row(name, ()) for name in ("plain", "a", "b")]
-    assert choose_rows(rows, None) == rows
-    assert [row.name for row in choose_rows(rows, ["b"])] == ["plain", "b"]
-    with pytest.raises(ConfigError, match=r"table\.only: c is not a row .* choose one of plain, a, b\."):
-        choose_rows(rows, ["c"])
+    assert select_rows(rows, None, "only", keep_first=True) == rows
+    assert [row.name for row in select_rows(rows, ["b", "a"], "only", keep_first=True)] == ["plain", "b", "a"]
+    assert [row.name for row in select_rows(rows, ["b", "plain"], "only")] == ["b", "plain"]
+    with pytest.raises(ConfigError, match=r"table\.only: c is not defined; choose one of plain, a, b\."):
+        select_rows(rows, ["c"], "table.only")

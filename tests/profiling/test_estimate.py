@@ -18,7 +18,7 @@ def session() -> Session:
 
 
 def test_seconds_follow_from_flops_and_peak(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "gemm_peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr(estimate, "machine_peak", lambda trainer: 1e9)
     trainer = compose_settings("generate").trainer
     flops = count_flops(session.model.config, session.sampler, session.cache).total
     expected = 7 * flops / (estimate.SMALL_MODEL_SHARE * 1e9)

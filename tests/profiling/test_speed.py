@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mar_accel.profiling.speed import PeakMemory, gemm_peak, latency_summary, speedup
+from mar_accel.config.settings import TrainerSettings
+from mar_accel.profiling import speed
+from mar_accel.profiling.speed import PeakMemory, gemm_peak, latency_summary, machine_peak, speedup
 
 
 def test_latency_is_a_median_with_its_range() -> None:
@@ -37,3 +39,21 @@ def test_gemm_peak_is_between_a_pocket_calculator_and_a_cluster() -> None:
 def test_speedup_of_different_numbers_of_rounds_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         speedup([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("32-true", torch.float32),
+        ("bf16-mixed", torch.bfloat16),
+        ("16-true", torch.float16),
+        (32, torch.float32),
+    ],
+)
+def test_the_peak_is_of_the_dtype_of_the_precision(
+    precision: str | int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, torch.dtype]] = []
+    monkeypatch.setattr(speed, "gemm_peak", lambda *measured: seen.append(measured) or 1.0)
+    assert machine_peak(TrainerSettings(accelerator="cpu", precision=precision)) == 1.0
+    assert seen == [("cpu", dtype)]
