@@ -103,4 +103,4 @@ class GenerationRequests(pl.LightningDataModule):
 def _collate(pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Indices [B] and labels [B], int64."""
     indices, labels = zip(*pairs, strict=True)
-    return torch.tensor(indices), torch.tensor(labels)
+    return torch.tensor(indices, dtype=torch.long), torch.tensor(labels, dtype=torch.long)

@@ -104,6 +104,6 @@ def _features(
     parts = []
     for batch in progress(batches, "features of earlier images"):
         pixels = [read_image(output_dir / IMAGES / image_name(index)) for index, _ in batch]
-        indices, labels = torch.tensor(batch).T
+        indices, labels = torch.tensor(batch, dtype=torch.long).T
         parts.append(FeatureSet.of(extractor(torch.stack(pixels).to(extractor.device)), indices, labels))
     return parts

@@ -104,7 +104,7 @@ def gemm_peak(
     """
     device = torch.device(device)
     size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)
-    a = torch.randn(size, size, device=device).to(dtype)
+    a = torch.randn(size, size, dtype=torch.float32, device=device).to(dtype)
     best = float("inf")
     for _ in range(repeats + 1):
         start = time.perf_counter()

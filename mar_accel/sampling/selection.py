@@ -96,5 +96,5 @@ def frequency_scores(z: Tensor) -> Tensor:
     """
     magnitudes = torch.fft.rfft(z.float(), dim=-1).abs()[..., 1:]
     half = z.shape[-1] // 2
-    weights = 1 + torch.arange(1, half + 1, device=z.device) / half
+    weights = 1 + torch.arange(1, half + 1, dtype=magnitudes.dtype, device=z.device) / half
     return magnitudes @ weights
