@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet
@@ -42,14 +41,12 @@ from mar_accel.metrics.quality import measure_quality
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
-from mar_accel.profiling.speed import gemm_peak, latency_summary, speedup
+from mar_accel.profiling.speed import dtype_of, gemm_peak, latency_summary, speedup
 from mar_accel.profiling.timer import BatchTimer
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.utils.progress import busy
 from mar_accel.utils.ranks import is_first_process
-
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
 
 
 @dataclass
@@ -226,7 +223,7 @@ def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Col
 
 def _add_machine(evaluation: Evaluation, trainer: pl.Trainer) -> None:
     """Add the number of devices, and the peak FLOP/s of one of them."""
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    dtype = dtype_of(trainer.precision)
     evaluation.metrics |= {
         "num_devices": trainer.world_size,
         "peak_flops": gemm_peak(trainer.strategy.root_device, dtype),

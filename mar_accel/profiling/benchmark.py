@@ -17,13 +17,12 @@ from mar_accel.profiling.benchmark_variants import Variant, build_variants, comp
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
-from mar_accel.profiling.speed import gemm_peak
+from mar_accel.profiling.speed import dtype_of, gemm_peak
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
 from mar_accel.utils import markdown
 
 RECORD_FILE = "benchmark.json"
 TABLE_FILE = "benchmark.md"
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]:
@@ -85,7 +84,7 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
     # A benchmark uses one device. With several devices, waiting for the slowest would distort the spread.
     trainer = on_one_device(variants[0].settings.trainer)
     device = "cuda" if trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    dtype = dtype_of(trainer.precision)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     rounds, batch = counts.warmup_rounds + counts.rounds, trainer.batch_size
     announce(sessions, [rounds * batch] * len(sessions), trainer)

@@ -9,7 +9,7 @@ import torch
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.inference.session import Session
 from mar_accel.profiling.flops import count_flops
-from mar_accel.profiling.speed import gemm_peak
+from mar_accel.profiling.speed import dtype_of, gemm_peak
 from mar_accel.utils.ranks import is_first_process
 
 # Share of the matrix product's speed that sampling reaches: 0.6 to 0.7 for MAR-B and larger
@@ -18,7 +18,6 @@ LARGE_MODEL_SHARE, SMALL_MODEL_SHARE = 0.65, 0.35
 LARGE_MODEL = 20_000_000
 # Shorter runs need no warning, and the count itself takes a moment.
 WORTH_SAYING = 60.0
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def estimated_seconds(
@@ -31,7 +30,7 @@ def estimated_seconds(
         trainer: accelerator and precision; on a CPU the processes share its cores.
     """
     on_gpu = trainer.accelerator != "cpu" and torch.cuda.is_available()
-    dtype = _DTYPES.get(str(trainer.precision).split("-")[0], torch.float32)
+    dtype = dtype_of(trainer.precision)
     peak = gemm_peak("cuda" if on_gpu else "cpu", dtype) * (num_processes if on_gpu else 1)
     seconds = 0.0
     for session, count in zip(sessions, images, strict=True):

@@ -86,6 +86,14 @@ class PeakMemory:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+
+
+def dtype_of(precision: str | int) -> torch.dtype:
+    """Dtype of the matrix products under a precision of Lightning's Trainer, such as "bf16-mixed"."""
+    return _DTYPES.get(str(precision).split("-")[0], torch.float32)
+
+
 # Rows and columns of the matrices for gemm_peak: large enough to use the whole device, yet fast.
 GEMM_SIZES = {"cuda": 8192}
 GEMM_SIZE = 1024
