@@ -78,7 +78,11 @@ def _sampling(row: Row) -> list[str]:
 
 def _overrides(row: Row, folder: Path) -> list[str]:
     """All overrides of a run; sampler and cache are those of a row or variant where the command has them."""
-    common = ["dataset.num_images=1", "trainer.batch_size=1", f"trainer.precision={row['trainer.precision']}"]
+    # Statistics need two images.
+    count = 2 if row["command"].startswith("evaluate") else 1
+    common = [f"trainer.batch_size={count}", f"trainer.precision={row['trainer.precision']}"]
+    if row["command"] != "benchmark":
+        common.append(f"dataset.num_images={count}")
     sampling, judged = _sampling(row), ["reference.augmentations=0", f"reference.cache_dir={folder / 'ref'}"]
     own = {
         "evaluate": [*judged, "evaluate.timing_rounds=1"],
@@ -89,7 +93,6 @@ def _overrides(row: Row, folder: Path) -> list[str]:
     }.get(row["command"], [])
     if row["command"] == "benchmark":
         own.append(f"+benchmark.variants.own={json.dumps(sampling)}")
-        common.remove("dataset.num_images=1")
     if row["command"] == "evaluate_table":
         rows = [{"name": "plain", "overrides": []}, {"name": "own", "overrides": sampling}]
         (folder / "rows.yaml").write_text(json.dumps(rows))
