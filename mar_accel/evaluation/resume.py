@@ -64,8 +64,8 @@ def read_earlier(
     tokens = read_tokens(output_dir)
     there = {index for index in there if index >= first or index in tokens}
     missing = requests.without(there, num_processes)
-    again = {missing.requests[item][0] for item in range(missing.num_images)}
-    finished = requests.only([index for index in range(requests.num_images) if index not in again])
+    asked, again = requests.requests.indices, missing.requests.indices
+    finished = requests.only([index for index in sorted(there) if index in asked and index not in again])
     # Only the first process joins the features, so the others need not compute them.
     features: list[FeatureSet] = []
     if extractor is not None and is_first_process():
