@@ -233,7 +233,9 @@ class MARPipeline:
         with step_progress(total, **self._progress_bar) as bar:
             for start in range(0, len(labels), batch_size):
                 indices = range(start, min(start + batch_size, len(labels)))
-                batch = torch.tensor([labels[index] for index in indices], device=self.device)
+                batch = torch.tensor(
+                    [labels[index] for index in indices], dtype=torch.long, device=self.device
+                )
                 prediction = session.sample(indices, batch, Observers([*observers, bar]))
                 images.append(prediction.images.cpu())
                 tokens.append(prediction.tokens.cpu())

@@ -70,7 +70,7 @@ def calibrate(settings: Settings) -> CalibrationResult:
     with busy("counting FLOPs"):
         flops_ratio = _FlopsRatio(settings.cache, session)
         # The ratio for features that do not move is the upper limit. It is checked before sampling.
-        still = fitted(torch.zeros(len(session.plan.steps), 1, 1), LARGEST_TOLERANCE)
+        still = fitted(torch.zeros(len(session.plan.steps), 1, 1, dtype=torch.float32), LARGEST_TOLERANCE)
         check_reached(flops_ratio(still), wanted.flops_ratio)
     distances = _distances(settings, session, session.cache.token)
     with busy("counting FLOPs"):

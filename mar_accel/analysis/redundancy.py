@@ -16,6 +16,7 @@ from mar_accel.models.transformer import gather_tokens
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.state import DecodeState
+from mar_accel.utils.autocast import without_autocast
 
 CATEGORIES = ("predicted now", "just decoded", "decoded earlier", "not yet decoded")
 
@@ -194,4 +195,5 @@ def _similarity_matrix(steps: list[Tensor]) -> Tensor:
         steps: features of each step [B, L, D].
     """
     unit = torch.stack([F.normalize(x, dim=-1).flatten() for x in steps])
-    return (unit @ unit.T / steps[0].shape[:2].numel()).cpu()
+    with without_autocast(unit.device):
+        return (unit @ unit.T / steps[0].shape[:2].numel()).cpu()

@@ -123,7 +123,7 @@ class _HostScalar:
         if not value.is_cuda:
             self._value, self._event = value, None
             return
-        self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
+        self._value = torch.empty((), dtype=value.dtype, device="cpu", pin_memory=True)
         self._value.copy_(value, non_blocking=True)
         self._event = torch.cuda.Event()
         self._event.record()

@@ -240,8 +240,10 @@ class HeadCacheDenoiser:
         return hidden
 
     def _output(self, hidden: Tensor, modulation: Modulation) -> Tensor:
+        """ε and v of all rows [rows, 2C], float32 under every precision, as guidance needs it."""
         final = self.net.final_layer
-        return final.linear(modulate(final.norm_final(hidden), modulation.shift, modulation.scale))
+        modulated = modulate(final.norm_final(hidden), modulation.shift, modulation.scale)
+        return final.linear(modulated).float()
 
     # Modulations depend on the timestep and z, but not on x. With few tokens, reading the weights costs most.
     # Several timesteps are therefore computed together, so that the weights are read once.

@@ -8,8 +8,8 @@ from torch import Tensor
 
 def flat_rows(positions: Tensor, length: int) -> Tensor:
     """Convert positions [B, m] in sequences of ``length`` N to indices [B·m] of the flattened rows [B·N]."""
-    offsets = torch.arange(positions.shape[0], device=positions.device).mul_(length).unsqueeze(1)
-    return (positions + offsets).flatten()
+    images = torch.arange(positions.shape[0], dtype=positions.dtype, device=positions.device)
+    return (positions + images.mul_(length).unsqueeze(1)).flatten()
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tensor:

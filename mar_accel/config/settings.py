@@ -29,6 +29,8 @@ TRAINING_ONLY = (
     *("gradient_clip_algorithm", "reload_dataloaders_every_n_epochs", "log_every_n_steps"),
     *("enable_checkpointing", "enable_model_summary", "sync_batchnorm", "enable_autolog_hparams"),
 )
+# Lightning's short names of precisions.
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 # Strategies that start processes without a command line, which could not know their run.
 FORKING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
@@ -114,6 +116,8 @@ class TrainerSettings:
 
     Attributes:
         batch_size: number of images that a device samples at a time.
+        precision: the precision that is run, by its full name.
+            Short names are replaced. So is 16-mixed on a CPU, where Lightning runs bf16-mixed.
         limit_predict_batches: largest number of batches per device, or their share.
             It lowers the number of images.
     """
@@ -134,6 +138,7 @@ class TrainerSettings:
     plugins: str | list[str] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", self._precision())
         if self.strategy in FORKING:
             raise ConfigError(
                 f"trainer.strategy={self.strategy} starts processes without a command line, which runs need; "
@@ -145,6 +150,17 @@ class TrainerSettings:
                 "trainer.limit_predict_batches must be a number of batches ≥ 1, or a share above 0.0 and at "
                 f"most 1.0, got {limit}."
             )
+
+    def _precision(self) -> str | int:
+        precision = PRECISIONS.get(str(self.precision), self.precision)
+        return "bf16-mixed" if precision == "16-mixed" and self._on_cpu() else precision
+
+    def _on_cpu(self) -> bool:
+        if self.accelerator != "auto":
+            return self.accelerator == "cpu"
+        import torch
+
+        return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
     @property
     def lightning(self) -> dict[str, Any]:

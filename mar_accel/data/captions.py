@@ -108,7 +108,7 @@ def tokenize(texts: Sequence[str]) -> Tensor:
                 f"The prompt {text[:60]!r} must have at most {MAX_LENGTH - 1} words, got {len(words)}; "
                 "shorten it."
             )
-        ids[row, : len(words) + 1] = torch.tensor([_IDS[word] for word in (*words, END)])
+        ids[row, : len(words) + 1] = torch.tensor([_IDS[word] for word in (*words, END)], dtype=torch.long)
     return ids
 
 

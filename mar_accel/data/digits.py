@@ -35,7 +35,7 @@ def render(scans: Tensor, affine: Tensor | None = None) -> Tensor:
     """
     batch = scans.shape[0]
     if affine is None:
-        affine = torch.eye(2, 3, device=scans.device).expand(batch, 2, 3)
+        affine = torch.eye(2, 3, dtype=scans.dtype, device=scans.device).expand(batch, 2, 3)
     scale = IMAGE_SIZE / CONTENT_SIZE
     theta = torch.cat([affine[:, :, :2] * scale, affine[:, :, 2:]], dim=2)
     grid = F.affine_grid(theta, [batch, 1, IMAGE_SIZE, IMAGE_SIZE], align_corners=False)
@@ -56,7 +56,7 @@ def random_affine(batch_size: int, generator: torch.Generator | None = None) -> 
     """
 
     def uniform(limit: float) -> Tensor:
-        return (torch.rand(batch_size, generator=generator) * 2 - 1) * limit
+        return (torch.rand(batch_size, generator=generator, dtype=torch.float32) * 2 - 1) * limit
 
     angle, shear = uniform(math.radians(8)), uniform(0.08)
     scale_x, scale_y = 1 + uniform(0.08), 1 + uniform(0.08)

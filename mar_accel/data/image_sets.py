@@ -188,8 +188,8 @@ def _run_folder(path: Path) -> ImageFolder:
                 labels = list(range(dataset["num_classes"]))
             labels = [labels] if isinstance(labels, int) else labels
             per_class = dataset.get("images_per_class") or 1
-            indices = torch.tensor([int(file.stem) for file in images.files])
-            images.labels = torch.tensor(labels)[(indices // per_class) % len(labels)]
+            indices = torch.tensor([int(file.stem) for file in images.files], dtype=torch.long)
+            images.labels = torch.tensor(labels, dtype=torch.long)[(indices // per_class) % len(labels)]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{record_file} is not a valid run record; remove it or run generate again."

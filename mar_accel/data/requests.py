@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -28,6 +31,45 @@ class LabelledIndices(Dataset[tuple[int, int]]):
     def __getitem__(self, item: int) -> tuple[int, int]:
         index = self.indices[item]
         return index, self.labels[index // self.images_per_class % len(self.labels)]
+
+
+class OtherBatches(Sequence[int]):
+    """Sample indices in all batches but some, without a list of them.
+
+    Args:
+        indices: all sample indices; a range, so that a place is found at once.
+        batch_size: indices per batch; the last batch may have fewer.
+        finished: numbers of the batches that are left out, ascending.
+
+    Example:
+        >>> list(OtherBatches(range(7), 2, [0, 2]))
+        [2, 3, 6]
+    """
+
+    def __init__(self, indices: Sequence[int], batch_size: int, finished: Sequence[int]):
+        self.indices = indices
+        self.batch_size = batch_size
+        self.finished = frozenset(finished)
+        # For each batch left out: how many others come before it.
+        self._others_before = [number - place for place, number in enumerate(finished)]
+        left_out = (indices[n * batch_size : (n + 1) * batch_size] for n in finished)
+        self._length = len(indices) - sum(map(len, left_out))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, slice):
+            return [self[place] for place in range(*item.indices(len(self)))]
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        batch, place = divmod(item, self.batch_size)
+        batch += bisect_right(self._others_before, batch)
+        return self.indices[batch * self.batch_size + place]
+
+    def __contains__(self, index: object) -> bool:
+        there = index in self.indices
+        return there and self.indices.index(index) // self.batch_size not in self.finished
 
 
 class GenerationRequests(pl.LightningDataModule):
@@ -84,13 +126,14 @@ class GenerationRequests(pl.LightningDataModule):
             finished: indices of finished samples.
             num_processes: number of processes that share the remaining requests.
         """
-        indices, size = list(self.requests.indices), self.batch_size
-        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-        missing = [batch for batch in batches if any(index not in finished for index in batch)]
-        spare = [batch for batch in batches if batch not in missing]
-        while missing and sum(map(len, missing)) < num_processes and spare:
-            missing.append(spare.pop())
-        return self.only([index for batch in missing for index in batch])
+        indices, size = self.requests.indices, self.batch_size
+        counts = Counter(indices.index(index) // size for index in finished if index in indices)
+        whole = sorted(n for n, count in counts.items() if count == len(indices[n * size : (n + 1) * size]))
+        missing = OtherBatches(indices, size, whole)
+        while whole and 0 < len(missing) < num_processes:
+            whole.pop()
+            missing = OtherBatches(indices, size, whole)
+        return self.only(missing) if whole else self
 
     @property
     def num_images(self) -> int:
@@ -103,4 +146,4 @@ class GenerationRequests(pl.LightningDataModule):
 def _collate(pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
     """Indices [B] and labels [B], int64."""
     indices, labels = zip(*pairs, strict=True)
-    return torch.tensor(indices), torch.tensor(labels)
+    return torch.tensor(indices, dtype=torch.long), torch.tensor(labels, dtype=torch.long)

@@ -36,7 +36,7 @@ class SceneDrawer:
         chosen = [int(rng.choice(self.by_digit[item.digit])) for item in items]
         squares = torch.tensor([[item.column, item.row, item.size] for item in items], dtype=torch.float32)
         coverage = _place(self.scans[chosen], squares, _torch_generator(rng))
-        colours = torch.tensor([COLOURS[item.colour] for item in items])[..., None, None]
+        colours = torch.tensor([COLOURS[item.colour] for item in items], dtype=torch.float32)[..., None, None]
         # Draw one object of each scene at a time, because an image may have several.
         order = [sum(earlier == row for earlier in rows[:index]) for index, row in enumerate(rows)]
         for number in range(max(order) + 1):
@@ -72,7 +72,7 @@ def _place(scans: Tensor, squares: Tensor, generator: torch.Generator) -> Tensor
 
 def _backgrounds(scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
     """Backgrounds [B, 3, 64, 64] in 0..1."""
-    colours = torch.tensor([COLOURS[scene.background] for scene in scenes])
+    colours = torch.tensor([COLOURS[scene.background] for scene in scenes], dtype=torch.float32)
     shades = np.stack([_shade(scene.pattern, rng) for scene in scenes])
     return colours[:, :, None, None] * torch.from_numpy(shades).unsqueeze(1)
 

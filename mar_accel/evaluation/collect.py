@@ -64,7 +64,8 @@ class Collector(pl.Callback):
         self.keep = keep
         self.earlier = list(earlier)
         self.earlier_kept = dict(earlier_kept or {})
-        self.collected = Collected(None, torch.empty(0), torch.empty(0), torch.empty(0))
+        kinds = (torch.uint8, torch.float32, torch.int64)
+        self.collected = Collected(None, *(torch.empty(0, dtype=kind) for kind in kinds))
         self._parts: list[FeatureSet] = []
         self._kept: dict[int, Kept] = {}
 
@@ -101,4 +102,4 @@ class Collector(pl.Callback):
         if first:
             images, tokens, labels = zip(*(first[index] for index in sorted(first)), strict=True)
             self.collected.images, self.collected.tokens = torch.stack(images), torch.stack(tokens)
-            self.collected.labels = torch.tensor(labels)
+            self.collected.labels = torch.tensor(labels, dtype=torch.long)

@@ -153,7 +153,7 @@ def _plot_distributions(rows: Sequence[dict[str, Any]], path: Path) -> bool:
     titles = {"psnr": "PSNR (dB)", "ssim": "SSIM", "latent_mse": "latent MSE"}
     figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        values = torch.tensor([row[name] for row in rows])
+        values = torch.tensor([row[name] for row in rows], dtype=torch.float32)
         axis.hist(values.numpy(), bins=20)
         axis.axvline(float(values.mean()), color="black", linewidth=1)
         axis.set(title=f"{titles[name]}: mean {float(values.mean()):.4g}", ylabel="images")

@@ -63,7 +63,7 @@ class OwnMetrics(pl.Callback):
         for index, label in zip(indices, labels, strict=True):
             if self.metrics:
                 image = read_image(output_dir / IMAGES / image_name(index))
-                self.update(image[None], torch.tensor([label]))
+                self.update(image[None], torch.tensor([label], dtype=torch.long))
 
     def compute(self) -> dict[str, float]:
         """The values over all images of all devices."""

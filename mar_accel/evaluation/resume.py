@@ -64,8 +64,8 @@ def read_earlier(
     tokens = read_tokens(output_dir)
     there = {index for index in there if index >= first or index in tokens}
     missing = requests.without(there, num_processes)
-    again = {missing.requests[item][0] for item in range(missing.num_images)}
-    finished = requests.only([index for index in range(requests.num_images) if index not in again])
+    asked, again = requests.requests.indices, missing.requests.indices
+    finished = requests.only([index for index in sorted(there) if index in asked and index not in again])
     # Only the first process joins the features, so the others need not compute them.
     features: list[FeatureSet] = []
     if extractor is not None and is_first_process():
@@ -104,6 +104,6 @@ def _features(
     parts = []
     for batch in progress(batches, "features of earlier images"):
         pixels = [read_image(output_dir / IMAGES / image_name(index)) for index, _ in batch]
-        indices, labels = torch.tensor(batch).T
+        indices, labels = torch.tensor(batch, dtype=torch.long).T
         parts.append(FeatureSet.of(extractor(torch.stack(pixels).to(extractor.device)), indices, labels))
     return parts

@@ -84,7 +84,7 @@ def _features(images: ImageSet, judge: Judge, own_metrics: OwnMetrics) -> Featur
     parts, seen = [], 0
     total = -(-images.num_images // READ_BATCH_SIZE)
     for batch in progress(images.batches(READ_BATCH_SIZE), "features", total):
-        indices = torch.arange(seen, seen + len(batch))
+        indices = torch.arange(seen, seen + len(batch), dtype=torch.long)
         labels = images.labels[indices] if images.labels is not None else None
         parts.append(FeatureSet.of(judge.extractor(batch), indices, labels))
         own_metrics.update(batch, parts[-1].labels)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -65,7 +65,8 @@ def read_tokens(output_dir: Path) -> dict[int, Tensor]:
 
     Damaged files count as missing.
     """
-    found: dict[int, Tensor] = dict(enumerate(_read(output_dir / TOKENS_NAME).get("tokens", torch.empty(0))))
+    whole: Iterable[Tensor] = _read(output_dir / TOKENS_NAME).get("tokens", ())
+    found = dict(enumerate(whole))
     for file in sorted((output_dir / _FOLDER).glob("*.safetensors")):
         tensors = _read(file)
         if tensors:

@@ -119,7 +119,7 @@ class Session:
         with torch.inference_mode():
             images = self.autoencoder.decode(latents).float()
         observer.autoencoder_end(images)
-        return Prediction(torch.as_tensor(list(indices)), labels, images, tokens)
+        return Prediction(torch.tensor(list(indices), dtype=torch.long, device="cpu"), labels, images, tokens)
 
 
 def check_device(accelerator: str) -> None:

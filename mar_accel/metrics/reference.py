@@ -183,7 +183,7 @@ def _write_cache(file: Path, reference: Reference) -> None:
     tensors = {
         "mean": reference.statistics.mean,
         "covariance": reference.statistics.covariance.contiguous(),
-        "count": torch.tensor(reference.statistics.count),
+        "count": torch.tensor(reference.statistics.count, dtype=torch.long),
         "features": reference.features.contiguous(),
     }
     if reference.labels is not None:

@@ -235,7 +235,7 @@ class DiffusionHead(nn.Module):
 def _draw_timesteps(count: int, draws: int, device: torch.device) -> Tensor:
     """Draw timesteps [draws·count], stratified: each token gets one from each equal part of 0..999."""
     if draws == 1:
-        return torch.randint(NUM_TRAIN_TIMESTEPS, (count,), device=device)
-    parts = torch.arange(draws, device=device).repeat_interleave(count)
+        return torch.randint(NUM_TRAIN_TIMESTEPS, (count,), dtype=torch.long, device=device)
+    parts = torch.arange(draws, dtype=torch.long, device=device).repeat_interleave(count)
     uniform = torch.rand(draws * count, dtype=torch.float64, device=device)
     return ((parts + uniform) * (NUM_TRAIN_TIMESTEPS / draws)).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)

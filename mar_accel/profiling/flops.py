@@ -75,7 +75,7 @@ def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> Flop
     with torch.device("meta"):
         model = MAR(config).eval()
         model.diffloss.net = _CountedHead(counter, config)
-        embedding = torch.empty(1, config.embed_dim)
+        embedding = model.fake_latent.new_empty(1, config.embed_dim)
         noise = _noise_without_storage(plan, config.token_dim)
     engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
     sections = _Sections(counter)
@@ -91,8 +91,8 @@ def _noise_without_storage(plan: Plan, token_dim: int) -> SampleNoise:
     length = plan.num_tokens
     return SampleNoise(
         order=torch.empty(1, length, dtype=torch.int64),
-        noise=torch.empty(plan.max_diffusion_steps + 1, 1, length, token_dim),
-        selection_scores=torch.empty(1, length),
+        noise=torch.empty(plan.max_diffusion_steps + 1, 1, length, token_dim, dtype=torch.float32),
+        selection_scores=torch.empty(1, length, dtype=torch.float32),
     )
 
 

@@ -90,7 +90,7 @@ class PeakMemory:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 # Rows and columns of the matrices for gemm_peak: large enough to use the whole device, yet fast.
 GEMM_SIZES = {"cuda": 8192}
 GEMM_SIZE = 1024
@@ -109,7 +109,7 @@ def gemm_peak(
     """
     device = torch.device(device)
     size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)
-    a = torch.randn(size, size, device=device).to(dtype)
+    a = torch.randn(size, size, dtype=torch.float32, device=device).to(dtype)
     best = float("inf")
     for _ in range(repeats + 1):
         start = time.perf_counter()

@@ -92,7 +92,8 @@ def check_order(order: Order, permutation: Tensor, length: int) -> None:
             f"{where}: permutation must return an int64 tensor of shape [{length}], got "
             f"{permutation.dtype} of shape {list(permutation.shape)}."
         )
-    if not torch.equal(permutation.sort().values.cpu(), torch.arange(length)):
+    every = torch.arange(length, dtype=torch.int64, device="cpu")
+    if not torch.equal(permutation.sort().values.cpu(), every):
         raise ConfigError(
             f"{where}: permutation must contain each position from 0 to {length - 1} exactly once."
         )

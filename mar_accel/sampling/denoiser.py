@@ -67,9 +67,11 @@ class GuidedDenoiser:
     def __call__(self, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         x = x.to(self.embedding.dtype)
         if not self.guided[index]:
-            epsilon, v = self._evaluate(x, index, self.conditional).chunk(2, dim=-1)
+            epsilon, v = self._evaluate(x, index, self.conditional).float().chunk(2, dim=-1)
             return epsilon, v
-        conditional, unconditional = self._evaluate(torch.cat([x, x]), index, self.embedding).chunk(2)
+        # float32 under every precision: guidance and the chain add up small differences.
+        both = self._evaluate(torch.cat([x, x]), index, self.embedding).float()
+        conditional, unconditional = both.chunk(2)
         epsilon, v = conditional.chunk(2, dim=-1)
         return self.guidance.combine(epsilon, unconditional[:, : epsilon.shape[-1]]), v
 
@@ -120,4 +122,4 @@ class GuidedDenoiser:
 
 def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:
     """Embeddings [T, W] of the original timesteps (0..999)."""
-    return net.time_embed(torch.tensor(timesteps, device=device))
+    return net.time_embed(torch.tensor(timesteps, dtype=torch.long, device=device))

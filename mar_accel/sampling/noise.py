@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,13 +62,13 @@ def draw_noise(
     ``noise[j]`` does not depend on T: it is draw j+1 of the sample's noise stream.
     """
     # Always float32, whatever default dtype the trainer's precision sets. Chains of 100 steps need it.
-    float32 = torch.float32
-    noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim, dtype=float32)
-    scores = torch.empty(len(indices), num_tokens, dtype=float32)
+    kind: Any = {"dtype": torch.float32, "device": "cpu"}
+    noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim, **kind)
+    scores = torch.empty(len(indices), num_tokens, **kind)
     for row, index in enumerate(indices):
         generator = sample_generator(seed, index, Stream.NOISE)
         for step in range(num_diffusion_steps + 1):
-            noise[step, row] = torch.randn(num_tokens, token_dim, generator=generator, dtype=float32)
+            noise[step, row] = torch.randn(num_tokens, token_dim, generator=generator, **kind)
         generator = sample_generator(seed, index, Stream.SELECTION)
-        scores[row] = torch.rand(num_tokens, generator=generator, dtype=float32)
+        scores[row] = torch.rand(num_tokens, generator=generator, **kind)
     return noise, scores

@@ -36,14 +36,14 @@ class RandomOrder(Order):
     """Uniformly random permutation per image (MAR)."""
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        return torch.randperm(grid[0] * grid[1], generator=generator)
+        return torch.randperm(grid[0] * grid[1], generator=generator, device="cpu")
 
 
 class RasterOrder(Order):
     """Row by row from the top left, the same for all images."""
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        return torch.arange(grid[0] * grid[1])
+        return _counted(grid[0] * grid[1])
 
 
 class SubsampleOrder(Order):
@@ -70,9 +70,9 @@ class SubsampleOrder(Order):
                 f"sampler.order.num_levels={self.num_levels} needs a grid with a side above {largest} "
                 f"tokens, got {height}x{width}; lower it."
             )
-        taken = torch.zeros(grid, dtype=torch.bool)
+        taken = torch.zeros(grid, dtype=torch.bool, device="cpu")
         for level in reversed(range(self.num_levels)):
-            new = torch.zeros(grid, dtype=torch.bool)
+            new = torch.zeros(grid, dtype=torch.bool, device="cpu")
             new[:: 2**level, :: 2**level] = True
             levels.append((new & ~taken).flatten().nonzero().flatten())
             taken |= new
@@ -97,10 +97,10 @@ class HaltonOrder(Order):
         self.roll = roll
 
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        order = torch.tensor(halton_positions(*grid))
+        order = torch.tensor(halton_positions(*grid), dtype=torch.int64, device="cpu")
         if not self.roll:
             return order
-        start = int(torch.randint(len(order), (1,), generator=generator))
+        start = int(torch.randint(len(order), (1,), generator=generator, device="cpu"))
         return order.roll(-start)
 
 
@@ -132,9 +132,9 @@ class BisectionOrder(Order):
             ConfigError: the grid is too small for this number of stages.
         """
         height, width = grid
-        diagonal = torch.arange(height).unsqueeze(1) + torch.arange(width) + (self.first_parity == "odd")
+        diagonal = _counted(height).unsqueeze(1) + _counted(width) + (self.first_parity == "odd")
         rest, stages = diagonal.flatten(), []
-        positions = torch.arange(height * width)
+        positions = _counted(height * width)
         for k in range(1, self.num_stages):
             taken = rest % 2**k == 2 ** (k - 1)
             if not bool(taken.any()) or bool(taken.all()):
@@ -172,7 +172,12 @@ def halved(length: int, num_stages: int) -> list[int]:
 
 def shuffled(parts: list[Tensor], generator: torch.Generator) -> Tensor:
     """Shuffle each part and concatenate them in order."""
-    return torch.cat([part[torch.randperm(len(part), generator=generator)] for part in parts])
+    return torch.cat([part[torch.randperm(len(part), generator=generator, device="cpu")] for part in parts])
+
+
+def _counted(stop: int) -> Tensor:
+    """0 … stop − 1 on the CPU, where orders are drawn, also under another default device."""
+    return torch.arange(stop, dtype=torch.int64, device="cpu")
 
 
 @lru_cache

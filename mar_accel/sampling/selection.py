@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.utils.autocast import without_autocast
 from mar_accel.utils.readable import Readable
 
 
@@ -96,5 +97,6 @@ def frequency_scores(z: Tensor) -> Tensor:
     """
     magnitudes = torch.fft.rfft(z.float(), dim=-1).abs()[..., 1:]
     half = z.shape[-1] // 2
-    weights = 1 + torch.arange(1, half + 1, device=z.device) / half
-    return magnitudes @ weights
+    weights = 1 + torch.arange(1, half + 1, dtype=magnitudes.dtype, device=z.device) / half
+    with without_autocast(z.device):
+        return magnitudes @ weights

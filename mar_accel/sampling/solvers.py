@@ -137,7 +137,7 @@ class DDIM(LinearSolver):
         # float32 is too coarse for 1 − β near t = 999.
         scheduler.alphas_cumprod = torch.from_numpy(schedule.coefficients.alphas_cumprod)
         scheduler.set_timesteps(schedule.num_steps)
-        x, epsilon, fresh = torch.eye(3, dtype=torch.float64)
+        x, epsilon, fresh = torch.eye(3, dtype=torch.float64, device="cpu")
         updates = []
         for i in reversed(range(schedule.num_steps)):
             factors = scheduler.step(epsilon, i, x, self.eta, variance_noise=fresh).prev_sample.tolist()
@@ -168,7 +168,7 @@ class DPMSolver(LinearSolver):
         timesteps = list(reversed(range(schedule.num_steps)))
         scheduler.set_timesteps(timesteps=timesteps)
         scheduler.set_begin_index(0)
-        x, epsilon, *previous = torch.eye(1 + self.order)
+        x, epsilon, *previous = torch.eye(1 + self.order, dtype=torch.float32, device="cpu")
         updates = []
         for i in timesteps:
             # The latest output of the scheduler comes last. Each step drops the first one.

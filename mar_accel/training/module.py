@@ -51,8 +51,8 @@ class TrainingModule(pl.LightningModule):
         latents, condition = batch
         length = self.model.config.seq_len
         num_masked = math.ceil(length * draw_mask_ratio(self.config.mask_ratio_min))
-        order = torch.rand(len(latents), length, device=self.device).argsort(dim=1)
-        dropped = torch.rand(len(latents), device=self.device) < self.config.label_drop
+        order = torch.rand(len(latents), length, dtype=torch.float32, device=self.device).argsort(dim=1)
+        dropped = torch.rand(len(latents), dtype=torch.float32, device=self.device) < self.config.label_drop
         conditioning = self.conditioner(self.model, condition, dropped)
         draws = self.config.timestep_draws
         loss = self.model.training_loss(latents, conditioning, order, num_masked, draws=draws)

@@ -23,7 +23,7 @@ def fill_randomly(module: nn.Module) -> None:
     Outputs depend on all weights.
     (The published initialisation of the diffusion head sets its residual branches and output to zero.)
     """
-    block = torch.randn(BLOCK_LENGTH, generator=torch.Generator().manual_seed(SEED))
+    block = torch.randn(BLOCK_LENGTH, generator=torch.Generator().manual_seed(SEED), dtype=torch.float32)
     offset = 0
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):

@@ -142,3 +142,17 @@ def test_share_is_of_the_tokens_of_a_step() -> None:
     selection = FrequencySelection(0.1, 50)
     assert [selection.num_selected(n) for n in (1, 6, 64, 128)] == [0, 1, 6, 13]
     assert AllTokens(50).num_selected(7) == 7 and NoSelection().num_selected(7) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_scores_are_float32_under_every_precision(dtype: torch.dtype) -> None:
+    """A Trainer sets the default dtype to its precision, or casts products to it."""
+    z = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    expected = frequency_scores(z)
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(frequency_scores(z), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(frequency_scores(z), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,3 +150,16 @@ def test_ddim_with_noise_is_ancestral_sampling_with_the_posterior_variance() -> 
 def test_bad_input_is_refused(make: Callable[[], Solver], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"sampler\.solver\.{message}"):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("make", [lambda: DDIM(0.5), DPMSolver, lambda: DPMSolver(3)])
+def test_factors_do_not_depend_on_the_default_dtype(make: Any, dtype: torch.dtype) -> None:
+    """A Trainer sets the default dtype to its precision while it samples."""
+    schedule = diffusion_schedule(20, 950)
+    expected = make().updates(schedule)
+    torch.set_default_dtype(dtype)
+    try:
+        assert make().updates(schedule) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

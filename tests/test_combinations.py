@@ -1,0 +1,192 @@
+"""Every command, sampler, cache, solver and selection under every precision, on a tiny model.
+
+Each two of them meet in at least one run. The full walk, without the commands, is marked long.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mar_accel.analysis.calibration_run import calibrate
+from mar_accel.analysis.plan_report import show_plan
+from mar_accel.analysis.redundancy_run import measure_redundancy
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.settings import Settings, TrainerSettings
+from mar_accel.evaluation.run import evaluate
+from mar_accel.evaluation.table_run import evaluate_table
+from mar_accel.inference.session import Prediction, Session
+from mar_accel.inference.trainer import build_trainer
+from mar_accel.profiling.benchmark import benchmark
+from mar_accel.runs.generation import generate
+from mar_accel.training.run import train
+
+from .pairwise import Row, pairs_of, pairwise
+
+CONF = Path(__file__).parents[1] / "conf"
+PRECISIONS = ("32-true", "bf16-true", "16-true", "64-true", "bf16-mixed", "16-mixed")
+
+
+def _members(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+SAMPLING = {
+    "sampler": _members("sampler"),
+    "cache": _members("cache"),
+    "sampler/solver": _members("sampler/solver"),
+    "sampler/selection": _members("sampler/selection"),
+}
+Command = Callable[[Settings, list[str]], object]
+# By the name of the primary config; tables and benchmarks take the overrides of their rows and variants too.
+COMMANDS: dict[str, Command] = {
+    "generate": lambda settings, overrides: generate(settings),
+    "evaluate": lambda settings, overrides: evaluate(settings),
+    "evaluate_table": evaluate_table,
+    "benchmark": benchmark,
+    "calibrate": lambda settings, overrides: calibrate(settings),
+    "redundancy": lambda settings, overrides: measure_redundancy(settings),
+    "plan": lambda settings, overrides: show_plan(settings),
+}
+FACTORS = {"command": list(COMMANDS), "trainer.precision": list(PRECISIONS), **SAMPLING}
+# calibrate fits a token cache.
+IMPOSSIBLE = {
+    frozenset({("command", "calibrate"), ("cache", cache)}) for cache in ("none", "condition", "head")
+}
+ROWS = pairwise(FACTORS, IMPOSSIBLE)
+# With 20 AR steps and chains of 20, the caches have steps and timesteps at which they reuse something.
+SHORT = ["sampler.num_iter=20", "sampler.num_diffusion_steps=20", "model.architecture.head_depth=2"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: list[str]) -> list[str]:
+    return [*tiny_model, *SHORT]
+
+
+def _sampling(row: Row) -> list[str]:
+    """Overrides of sampler and cache, whose head cache refers to short chains."""
+    short = ["cache.head.period_for=20"] if row["cache"] in ("head", "lazymar", "lazymar_late") else []
+    return [*(f"{group}={row[group]}" for group in SAMPLING), *short]
+
+
+def _overrides(row: Row, folder: Path) -> list[str]:
+    """All overrides of a run; sampler and cache are those of a row or variant where the command has them."""
+    # Statistics need two images.
+    count = 2 if row["command"].startswith("evaluate") else 1
+    common = [f"trainer.batch_size={count}", f"trainer.precision={row['trainer.precision']}"]
+    if row["command"] != "benchmark":
+        common.append(f"dataset.num_images={count}")
+    sampling, judged = _sampling(row), ["reference.augmentations=0", f"reference.cache_dir={folder / 'ref'}"]
+    own = {
+        "evaluate": [*judged, "evaluate.timing_rounds=1"],
+        "evaluate_table": [*judged, f"table.rows={folder / 'rows.yaml'}", "table.timing_rounds=1"],
+        "benchmark": ["benchmark.only=[mar,own]", "benchmark.rounds=1", "benchmark.warmup_rounds=0"],
+        "calibrate": ["calibrate.speedup=1.0001"],
+        "redundancy": ["redundancy.head_every=7"],
+    }.get(row["command"], [])
+    if row["command"] == "benchmark":
+        own.append(f"+benchmark.variants.own={json.dumps(sampling)}")
+    if row["command"] == "evaluate_table":
+        rows = [{"name": "plain", "overrides": []}, {"name": "own", "overrides": sampling}]
+        (folder / "rows.yaml").write_text(json.dumps(rows))
+    if row["command"] in ("benchmark", "evaluate_table"):
+        sampling = []
+    return [*common, *own, *sampling, f"output_dir={folder / 'run'}"]
+
+
+@pytest.fixture
+def predictions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Prediction]]:
+    """What every session samples."""
+    made, sample = list[Prediction](), Session.sample
+
+    def recorded(self: Session, *arguments: Any) -> Prediction:
+        made.append(sample(self, *arguments))
+        return made[-1]
+
+    monkeypatch.setattr(Session, "sample", recorded)
+    yield made
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
+def test_pairs(row: Row, tiny: list[str], predictions: list[Prediction], tmp_path: Path) -> None:
+    overrides = [*tiny, *_overrides(row, tmp_path)]
+    settings = compose_settings(row["command"], overrides)
+    result = COMMANDS[row["command"]](settings, overrides)
+    if row["command"] == "evaluate_table":
+        assert not result.failures  # type: ignore[attr-defined]
+    assert bool(predictions) == (row["command"] != "plan")
+    for prediction in predictions:
+        _check_tensors(prediction.images, prediction.tokens)
+
+
+def _check_tensors(*tensors: Tensor) -> None:
+    for tensor in tensors:
+        assert tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+
+
+def test_all_pairs_are_met() -> None:
+    met = set[Any]().union(*map(pairs_of, ROWS))
+    wanted = {
+        frozenset({(a, x), (b, y)})
+        for (a, xs), (b, ys) in product(FACTORS.items(), repeat=2)
+        if a < b
+        for x, y in product(xs, ys)
+    }
+    assert wanted - met == IMPOSSIBLE and not met & IMPOSSIBLE
+    assert len(ROWS) < 80
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_training(precision: str, tiny: list[str], tmp_path: Path) -> None:
+    model = [override for override in tiny if override.startswith("model.")]
+    short = ["training.max_steps=2", "training.batch_size=2", f"trainer.precision={precision}", "logger=none"]
+    result = train(compose_settings("train", [*model, *short, f"output_dir={tmp_path}"]))
+    assert result is not None and result.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "accelerator", "run"),
+    [
+        ("16-mixed", "cpu", "bf16-mixed"),
+        (16, "cpu", "bf16-mixed"),
+        ("16-mixed", "gpu", "16-mixed"),
+        ("bf16", "cpu", "bf16-mixed"),
+        (32, "gpu", "32-true"),
+        ("64", "cpu", "64-true"),
+        ("16-true", "cpu", "16-true"),
+    ],
+)
+def test_precision_is_recorded_as_it_runs(given: str | int, accelerator: str, run: str) -> None:
+    assert TrainerSettings(precision=given, accelerator=accelerator).precision == run
+
+
+def test_record_names_the_precision_that_ran(tiny: list[str], tmp_path: Path) -> None:
+    few = ["dataset.num_images=1", "trainer.precision=16-mixed", f"output_dir={tmp_path}"]
+    generate(compose_settings("generate", [*tiny, *few]))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["config"]["trainer"]["precision"] == "bf16-mixed"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sampler", SAMPLING["sampler"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_full_walk(precision: str, sampler: str, tiny: list[str], tmp_path: Path) -> None:
+    """All samplings under all precisions, with Lightning's contexts of that precision."""
+    plugin = build_trainer(TrainerSettings(precision=precision), [], tmp_path).precision_plugin
+    base = Session.from_settings(compose_settings("generate", tiny))
+    plugin.convert_module(base.model)
+    plugin.convert_module(base.autoencoder)
+    groups = {**SAMPLING, "sampler": [sampler]}
+    for values in product(*groups.values()):
+        row = dict(zip(groups, values, strict=True))
+        session = base.with_settings(compose_settings("generate", [*tiny, *_sampling(row)]))
+        with plugin.predict_step_context():
+            prediction = session.sample([0], torch.tensor([3]))
+        _check_tensors(prediction.images, prediction.tokens)
