@@ -84,6 +84,7 @@ class Evaluation:
         tokens: tokens of the first images [m, L, C], or None.
             Other runs use them to compute their fidelity to this run.
         baseline: config hash or path of the baseline images, or None.
+        weights_entry: entry of the checkpoint that the model's weights were taken from, or None.
     """
 
     metrics: dict[str, float | None]
@@ -94,6 +95,7 @@ class Evaluation:
     samples: tuple[Tensor, Tensor] | None = None
     tokens: Tensor | None = None
     baseline: str | None = None
+    weights_entry: str | None = None
 
     def record(self, **extra: Any) -> dict[str, Any]:
         """The content of metrics.json: first the metrics, then ``extra`` and the rest."""

@@ -104,6 +104,7 @@ def evaluate_sampling(
     _add_quality(evaluation, run, collected)
     evaluation.samples = (collected.images[:SHOWN_IMAGES], collected.labels[:SHOWN_IMAGES])
     evaluation.tokens = collected.tokens
+    evaluation.weights_entry = run.session.model.weights_entry
     add_lpips(evaluation, settings.evaluate)
     if FLOPS not in evaluation.metrics:
         with busy("counting FLOPs"):

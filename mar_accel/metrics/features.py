@@ -86,6 +86,12 @@ def check_images(images: Tensor) -> None:
         )
 
 
+def require_regular_file(path: Path) -> None:
+    """Raise OSError for a pipe or a device, from which a reader would wait or read for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file")
+
+
 def file_fingerprint(path: Path) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a file's content."""
     digest = hashlib.sha256()

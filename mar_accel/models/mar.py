@@ -16,6 +16,9 @@ from mar_accel.models.backbone import TokenBackbone
 from mar_accel.models.diffusion_head import DiffusionHead
 from mar_accel.models.transformer import Block, init_transformer_weights
 
+# No network is larger in a single size; building one would take minutes before any weight is compared.
+MAX_DEPTH, MAX_SIZE = 1000, 1_000_000
+
 
 @dataclass(frozen=True)
 class MARConfig:
@@ -53,6 +56,7 @@ class MARConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
+        _check_sizes(self)
         if self.embed_dim % self.num_heads:
             raise ConfigError(
                 f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
@@ -70,10 +74,26 @@ class MARConfig:
         return self.latent_channels * self.patch_size**2
 
 
+def _check_sizes(config: MARConfig) -> None:
+    """Raise ConfigError for a size that no network has, before anything is built."""
+    key = "model.architecture"
+    if len(config.grid) != 2:
+        raise ConfigError(f"{key}.grid must have two sizes, rows and columns, got {list(config.grid)}.")
+    sizes = {name: value for name, value in vars(config).items() if name not in ("grid", "dropout")}
+    for name, value in {**sizes, "grid[0]": config.grid[0], "grid[1]": config.grid[1]}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float) if name == "mlp_ratio" else int):
+            raise ConfigError(f"{key}.{name} must be a number, got {value!r}.")
+        smallest, largest = (0.001 if name == "mlp_ratio" else 1), MAX_DEPTH if "depth" in name else MAX_SIZE
+        if not smallest <= value <= largest:
+            raise ConfigError(f"{key}.{name} must be between {smallest} and {largest}, got {value}.")
+
+
 class MAR(TokenBackbone):
     """Masked autoregressive model with a diffusion head; shapes as in :class:`TokenBackbone`."""
 
     config: MARConfig
+    # Entry of the checkpoint that the weights were taken from, for records; None for a bare state dict.
+    weights_entry: str | None = None
 
     def __init__(self, config: MARConfig):
         super().__init__()

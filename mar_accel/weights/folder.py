@@ -21,6 +21,7 @@ from mar_accel.models.mar import MAR, MARConfig
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 VAE_FOLDER = "vae"
+MAX_CONFIG_BYTES = 1_000_000
 VAE_FILE = "diffusion_pytorch_model.safetensors"
 # Names of autoencoders in config.json. For safety, a folder never names a class to import.
 PIXEL, KL = "pixel", "kl"
@@ -133,6 +134,24 @@ def _put_into_place(source: Path, target: Path) -> None:
             os.replace(file, destination)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a ``config.json``.
+
+    Raises:
+        ValueError: the file is too large, or is not a JSON object.
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"it has more than {MAX_CONFIG_BYTES:,} bytes")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError("it is not a JSON object")
+    return record
+
+
 def read_description(folder: Path, key: str) -> ModelDescription:
     """Read ``config.json`` of a folder; raises WeightsError if it is missing or invalid.
 
@@ -147,14 +166,14 @@ def read_description(folder: Path, key: str) -> ModelDescription:
             "save_pretrained, or a weight file."
         )
     try:
-        record = json.loads(path.read_text())
+        record = read_config(path)
         return ModelDescription(
             name=str(record["name"]),
             architecture=MARConfig(**record["architecture"]),
             autoencoder={PIXEL: PIXEL, KL: KL}[record["autoencoder"]],
             sampling=dict(record["sampling"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise WeightsError(
             f"{key}: {path} does not describe a MAR model ({type(error).__name__}: {error}); write the "
             "folder again with python -m mar_accel.convert."
