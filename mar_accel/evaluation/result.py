@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 from torch import Tensor
 
+from mar_accel.data.image_sets import Key
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR, Fidelity
 
 METRICS_FILE = "metrics.json"
@@ -61,12 +63,14 @@ class Comparison:
     Attributes:
         images, baseline: uint8 [n, C, H, W].
         labels: class labels [n], −1 if unknown.
+        keys: sample indices (or paths) [n], by which the images were paired.
         fidelity: similarity of each pair.
     """
 
     images: Tensor
     baseline: Tensor
     labels: Tensor
+    keys: Sequence[Key]
     fidelity: Fidelity
 
 
@@ -135,6 +139,8 @@ def metric_text(metrics: dict[str, Any], key: str, spec: str, error_key: str | N
     if key == "psnr" and value >= EQUAL_IMAGES_PSNR:
         return "equal"
     text = format(value * _SCALES.get(key, 1), spec)
+    if text.startswith("-") and not any(digit in text for digit in "123456789"):
+        text = text[1:]
     error = metrics.get(error_key) if error_key else None
     return text if error is None else f"{text} ± {format(error * _SCALES.get(key, 1), spec)}"
 
