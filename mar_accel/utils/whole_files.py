@@ -24,5 +24,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         # Some libraries create files that only their owner can read.
         temporary.chmod(mode)
         os.replace(temporary, path)
+    except OSError as error:
+        # Without a name, a full disk would be reported for no file in particular.
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

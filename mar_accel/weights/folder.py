@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def save_model_folder(
 ) -> Path:
     """Write a model folder for ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)``.
 
-    All files are first written to a temporary folder and then moved.
+    All files are first written to a temporary folder inside the folder and then moved.
     So an interrupted call leaves no half-written model.
     Files with the same names are replaced; other files stay.
 
@@ -86,7 +87,8 @@ def save_model_folder(
     path = Path(path)
     kind = _autoencoder_kind(autoencoder, model)
     description = ModelDescription(name, model.config, kind, dict(sampling))
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # Inside the folder, which may be a mount point: files cannot be moved from another file system.
+    temporary, is_new = path / f".{os.getpid()}.tmp", not path.exists()
     try:
         temporary.mkdir(parents=True)
         tensors = {
@@ -103,6 +105,9 @@ def save_model_folder(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it has files
+                path.rmdir()
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def test_failed_write_leaves_nothing(tmp_path: Path, tiny_model: MAR) -> None:
     with pytest.raises(WeightsError, match="to be saved, got a Autoencoder"):
         _save(tmp_path / "other", tiny_model, Autoencoder())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folder_may_be_a_mount_point(
+    tmp_path: Path, tiny_model: MAR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only files below the folder are on its file system."""
+    folder, replace_file = tmp_path / "mount", os.replace
+
+    def same_file_system(source: Path, target: Path) -> None:
+        assert source.is_relative_to(folder) and target.is_relative_to(folder)
+        replace_file(source, target)
+
+    monkeypatch.setattr("mar_accel.weights.folder.os.replace", same_file_system)
+    assert sorted(path.name for path in _save(folder, tiny_model).iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
 
 
 def test_folder_of_another_architecture(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig) -> None:
