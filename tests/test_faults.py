@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -16,8 +19,10 @@ import torch
 from PIL import Image
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.inference import writer
 from mar_accel.inference.build import build_architecture
 from mar_accel.models.mar import MAR
+from mar_accel.runs.record import git_revision
 from mar_accel.weights.folder import save_model_folder
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -52,6 +57,33 @@ BAD_INPUT = {
         "generate.resume must be true or false, got 'flase'.",
     ),
     "unreadable command line": (["dataset.labels=[1,"], "dataset.labels=[1, cannot be read"),
+    "= in a path": (["output_dir=/x/a=b"], """write 'output_dir="/x/a=b"'."""),
+    "~ in a path": (["model.weights=/x/a~b"], """write 'model.weights="/x/a~b"'."""),
+    "home in a path": (
+        ["model.weights=~/a#b"],
+        f"""write 'model.weights="{Path.home()}/a#b"'.""",
+    ),
+    "comma in a path": (["output_dir=/x/a,b"], """for one value write 'output_dir="/x/a,b"'."""),
+    "umlaut in a path": (["output_dir=/x/ä"], """write 'output_dir="/x/ä"'."""),
+    "brackets in a path": (["output_dir=/x/a(1)"], """write 'output_dir="/x/a(1)"'."""),
+    "apostrophe in a path": (["output_dir=/x/a'b"], "two pairs of quotes; write"),
+    "no value": (["seed"], "seed cannot be read; write it as seed=VALUE."),
+    "member beside another": (["+sampler=gtr"], "choose another one by sampler=MEMBER, without the +."),
+    "unknown key in braces": (
+        ["sampler={_target_: my.Sampler, foo: 1}"],
+        "sampler.foo is not a key of the config; correct it, or add it to a class of your own",
+    ),
+    "unknown key in braces of a part": (
+        ["sampler.order={_target_: my.Order, foo: 1}"],
+        "sampler.order.foo is not a key of the config;",
+    ),
+    "key of another member": (
+        ["sampler.order.roll=true"],
+        "sampler.order.roll is not a key of the config; see",
+    ),
+    "folder of configs": (["--config-dir", "/nowhere"], "--config-dir=/nowhere is not a folder; correct"),
+    "folder of configs, short": (["-cd=/nowhere"], "-cd=/nowhere is not a folder; correct the path."),
+    "path of configs": (["--config-path=/nowhere"], "--config-path=/nowhere is not a folder;"),
     "word for a number": (["dataset.num_images=abc"], "dataset.num_images must be an integer, got 'abc'."),
     "word for a number in a part": (
         ["sampler.num_iter=many"],
@@ -109,6 +141,92 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     folder = tmp_path / "run"
     _refused(run_here("generate", *tiny_model, f"output_dir={folder}", *arguments), sentence, folder)
+
+
+@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath")
+def test_search_path_that_is_not_there(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    arguments = [f"output_dir={tmp_path / 'run'}", "hydra.searchpath=[file:///nowhere]"]
+    outcome = run_here("generate", *tiny_model, *arguments)
+    _refused(outcome, "hydra.searchpath has /nowhere, which is not a folder", tmp_path / "run")
+
+
+QUOTED = ("a=b", "a~b", "a,b", "ä 図", "a(1)", "a[1]{2}", "a'b", "a#b&c;d")
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_what_the_message_says_about_quotes_works(
+    name: str, run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    said = run_here("generate", *tiny_model, f"output_dir={tmp_path / name}").stderr
+    (override,) = shlex.split(said.partition("write ")[2].strip().removesuffix("."))
+    outcome = run_here("generate", *tiny_model, "dataset.num_images=1", override)
+    assert outcome.status == 0 and (tmp_path / name / "run.json").is_file()
+
+
+FAILING_FOLDERS: dict[str, tuple[int, str]] = {
+    "full disk": (errno.ENOSPC, "No space left on device); free some space, then run the same command"),
+    "quota": (errno.EDQUOT, "free some space, then run the same command again."),
+    "read-only": (errno.EROFS, "Read-only file system); check that it exists"),
+    "no permission": (errno.EACCES, "Permission denied); check that it exists and that you may use it"),
+}
+
+
+@pytest.mark.parametrize(("number", "words"), FAILING_FOLDERS.values(), ids=FAILING_FOLDERS.keys())
+def test_folder_that_fails_while_sampling(
+    number: int, words: str, run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def fail(image: Any, path: Path, **arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    outcome = run_here("generate", *tiny_model, "dataset.num_images=2", f"output_dir={tmp_path / 'run'}")
+    image = tmp_path / "run" / "images" / "000000.png"
+    _refused(outcome, f"{image} cannot be read or written ({words}", tmp_path / "run" / "run.json")
+
+
+def test_folder_that_is_removed_while_sampling(
+    run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = writer.save_png
+
+    def save_after_removal(image: Image.Image, path: Path) -> None:
+        shutil.rmtree(tmp_path / "run")
+        save(image, path)
+
+    monkeypatch.setattr(writer, "save_png", save_after_removal)
+    outcome = run_here("generate", *tiny_model, "dataset.num_images=2", f"output_dir={tmp_path / 'run'}")
+    image = tmp_path / "run" / "images" / "000000.png"
+    _refused(outcome, f"{image} cannot be read or written (No such file or directory)", tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["", "a: [1,", "[]", "3", "\0", "model: 3\n", "command: generate\n"])
+def test_torn_config_of_a_run(content: str, run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "images").mkdir(parents=True)
+    Image.new("L", (32, 32)).save(folder / "images" / "000000.png")
+    (folder / "config.yaml").write_text(content)
+    outcome = run_here("generate", *tiny_model, "dataset.num_images=2", f"output_dir={folder}")
+    _refused(outcome, "has images but no config.yaml that describes them", folder / "run.json")
+
+
+def test_weights_entry_is_recorded_and_said(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    model = MAR(build_architecture(compose_settings("generate", tiny_model).model))
+    torch.save({"model": model.state_dict(), "ema": model.state_dict()}, tmp_path / "w.pth")
+    arguments = [
+        f"model.weights={tmp_path / 'w.pth'}",
+        "dataset.num_images=1",
+        f"output_dir={tmp_path / 'run'}",
+    ]
+    outcome = run_here("generate", *tiny_model, *arguments)
+    assert outcome.status == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["weights_entry"] == "ema"
+
+
+def test_revision_of_a_checkout_of_another_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = git_revision()
+    # Git's own test suite uses this variable.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert git_revision() == before
 
 
 @needs_no_gpu

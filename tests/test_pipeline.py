@@ -407,6 +407,31 @@ def test_inside_another_hydra_application(pipe: MARPipeline, tmp_path: Path) -> 
     assert not GlobalHydra.instance().is_initialized()
 
 
+def test_inside_a_running_hydra_application(
+    pipe: MARPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application of ``hydra.main`` with a search path, and a notebook that called ``initialize``."""
+    (tmp_path / "theirs.yaml").write_text("answer: 42\n")
+    monkeypatch.setattr("sys.argv", ["app", f"hydra.run.dir={tmp_path / 'out'}"])
+    GlobalHydra.instance().clear()
+    seen: list[Any] = []
+
+    @hydra.main(version_base="1.3", config_path=str(tmp_path), config_name="theirs")
+    def app(config: Any) -> None:
+        compose_module._sampling_config.cache_clear()
+        seen.append(pipe(3, sampler="halton", num_iter=2, num_diffusion_steps=2).tokens)
+        seen.append(compose_module.compose_settings("generate", ["sampler=gtr"]).seed)
+        seen.append(hydra.compose("theirs").answer)
+
+    app()
+    GlobalHydra.instance().clear()
+    hydra.initialize_config_dir(config_dir=str(tmp_path), version_base="1.3")
+    assert compose_module.compose_settings("generate", ["sampler=gtr"]).seed == 0
+    assert hydra.compose("theirs").answer == 42
+    GlobalHydra.instance().clear()
+    assert seen[0].shape[0] == 1 and seen[1:] == [0, 42]
+
+
 def test_a_new_default_of_a_model_is_its_yaml_and_one_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
+import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -22,6 +25,15 @@ from mar_accel.errors import MarAccelError
 
 _KEY = re.compile(r"(?:Could not (?:override|append|delete)|Key) '([^']+)'")
 _CHOICE = re.compile(r"[a-z_]+(/[a-z_]+)*=\w+")
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'")
+_TWICE = re.compile(r"Multiple values for (\S+)\.")
+_OF_THE_SYSTEM = re.compile(r"(.*)\(os error (\d+)\)")
+# Faults of a disk or a folder, which are no bug of the program.
+_OF_FOLDERS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
+    *(errno.EISDIR, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENAMETOOLONG),
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _THERE = re.compile(r"An item is already at '([^']+)'")
 
 
@@ -44,21 +56,76 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
         if isinstance(cause, ConfigCompositionException) and (there := _THERE.search(str(cause))):
             return f"{there[1]} is already in the config; write it without the +."
         if isinstance(cause, ConfigCompositionException) and _KEY.search(str(cause)):
-            return _unknown_key(str(cause), config_name)
+            inside = [c.full_key for c in chain if isinstance(c, OmegaConfBaseException) and c.full_key]
+            return _unknown_key(str(cause), config_name, inside[0] if inside else "")
     for cause in chain:
         if isinstance(cause, OverrideParseException):
-            return (
-                f"{cause.override} cannot be read ({_reason(cause)}); put a value with special characters in "
-                "two pairs of quotes, as in 'key=\"a=b\"'."
-            )
+            return _unreadable(cause)
         if isinstance(cause, OmegaConfBaseException):
             where = f"{cause.full_key}: " if cause.full_key else ""
             return f"{where}{_first_line(cause)}; see the config with --cfg job."
+    if not composing and (folder := next(filter(None, map(_fault_of_folder, chain)), None)):
+        return folder
+    if ambiguous := _AMBIGUOUS.search(str(error)):
+        return (
+            f"{ambiguous[1]} has a comma, which separates the values of a sweep (-m); for one value write "
+            f"{_quoted(ambiguous[1])}."
+        )
+    if twice := _TWICE.search(str(error)):
+        return f"{twice[1]} has a member already; choose another one by {twice[1]}=MEMBER, without the +."
     if "Config group override must be a string" in str(error):
         return "a group needs a member: write its name, as in sampler=mar, or none where the group has that."
     if composing or isinstance(error, HydraException):
         return f"the command line cannot be read: {_first_line(error)}."
     return None
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """The message for an override that Hydra's parser refuses, with how to quote it."""
+    override = error.override
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override} cannot be read; write it as {key}=VALUE."
+    if not value or value[0] in "[{\"'" or '"' in value:
+        reason = _reason(error)
+        return (
+            f"{override} cannot be read{f' ({reason})' if reason else ''}; close all brackets and quotes, "
+            "and put text with special characters in quotes."
+        )
+    return f"{override} has characters that need two pairs of quotes; write {_quoted(override)}."
+
+
+def _quoted(override: str) -> str:
+    """An override whose value Hydra takes as one text, quoted for the shell."""
+    key, _, value = override.partition("=")
+    # A quoted ~ is the name of a folder.
+    value = str(Path(value).expanduser()) if value.startswith("~") else value
+    return shlex.quote(f'{key}="{value}"')
+
+
+def _fault_of_folder(error: BaseException) -> str | None:
+    """The message for a full disk, or for a folder that was removed or cannot be written."""
+    number, reason, name = (
+        (error.errno, error.strerror, error.filename) if isinstance(error, OSError) else (None, None, None)
+    )
+    if type(error).__name__ == "SafetensorError" and (found := _OF_THE_SYSTEM.search(str(error))):
+        number, reason = int(found[2]), found[1].strip().rpartition(": ")[2]
+    if number not in _OF_FOLDERS:
+        return None
+    where = "a file" if name is None else _shown_file(Path(str(name)))
+    advice = (
+        "free some space, then run the same command again"
+        if number in _FULL
+        else "check that it exists and that you may use it, then run the same command again"
+    )
+    return f"{where} cannot be read or written ({reason}); {advice}."
+
+
+def _shown_file(file: Path) -> str:
+    """The name of a file; for a temporary one, that of the file it would become."""
+    if file.name.startswith(".") and file.suffix == ".tmp":
+        return str(file.with_name(file.name[1:].rsplit(".", 2)[0]))
+    return str(file)
 
 
 def _reason(error: OverrideParseException) -> str:
@@ -90,10 +157,17 @@ def _unknown_member(error: MissingConfigException) -> str:
     return f"{group}={member} is unknown; choose one of {known}."
 
 
-def _unknown_key(message: str, config_name: str) -> str:
+def _unknown_key(message: str, config_name: str, inside: str) -> str:
+    """The message for an unknown key; ``inside`` is the key that OmegaConf refused, "" if unknown."""
     match = _KEY.search(message)
     assert match is not None
     key = match.group(1)
+    if inside.startswith(f"{key}."):
+        # A group of settings was given for a key that exists.
+        return (
+            f"{inside} is not a key of the config; correct it, or add it to a class of your own by "
+            f"++{inside}=VALUE."
+        )
     above, _, name = key.rpartition(".")
     if above == "trainer" and name in TRAINING_ONLY:
         return training_only(key)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mar_accel.data.image_sets import SUFFIXES
+from mar_accel.data.pictures import read_picture
 from mar_accel.errors import DataError
 
 
@@ -52,13 +53,10 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
         """Returns pixels [channels, size, size] in −1..1, and the class."""
         file, label = self.files[item]
-        try:
-            with Image.open(file) as image:
-                side = min(image.size)
-                left, top = (image.width - side) // 2, (image.height - side) // 2
-                square = image.convert(self.mode).crop((left, top, left + side, top + side))
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{file} cannot be read as an image; replace or remove it.") from error
+        image = read_picture(file).convert(self.mode)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS))
         tensor = torch.from_numpy(pixels.copy()).float() / 127.5 - 1
         return (tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)), label

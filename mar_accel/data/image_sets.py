@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from mar_accel.data.npz import array_names, load_npz
+from mar_accel.data.pictures import read_image
 from mar_accel.errors import DataError
+from mar_accel.utils.images import image_index
+
+# Sample index of an image, or its path in a folder where names are no indices.
+Key = int | str
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -26,13 +31,15 @@ class ImageSet:
     Attributes:
         path: path as given by the user.
         num_images: number of images N, at least 1.
+        keys: what images of two sets are paired by, N different ones.
         labels: class labels, int64 [N]. None: unknown.
-        tokens: tokens [n, L, C] of the first n ≤ N images. None: unknown.
+        tokens: tokens [n, L, C] of the samples 0 … n−1. None: unknown.
         record: content of run.json for a run folder, else empty.
     """
 
     path: Path
     num_images: int
+    keys: Sequence[Key]
     labels: Tensor | None = None
     tokens: Tensor | None = None
     record: dict[str, Any] = field(default_factory=dict)
@@ -45,13 +52,22 @@ class ImageSet:
         """The first n images, uint8 [n, C, H, W]."""
         return next(self.batches(min(num_images, self.num_images)))
 
+    def at(self, keys: Sequence[Key]) -> Tensor:
+        """The images with these keys, uint8 [n, C, H, W]."""
+        raise NotImplementedError
+
+    def tokens_of(self, keys: Sequence[Key]) -> list[Tensor]:
+        """Tokens [L, C] of those of the samples whose tokens are known."""
+        known = 0 if self.tokens is None else len(self.tokens)
+        return [self.tokens[key] for key in keys if isinstance(key, int) and key < known]  # type: ignore[index]
+
     def content_hash(self) -> str:
         """SHA-256 over the content; for a folder, also over the file names."""
         raise NotImplementedError
 
 
 class ImageFolder(ImageSet):
-    """All image files of a folder and its subfolders, sorted by path.
+    """All image files of a folder and its subfolders, sorted by sample index, else by path.
 
     Raises:
         DataError: the folder does not exist or has no images. While reading: a file is damaged, or its
@@ -61,26 +77,41 @@ class ImageFolder(ImageSet):
         for batch in ImageFolder(Path("my_images")).batches(64): ...
     """
 
-    def __init__(self, path: Path, images: Path | None = None):
+    def __init__(self, path: Path, images: Path | None = None, only_samples: bool = False):
         self.root = images or path
-        self.files = sorted(file for file in self.root.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = [
+            file for file in self.root.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir()
+        ]
+        if only_samples:
+            files = [file for file in files if image_index(file.name) is not None]
+        self._file_of = _by_key(self.root, files)
+        self.files = list(self._file_of.values())
         if not self.files:
-            raise DataError(f"{self.root} has no images; choose a folder with {', '.join(SUFFIXES)} files.")
-        super().__init__(path, len(self.files))
+            named = "named 000000.png, 000001.png, …" if only_samples else f"({', '.join(SUFFIXES)})"
+            raise DataError(f"{self.root} has no images {named}; choose another folder.")
+        super().__init__(path, len(self.files), list(self._file_of))
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         shape: torch.Size | None = None
         for start in range(0, self.num_images, batch_size):
-            files = self.files[start : start + batch_size]
-            pixels = [read_image(file) for file in files]
-            shape = shape or pixels[0].shape
-            for file, image in zip(files, pixels, strict=True):
-                if image.shape != shape:
-                    raise DataError(
-                        f"{file} must be {_size(shape)} like {self.files[0]}, got {_size(image.shape)}; "
-                        "resize or remove it."
-                    )
-            yield torch.stack(pixels)
+            batch = self._read(self.files[start : start + batch_size], shape)
+            shape = batch[0].shape
+            yield batch
+
+    def at(self, keys: Sequence[Key]) -> Tensor:
+        return self._read([self._file_of[key] for key in keys])
+
+    def _read(self, files: Sequence[Path], shape: torch.Size | None = None) -> Tensor:
+        """Images of equal shape, uint8 [n, C, H, W]; ``shape`` is that of the images before."""
+        pixels = [read_image(file) for file in files]
+        shape = shape or pixels[0].shape
+        for file, image in zip(files, pixels, strict=True):
+            if image.shape != shape:
+                raise DataError(
+                    f"{file} must be {_size(shape)} like {self.files[0]}, got {_size(image.shape)}; "
+                    "resize or remove it."
+                )
+        return torch.stack(pixels)
 
     def content_hash(self) -> str:
         digest = hashlib.sha256()
@@ -90,20 +121,12 @@ class ImageFolder(ImageSet):
         return digest.hexdigest()
 
 
-def read_image(file: Path) -> Tensor:
-    """Read an image as uint8 [1 or 3, H, W].
-
-    Raises:
-        DataError: the file is damaged or not an image.
-    """
-    try:
-        with Image.open(file) as image:
-            grey = image.mode in ("1", "L", "I;16")
-            array = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise DataError(f"{file} cannot be read as an image; replace or remove it.") from error
-    tensor = torch.from_numpy(array.copy())
-    return tensor[None] if grey else tensor.permute(2, 0, 1)
+def _by_key(root: Path, files: Sequence[Path]) -> dict[Key, Path]:
+    """Files by sample index if all names are different numbers, else by path; sorted by key."""
+    stems = [file.stem for file in files]
+    if all(stem.isascii() and stem.isdecimal() for stem in stems) and len({*map(int, stems)}) == len(files):
+        return dict(sorted((int(file.stem), file) for file in files))
+    return dict(sorted((file.relative_to(root).as_posix(), file) for file in files))
 
 
 def _size(shape: torch.Size) -> str:
@@ -122,10 +145,11 @@ class NpzImages(ImageSet):
     """
 
     def __init__(self, path: Path):
-        arrays = load_npz(path)
+        arrays = load_npz(path, ("arr_0", "arr_1"))
         if "arr_0" not in arrays:
             raise DataError(
-                f"{path} must have the images in arr_0, got {', '.join(arrays) or 'no array'}; rename it."
+                f"{path} must have the images in arr_0, got {', '.join(array_names(path)) or 'no array'}; "
+                "rename it."
             )
         images = arrays["arr_0"]
         if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
@@ -135,17 +159,18 @@ class NpzImages(ImageSet):
         if images.dtype != np.uint8 and images.dtype.kind != "f":
             raise DataError(f"{path}: arr_0 must be uint8, or floats in 0 to 1, got {images.dtype}.")
         self.images = images
-        labels = torch.from_numpy(arrays["arr_1"]).long() if "arr_1" in arrays else None
-        if labels is not None and len(labels) != len(images):
-            raise DataError(
-                f"{path}: arr_1 must have one label for each of the {len(images)} images, got {len(labels)}."
-            )
-        super().__init__(path, len(images), labels)
+        super().__init__(
+            path, len(images), range(len(images)), _labels(path, arrays.get("arr_1"), len(images))
+        )
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         for start in range(0, self.num_images, batch_size):
             block = torch.from_numpy(self.images[start : start + batch_size]).permute(0, 3, 1, 2)
             yield block if block.dtype == torch.uint8 else self._to_8_bit(block, start)
+
+    def at(self, keys: Sequence[Key]) -> Tensor:
+        block = torch.from_numpy(self.images[[int(key) for key in keys]]).permute(0, 3, 1, 2)
+        return block if block.dtype == torch.uint8 else self._to_8_bit(block, int(keys[0]))
 
     def _to_8_bit(self, block: Tensor, start: int) -> Tensor:
         finite = torch.isfinite(block).flatten(1).all(dim=1)
@@ -159,49 +184,66 @@ class NpzImages(ImageSet):
         return (block.float() * 255).round().to(torch.uint8)
 
     def content_hash(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """Load all arrays of an .npz file, never pickled objects.
+def _labels(path: Path, labels: np.ndarray | None, num_images: int) -> Tensor | None:
+    """Labels int64 [N] from arr_1; None without it."""
+    if labels is None:
+        return None
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: arr_1 must have one integer label for each of the {num_images} images, got "
+            f"{labels.dtype} {list(labels.shape)}; correct or remove it."
+        )
+    return torch.from_numpy(labels.astype(np.int64))
 
-    Raises:
-        DataError: the file is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as an .npz of arrays; replace the file.") from error
 
-
-def _run_folder(path: Path) -> ImageFolder:
+class _RunImages(ImageFolder):
     """Images, labels and tokens of a run folder, written by generate or evaluate."""
-    images = ImageFolder(path, path / "images")
-    record_file = path / "run.json"
-    if record_file.is_file():
+
+    def __init__(self, path: Path):
+        has_record = (path / RECORD_NAME).is_file()
+        # Only names that a run gives are its samples.
+        super().__init__(path, path / "images", only_samples=has_record)
+        if has_record:
+            self._read_record(path / RECORD_NAME)
+        self.tokens = _read_tokens(path / TOKENS_NAME)
+
+    def _read_record(self, file: Path) -> None:
         try:
-            images.record = json.loads(record_file.read_text())
-            dataset = images.record["config"]["dataset"]
-            labels = dataset["labels"]
+            self.record = json.loads(file.read_text())
+            dataset = self.record["config"]["dataset"]
+            labels, per_class = dataset["labels"], dataset.get("images_per_class") or 1
+            turns = torch.tensor(self.keys) // per_class
             if labels is None:
-                labels = list(range(dataset["num_classes"]))
-            labels = [labels] if isinstance(labels, int) else labels
-            per_class = dataset.get("images_per_class") or 1
-            indices = torch.tensor([int(file.stem) for file in images.files], dtype=torch.long)
-            images.labels = torch.tensor(labels, dtype=torch.long)[(indices // per_class) % len(labels)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{record_file} is not a valid run record; remove it or run generate again."
-            ) from error
-    tokens_file = path / TOKENS_NAME
-    if tokens_file.is_file():
-        from safetensors.torch import load_file
-
-        images.tokens = load_file(tokens_file)["tokens"]
-    return images
+                self.labels = turns % dataset["num_classes"]
+            else:
+                labels = torch.tensor([labels] if isinstance(labels, int) else labels)
+                self.labels = labels[turns % len(labels)].long()
+        except (ValueError, KeyError, TypeError, ArithmeticError, RuntimeError) as error:
+            raise DataError(f"{file} is not a valid run record; remove it or run generate again.") from error
 
 
+def _read_tokens(file: Path) -> Tensor | None:
+    """Tokens [n, L, C] of the first samples of a run; None without the file."""
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        return None
+    try:
+        tokens = load_file(file)["tokens"]
+        if tokens.ndim != 3 or not tokens.is_floating_point():
+            raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}")
+    except Exception as error:  # a damaged file may raise anything
+        raise DataError(
+            f"{file} cannot be read as tokens of a run; remove it, and there is no latent MSE."
+        ) from error
+    return tokens
+
+
+RECORD_NAME = "run.json"
 # Tokens of the first images of a run, for fidelity in latent space.
 TOKENS_NAME = "tokens.safetensors"
 
@@ -218,7 +260,7 @@ def open_images(path: str | Path, key: str = "evaluate.images") -> ImageSet:
     """
     path = Path(path)
     if path.is_dir():
-        return _run_folder(path) if (path / "images").is_dir() else ImageFolder(path)
+        return _RunImages(path) if (path / "images").is_dir() else ImageFolder(path)
     if path.is_file() and path.suffix == ".npz":
         return NpzImages(path)
     raise DataError(f"{key} must be a folder of images, an .npz file or a run folder, got {path}.")

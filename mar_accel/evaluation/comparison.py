@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import EvaluateSettings, Settings
-from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.errors import ConfigError
+from mar_accel.data.image_sets import ImageSet, Key, open_images
+from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.result import Comparison, Evaluation
 from mar_accel.metrics.fidelity import fidelity
 from mar_accel.metrics.lpips import lpips
@@ -79,16 +80,19 @@ class Sampled:
         return bool(short) and long[-len(short) :] == short
 
 
-def open_baseline(settings: EvaluateSettings, sampled: Sampled, by: str) -> ImageSet | None:
+def open_baseline(
+    settings: EvaluateSettings, sampled: Sampled, by: str, keys: Sequence[Key]
+) -> ImageSet | None:
     """The unaccelerated images in the folder ``evaluate.baseline``, or None without such a folder.
 
     Args:
         settings: settings of the evaluation.
         sampled: sampling settings of the images to compare.
         by: description of these images, for messages.
+        keys: keys of these images.
 
     Raises:
-        DataError: the folder has no images.
+        DataError: the folder has no images, or lacks one that is to be compared.
         ConfigError: the folder has other samples, so images cannot be compared one by one.
     """
     folder = settings.baseline_folder
@@ -103,48 +107,70 @@ def open_baseline(settings: EvaluateSettings, sampled: Sampled, by: str) -> Imag
             f"evaluate.baseline={folder} was sampled with {key}={theirs} but {by} {ours}; use a run of the "
             "same samples, generate to sample them now, or evaluate.fidelity_images=0 to compare none."
         )
+    _require_partners(folder, images, keys)
     return images
 
 
+def _require_partners(folder: str, baseline: ImageSet, keys: Sequence[Key]) -> None:
+    there = set(baseline.keys)
+    missing = [key for key in keys if key not in there]
+    if missing:
+        raise DataError(
+            f"evaluate.baseline={folder} lacks {len(missing)} of {len(keys)} images to compare, first "
+            f"{missing[0]} ({baseline.keys[0]} is its first); images are paired by sample index, so "
+            "sample the missing ones or lower evaluate.fidelity_images."
+        )
+
+
 def compare_with_folder(
-    evaluation: Evaluation, images: Tensor, tokens: Tensor | None, labels: Tensor, baseline: ImageSet
+    evaluation: Evaluation,
+    images: Tensor,
+    tokens: Sequence[Tensor],
+    labels: Tensor,
+    keys: Sequence[Key],
+    baseline: ImageSet,
 ) -> None:
-    """Add the fidelity to the images of a folder, for as many images as both sets have.
+    """Add the fidelity to the images of a folder with the same keys.
 
     If tokens of some images are missing, there is no latent MSE, and a warning is added.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        tokens: tokens [L, C] of those of the images whose tokens are known.
+        labels: class labels [n].
+        keys: sample indices (or paths) [n]; the baseline has all of them.
     """
-    count = min(len(images), baseline.num_images)
-    ours, theirs = (None if part is None else part[:count] for part in (tokens, baseline.tokens))
-    known = [0 if part is None else len(part) for part in (ours, theirs)]
-    if min(known) < count:
+    theirs = baseline.tokens_of(keys)
+    ours, others = None, None
+    if min(len(tokens), len(theirs)) < len(images):
         evaluation.warnings.append(
-            f"no latent MSE: {count} images are compared, but tokens are known for {known[0]} of them here "
-            f"and for {known[1]} in {baseline.path}."
+            f"no latent MSE: {len(images)} images are compared, but only {len(tokens)} have known tokens "
+            f"here and {len(theirs)} in {baseline.path}."
         )
-        ours = theirs = None
-    compare(evaluation, images[:count], ours, labels[:count], baseline.first(count), theirs)
+    else:
+        ours, others = torch.stack(list(tokens)), torch.stack(theirs)
+    compare(evaluation, (images, ours), (baseline.at(keys), others), labels, keys)
     evaluation.baseline = baseline.record.get("identity", {}).get("evaluation") or str(baseline.path)
 
 
+# Images uint8 [n, C, H, W], and their tokens [n, L, C] or None.
+Samples = tuple[Tensor, Tensor | None]
+
+
 def compare(
-    evaluation: Evaluation,
-    images: Tensor,
-    tokens: Tensor | None,
-    labels: Tensor,
-    baseline: Tensor,
-    baseline_tokens: Tensor | None,
+    evaluation: Evaluation, ours: Samples, baseline: Samples, labels: Tensor, keys: Sequence[Key]
 ) -> None:
     """Add the fidelity of images to the baseline images of the same samples.
 
     Args:
-        images, baseline: uint8 [n, C, H, W].
-        tokens, baseline_tokens: [n, L, C], or None.
+        ours, baseline: images and tokens in the same order.
         labels: class labels [n].
+        keys: sample indices (or paths) [n].
     """
-    agreement = fidelity(images, baseline, tokens, baseline_tokens)
-    evaluation.comparison = Comparison(images, baseline, labels, agreement)
+    agreement = fidelity(ours[0], baseline[0], ours[1], baseline[1])
+    evaluation.comparison = Comparison(ours[0], baseline[0], labels, keys, agreement)
     evaluation.metrics |= agreement.summary()
-    evaluation.metrics["fidelity_images"] = len(images)
+    evaluation.metrics["fidelity_images"] = len(keys)
 
 
 def check_lpips(settings: EvaluateSettings) -> None:

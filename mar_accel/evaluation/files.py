@@ -71,12 +71,11 @@ def num_tokens(folder: Path) -> int:
 def _write_comparison(comparison: Comparison, output_dir: Path) -> dict[str, tuple[Path, str]]:
     agreement = comparison.fidelity
     mse = agreement.latent_mse.tolist() if agreement.latent_mse is not None else [None] * len(agreement.psnr)
-    columns = zip(
-        comparison.labels.tolist(), agreement.psnr.tolist(), agreement.ssim.tolist(), mse, strict=True
-    )
+    psnrs, ssims = agreement.psnr.tolist(), agreement.ssim.tolist()
+    columns = zip(comparison.keys, comparison.labels.tolist(), psnrs, ssims, mse, strict=True)
     rows = [
         {"index": index, "label": label, "psnr": psnr, "ssim": ssim, "latent_mse": error}
-        for index, (label, psnr, ssim, error) in enumerate(columns)
+        for index, label, psnr, ssim, error in columns
     ]
     write_csv(rows, output_dir / "fidelity.csv")
     save_png(comparison_picture(comparison), output_dir / COMPARISON)

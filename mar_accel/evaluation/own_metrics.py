@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mar_accel.config.settings import Settings
-from mar_accel.data.image_sets import read_image
+from mar_accel.data.pictures import read_image
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_node
 from mar_accel.inference.session import Prediction

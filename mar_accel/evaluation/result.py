@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 from torch import Tensor
 
+from mar_accel.data.image_sets import Key
 from mar_accel.metrics.catalogue import METRIC_KEYS, METRICS
 from mar_accel.metrics.fidelity import Fidelity
 
@@ -23,12 +25,14 @@ class Comparison:
     Attributes:
         images, baseline: uint8 [n, C, H, W].
         labels: class labels [n], −1 if unknown.
+        keys: sample indices (or paths) [n], by which the images were paired.
         fidelity: similarity of each pair.
     """
 
     images: Tensor
     baseline: Tensor
     labels: Tensor
+    keys: Sequence[Key]
     fidelity: Fidelity
 
 
@@ -46,6 +50,7 @@ class Evaluation:
         tokens: tokens of the first images [m, L, C], or None.
             Other runs use them to compute their fidelity to this run.
         baseline: config hash or path of the baseline images, or None.
+        weights_entry: entry of the checkpoint that the model's weights were taken from, or None.
     """
 
     metrics: dict[str, float | None]
@@ -56,6 +61,7 @@ class Evaluation:
     samples: tuple[Tensor, Tensor] | None = None
     tokens: Tensor | None = None
     baseline: str | None = None
+    weights_entry: str | None = None
 
     def record(self, **extra: Any) -> dict[str, Any]:
         """The content of metrics.json: first the metrics, then ``extra`` and the rest."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.config.settings import EvaluateSettings
-from mar_accel.data.image_sets import read_image
+from mar_accel.data.pictures import read_image
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.evaluation.collect import Kept
 from mar_accel.evaluation.token_files import read_tokens

@@ -74,7 +74,7 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
     if evaluation is None:
         return None
     speed = {"seconds_per_image": evaluation.metrics.get("latency_s_per_image")}
-    record = run_record(settings, identity=identity.record(), **speed)
+    record = run_record(settings, identity=identity.record(), weights_entry=evaluation.weights_entry, **speed)
     write_run_record(record, output_dir, images_kept)
     write_config(settings, output_dir)
     pictures = write_evaluation(evaluation, output_dir)

@@ -101,6 +101,7 @@ def evaluate_sampling(
     _add_quality(evaluation, run, collected)
     evaluation.samples = (collected.images[:SHOWN_IMAGES], collected.labels[:SHOWN_IMAGES])
     evaluation.tokens = collected.tokens
+    evaluation.weights_entry = run.session.model.weights_entry
     add_lpips(evaluation, settings.evaluate)
     if FLOPS not in evaluation.metrics:
         with busy("counting FLOPs"):
@@ -126,6 +127,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
     if settings.evaluate.baseline == "generate":
         other = unaccelerated(settings)
         plain = other, session.with_settings(other)
+    num_compared = min(settings.evaluate.fidelity_images, requests.num_images)
     run = _Run(
         settings=settings,
         identity=identity,
@@ -134,9 +136,11 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
         session=session,
         judge=Judge.of(settings),
         own_metrics=OwnMetrics.of(settings),
-        num_compared=min(settings.evaluate.fidelity_images, requests.num_images),
+        num_compared=num_compared,
         plain=plain,
-        baseline=open_baseline(settings.evaluate, Sampled.of(settings, identity), "this run has"),
+        baseline=open_baseline(
+            settings.evaluate, Sampled.of(settings, identity), "this run has", range(num_compared)
+        ),
         measured=read_measured(output_dir, identity, flops=decides_per_batch(settings)),
     )
     claim_run_folder(output_dir, settings, identity, (METRICS_FILE, RECORD_FILE))
@@ -245,8 +249,9 @@ def _add_baseline(
     """Add fidelity and speedup relative to unaccelerated sampling with the same seed."""
     count, settings = run.num_compared, run.settings
     images, tokens, labels = collected.images[:count], collected.tokens[:count], collected.labels[:count]
+    keys = range(count)
     if run.baseline is not None:
-        compare_with_folder(evaluation, images, tokens, labels, run.baseline)
+        compare_with_folder(evaluation, images, list(tokens), labels, keys, run.baseline)
     if run.plain is None:
         return
     other, plain = run.plain
@@ -255,10 +260,10 @@ def _add_baseline(
         # The run is its own baseline. Sampling it again would only confirm that it is deterministic.
         evaluation.metrics["speedup"] = 1.0
         if count:
-            compare(evaluation, images, tokens, labels, images, tokens)
+            compare(evaluation, (images, tokens), (images, tokens), labels, keys)
         return
     if count:
-        compare(evaluation, images, tokens, labels, *_unaccelerated_samples(run, callbacks))
+        compare(evaluation, (images, tokens), _unaccelerated_samples(run, callbacks), labels, keys)
     if settings.evaluate.timing_rounds:
         _add_speedup(evaluation, run, plain)
 

@@ -45,7 +45,8 @@ def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
     if judge is None:
         raise ConfigError("features=none leaves nothing to measure on evaluate.images; choose features.")
     sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))
-    baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with")
+    compared = images.keys[: settings.evaluate.fidelity_images]
+    baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with", compared)
     check_lpips(settings.evaluate)
     prepare_output_dir(output_dir)
     own_metrics = OwnMetrics.of(settings)
@@ -57,10 +58,9 @@ def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
         numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
     )
     _add_recorded_speed(evaluation, images)
-    count = min(settings.evaluate.fidelity_images, images.num_images)
     if baseline is not None:
-        tokens = images.tokens[:count] if images.tokens is not None else None
-        compare_with_folder(evaluation, images.first(count), tokens, features.labels[:count], baseline)
+        labels, tokens = features.labels[: len(compared)], images.tokens_of(compared)
+        compare_with_folder(evaluation, images.at(compared), tokens, labels, compared, baseline)
     add_lpips(evaluation, settings.evaluate)
     return evaluation
 

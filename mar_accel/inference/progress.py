@@ -13,6 +13,7 @@ from rich.text import Text
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.state import DecodeState
+from mar_accel.utils.progress import PlainLines, shows_bars
 
 
 class ImagesPerSecond(ProgressColumn):
@@ -26,6 +27,8 @@ class ImagesPerSecond(ProgressColumn):
 class ImageProgress(pl.Callback, Observer):
     """A progress bar over all images, advanced at every AR step; only the first process shows it.
 
+    Without a terminal, as in a log file, lines are printed; see :class:`mar_accel.utils.progress.PlainLines`.
+
     Args:
         description: text before the bar.
     """
@@ -33,6 +36,7 @@ class ImageProgress(pl.Callback, Observer):
     def __init__(self, description: str = "sampling") -> None:
         self.description = description
         self.progress: Progress | None = None
+        self._lines: PlainLines | None = None
         self._num_images = 0
         self._num_processes = 1
         self._done = 0.0
@@ -49,7 +53,9 @@ class ImageProgress(pl.Callback, Observer):
             "images",
             ImagesPerSecond(),
             TimeRemainingColumn(),
+            disable=not shows_bars(),
         )
+        self._lines = None if shows_bars() else PlainLines(self.description, self._num_images, "images")
         self.progress.add_task("sampling", total=self._num_images)
         self.progress.start()
         pl_module.observers.append(self)
@@ -59,7 +65,10 @@ class ImageProgress(pl.Callback, Observer):
         images = state.batch_size * self._num_processes / len(state.plan.steps)
         self._done = min(self._done + images, float(self._num_images))
         # The bar shows whole images, since fractions would be hard to read.
-        self.progress.update(self.progress.task_ids[0], completed=int(self._done + 1e-6))
+        completed = int(self._done + 1e-6)
+        self.progress.update(self.progress.task_ids[0], completed=completed)
+        if self._lines is not None:
+            self._lines.update(completed)
 
     def _stop(self, pl_module: Any) -> None:
         if self.progress is not None:

@@ -59,6 +59,9 @@ class Metric:
         if self.key == "psnr" and value >= EQUAL_IMAGES_PSNR:
             return "equal"
         text = format(value * self.scale, spec)
+        if text.startswith("-") and not any(digit in text for digit in "123456789"):
+            # A number that rounds to zero has no sign.
+            text = text[1:]
         return text if deviation is None else f"{text} ± {format(deviation * self.scale, spec)}"
 
 

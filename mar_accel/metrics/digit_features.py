@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mar_accel.data.digits import IMAGE_SIZE, to_scans
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, Features, check_images
-from mar_accel.utils.fingerprints import file_fingerprint
+from mar_accel.utils.fingerprints import file_fingerprint, require_regular_file
 
 FEATURE_DIM = 64
 NUM_CLASSES = 10
@@ -88,6 +88,7 @@ class DigitFeatures(FeatureExtractor):
         path = Path(weights) if weights else shipped_weights()
         self.network = DigitNetwork()
         try:
+            require_regular_file(path)
             self.network.load_state_dict(load_file(path))
         except Exception as error:
             raise ConfigError(

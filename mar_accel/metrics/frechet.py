@@ -109,4 +109,5 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     roots = matrix_square_root(a.covariance.double()) @ matrix_square_root(b.covariance.double())
     trace_of_root = torch.linalg.svdvals(roots).sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()
-    return float(distance - 2 * trace_of_root)
+    # A distance below zero can only come from rounding.
+    return max(0.0, float(distance - 2 * trace_of_root))

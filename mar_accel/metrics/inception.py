@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.features import FeatureExtractor, Features, check_images
-from mar_accel.utils.fingerprints import file_fingerprint
+from mar_accel.utils.fingerprints import file_fingerprint, require_regular_file
 
 WEIGHTS_NAME = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_PAGE = "https://github.com/toshas/torch-fidelity/releases/tag/v0.2.0"
@@ -75,6 +75,7 @@ def _check_weights(path: Path, hub_file: Path) -> None:
     torch-fidelity itself unpickles without restrictions, which could run code from the file.
     """
     try:
+        require_regular_file(path)
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(_remedy(path, hub_file, error)) from error

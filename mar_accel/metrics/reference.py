@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mar_accel.data.digits import load_scans, random_affine, render
-from mar_accel.data.image_sets import load_npz, open_images
+from mar_accel.data.image_sets import open_images
+from mar_accel.data.npz import array_names, load_npz
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
@@ -94,7 +95,7 @@ class ReferenceSource:
             return self._cached(name, f"digits-{self.augmentations}", extractor, device)
         path = Path(self.source)
         if path.suffix == ".npz" and path.is_file():
-            arrays = load_npz(path)
+            arrays = load_npz(path, ("mu", "sigma"))
             if "mu" in arrays or "sigma" in arrays:
                 return self._from_statistics(path, arrays, extractor, device)
         images = open_images(path, "reference.source")
@@ -111,16 +112,23 @@ class ReferenceSource:
         mu, sigma = arrays.get("mu"), arrays.get("sigma")
         if mu is None or sigma is None or mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
             raise DataError(f"{path} must hold mu [F] and sigma [F, F]; use an ADM-style .npz.")
+        if mu.dtype.kind not in "fiu" or sigma.dtype.kind not in "fiu":
+            raise DataError(
+                f"{path} must hold numbers in mu and sigma, got {mu.dtype}, {sigma.dtype}; replace it."
+            )
         if len(mu) != extractor.dim:
             raise DataError(
                 f"{path} holds statistics of {len(mu)} features but features={extractor.name} has "
                 f"{extractor.dim}; choose the features that the statistics were computed with."
             )
-        statistics = GaussianStatistics(torch.from_numpy(mu).double(), torch.from_numpy(sigma).double())
+        mean, covariance = (torch.from_numpy(array.astype(np.float64)) for array in (mu, sigma))
+        statistics = GaussianStatistics(mean, covariance)
         if not (torch.isfinite(statistics.mean).all() and torch.isfinite(statistics.covariance).all()):
             raise DataError(f"{path} holds NaN or infinite statistics; replace the file.")
+        if not torch.allclose(covariance, covariance.T, rtol=1e-4) or (covariance.diagonal() < 0).any():
+            raise DataError(f"{path} holds a sigma that is no covariance; replace the file.")
         features = None
-        if "arr_0" in arrays:
+        if "arr_0" in array_names(path):
             content = open_images(path, "reference.source").content_hash()
             features = self._cached(str(path), content, extractor, device).features
         return Reference(str(path), statistics, features)

@@ -37,6 +37,8 @@ class MAR(TokenBackbone):
     """Masked autoregressive model with a diffusion head; shapes as in :class:`TokenBackbone`."""
 
     config: MARConfig
+    # Entry of the checkpoint that the weights were taken from, for records; None for a bare state dict.
+    weights_entry: str | None = None
 
     def __init__(self, config: MARConfig):
         super().__init__(config)

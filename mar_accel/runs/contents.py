@@ -15,26 +15,31 @@ from typing import Any
 
 from mar_accel.config.check import locate
 from mar_accel.utils.fingerprints import file_fingerprint
-from mar_accel.weights.folder import CONFIG_FILE
+from mar_accel.weights.loading import files_read
 from mar_accel.weights.sources import EMBEDDED_MODELS, embedded_folder
 
 # Folders of libraries, which count by their version.
 _LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
-def content_of(value: str | None, embedded: bool = False) -> str | None:
+def content_of(value: str | None, key: str | None = None) -> str | None:
     """A digest of the file or folder that a value names; None if there is no such file.
+
+    Of a folder, only the files that are read count, so that others in it may change.
 
     Args:
         value: a value from a config, such as a path, a Hub id or another name.
-        embedded: whether the name of an embedded model means its folder.
+        key: MODEL_KEY or AUTOENCODER_KEY for a source of weights, which may be a folder or embedded.
+            None: only a file counts.
     """
     if value is None:
         return None
     # As in mar_accel.weights.sources, ./digits is a folder of the user.
-    path = embedded_folder(value) if embedded and value in EMBEDDED_MODELS else Path(value).expanduser()
-    digests = [f"{name}:{_content(file)}" for name, file in _files(path)]
-    return "+".join(digests) or None
+    path = embedded_folder(value) if key and value in EMBEDDED_MODELS else Path(value).expanduser()
+    if path.is_file():
+        return f"{path.name}:{_content(path)}"
+    files = files_read(path, key) if key and path.is_dir() else []
+    return "+".join(f"{file.relative_to(path)}:{_content(file)}" for file in files) or None
 
 
 def size_and_time(value: str | None) -> list[list[Any]] | None:
@@ -49,15 +54,11 @@ def size_and_time(value: str | None) -> list[list[Any]] | None:
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
-    """Names and paths of a file, or of all files below a folder.
-
-    The config of a model folder is left out, since the run's config contains the same values.
-    Model cards (.md) are left out, since they do not affect results.
-    """
+    """Names and paths of a file, or of all files below a folder; text about them (.md) does not count."""
     if root.is_file():
         return [(root.name, root)]
     files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.suffix != ".md"]
-    return [(str(file.relative_to(root)), file) for file in files if file != root / CONFIG_FILE]
+    return [(str(file.relative_to(root)), file) for file in files]
 
 
 def _content(file: Path) -> str:

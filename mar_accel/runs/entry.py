@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -80,6 +81,7 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                     settings = settings_of_parent()
                     if settings is not None:
                         return function(settings)
+                    _check_config_folders(sys.argv[1:])
                     sys.argv[1:] = group_choices(sys.argv[1:])
                     return compose_and_run(run)()
                 except BrokenPipeError:
@@ -113,7 +115,26 @@ def _read(config: DictConfig) -> Settings:
         foreign = foreign_key(key, config.command)
         if foreign:
             raise ConfigError(foreign)
+    for source in HydraConfig.get().runtime.config_sources:
+        if source.schema == "file" and not Path(source.path).is_dir():
+            raise ConfigError(f"hydra.searchpath has {source.path}, which is not a folder; correct the path.")
     return read_settings(config)
+
+
+def _check_config_folders(arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a folder of configs that does not exist.
+
+    Hydra would only say that something in it is unknown.
+    """
+    for number, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config-dir", "-cd", "--config-path", "-cp"):
+            continue
+        value = value if equals else "".join(arguments[number + 1 : number + 2])
+        # A relative --config-path is relative to the command's own file.
+        known = flag in ("--config-path", "-cp") and not Path(value).is_absolute()
+        if not known and not Path(value).is_dir():
+            raise ConfigError(f"{flag}={value} is not a folder; correct the path.")
 
 
 def _find_own_modules() -> None:

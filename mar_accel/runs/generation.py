@@ -109,7 +109,7 @@ def generate(settings: Settings, before_sampling: BeforeSampling | None = None) 
     if not trainer.is_global_zero:
         return None
     result = GenerationResult(output_dir, stopwatch.seconds, requests.num_images, missing.num_images)
-    _record(settings, identity, result, trainer.world_size, logger)
+    _record(settings, identity, result, module.session.model.weights_entry, trainer.world_size, logger)
     return result
 
 
@@ -134,6 +134,7 @@ def _record(
     settings: Settings,
     identity: Identity,
     result: GenerationResult,
+    weights_entry: str | None,
     num_processes: int,
     logger: Logger | None,
 ) -> None:
@@ -142,6 +143,7 @@ def _record(
     log_results(logger, result.speed, {"samples": (result.output_dir / "grid.png", caption)})
     counts: dict[str, Any] = {
         "identity": identity.record(),
+        "weights_entry": weights_entry,
         "num_images": result.num_images,
         "num_sampled": result.num_sampled,
         "num_processes": num_processes,

@@ -18,6 +18,7 @@ from mar_accel.config.check import locate, nodes_below
 from mar_accel.config.settings import Settings
 from mar_accel.runs.contents import content_of, size_and_time, sources_of
 from mar_accel.sampling.model_defaults import MODEL
+from mar_accel.weights.loading import AUTOENCODER_KEY, MODEL_KEY
 
 # Keys that never count: folders for output and caches, logging and resuming.
 NEVER_COUNTS = (
@@ -50,8 +51,8 @@ class Identity:
         """The identity of a config, with the content of the files and classes that it names."""
         plain = _without(asdict(settings), NEVER_COUNTS)
         weights = {
-            "model": content_of(settings.model.weights, embedded=True),
-            "autoencoder": content_of(settings.model.autoencoder.get("weights"), embedded=True),
+            "model": content_of(settings.model.weights, MODEL_KEY),
+            "autoencoder": content_of(settings.model.autoencoder.get("weights"), AUTOENCODER_KEY),
         }
         dataset = {key: value for key, value in plain["dataset"].items() if key != "num_images"}
         samples = {

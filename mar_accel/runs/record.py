@@ -46,12 +46,19 @@ def git_revision() -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """Output of a git command in a folder; None if it fails or git is missing."""
-    command = ["git", *arguments]
+    # Git refuses a checkout of another owner, as in a container, although Python already runs code from it.
+    trust = ("-c", f"safe.directory={_checkout(folder)}", "-c", "core.fsmonitor=false")
+    command = ["git", *trust, *arguments]
     try:
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()
+
+
+def _checkout(folder: Path) -> Path:
+    """The folder above that has ``.git``, or the folder itself."""
+    return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), folder)
 
 
 def hardware() -> dict[str, Any]:

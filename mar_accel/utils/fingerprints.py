@@ -13,3 +13,9 @@ def file_fingerprint(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def require_regular_file(path: Path) -> None:
+    """Raise OSError for a pipe or a device, from which a reader would wait or read for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is not a regular file")

@@ -21,6 +21,14 @@ def image_name(index: int) -> str:
     return f"{index:06d}.png"
 
 
+def image_index(name: str) -> int | None:
+    """Sample index of a file name; None unless it is exactly the name that ``image_name`` gives."""
+    stem = name.removesuffix(".png")
+    if not (stem.isascii() and stem.isdecimal()):
+        return None
+    return int(stem) if image_name(int(stem)) == name else None
+
+
 def to_pil(image: Tensor) -> Image.Image:
     """Convert an image [1 or 3, H, W] in 0..1 to an 8-bit grey or RGB image."""
     pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)

@@ -18,7 +18,16 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        # Some libraries create files that only their owner can read.
+        temporary.chmod(mode)
         os.replace(temporary, path)
+    except OSError as error:
+        # Without a name, a full disk would be reported for no file in particular.
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,103 +2,141 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mar_accel.errors import WeightsError
+from mar_accel.weights.pickles import read_pickle, unreadable
 
-EMA_ENTRY = "model_ema"
-# Entries that hold a state dict; the first one in the file is used. MAR writes model and model_ema.
-# Latent diffusion writes state_dict. Lightning, used for training here, writes the averaged weights to
-# state_dict and the current ones to current_model_state.
-AVERAGED_ENTRIES = (EMA_ENTRY, "model", "state_dict")
-PLAIN_ENTRIES = ("model", "current_model_state", "state_dict")
-# Name prefixes that wrapper modules add.
+# Entries that hold the weights of the last step. MAR writes model, latent diffusion state_dict.
+PLAIN_ENTRIES = ("model", "state_dict", "model_state_dict", "module", "params")
+# An entry with one of these words in its name holds averaged weights: MAR writes model_ema, DiT and SiT
+# ema, timm state_dict_ema, others ema_state_dict.
+AVERAGED_WORDS = {"ema", "averaged", "swa"}
+# Lightning, used for training here, writes the averaged weights to state_dict if this entry is there.
+CURRENT_ENTRY = "current_model_state"
+# Name prefixes that wrapper modules add. torch.compile adds its own at any depth.
 PREFIXES = ("module.", "model.")
-# How torch names a class that it refuses to unpickle.
-FORBIDDEN_CLASS = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
+COMPILED = "_orig_mod."
 
 
-def read_tensors(path: Path, key: str, ema: bool = True) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class StateDict:
+    """Tensors of a file.
+
+    Attributes:
+        tensors: by parameter name, on the CPU.
+        entry: entry of the file that they were taken from. None: the file is a bare state dict.
+    """
+
+    tensors: dict[str, Tensor]
+    entry: str | None = None
+
+
+def read_tensors(path: Path, key: str, ema: bool = True) -> StateDict:
     """The state dict of a file, on the CPU; large files are memory-mapped.
 
+    Prefixes of wrapper modules (``module.``, ``model.``, ``_orig_mod.``) are removed from the names.
+
     Args:
-        path: a .safetensors file, or a file written by torch.save with one of these contents:
-            ``{"model": …, "model_ema": …}`` (MAR), ``{"state_dict": …}`` (Lightning, latent diffusion),
-            ``{"model": …}``, or a bare state dict.
+        path: a .safetensors file, or a file written by torch.save: a bare state dict, or entries such as
+            ``{"model": …, "model_ema": …}`` (MAR), ``{"model": …, "ema": …}`` (DiT),
+            ``{"state_dict": …, "state_dict_ema": …}`` (timm), ``{"state_dict": …}`` (Lightning).
         key: config key that named the file, for messages.
         ema: use the averaged weights if the file has an entry for them.
 
     Raises:
-        WeightsError: the file is damaged, holds pickled objects other than tensors, or lacks the entry.
+        WeightsError: the file is damaged, asks for code to be run, lacks the entry, or has several
+            entries that could be meant.
 
     Example:
         >>> state = read_tensors(Path("checkpoint-last.pth"), "model.weights")
+        >>> state.entry
+        'model_ema'
     """
+    where = f"{key}={path}"
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, key)
-    contents = _read_pickle(path, key)
-    state = _state_dict(contents, path, key, ema)
-    for prefix in PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+        return StateDict(_without_prefixes(_read_safetensors(path, key), where))
+    contents = read_pickle(path, key)
+    if not isinstance(contents, Mapping):
+        raise WeightsError(f"{where} must hold a state dict, got a {_kind(contents)}; use a checkpoint.")
+    entry = _choose_entry(contents, where, ema)
+    tensors = contents if entry is None else contents[entry]
+    _require_state_dict(tensors, where, entry)
+    return StateDict(_without_prefixes(tensors, where), entry)
 
 
 def _read_safetensors(path: Path, key: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, key, error) from error
+    except Exception as error:  # besides SafetensorError, for dtypes that torch does not know
+        raise unreadable(path, key, error) from error
 
 
-def _read_pickle(path: Path, key: str) -> Any:
-    try:
-        # Training scripts store their command line next to the weights. It is the only class allowed.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # an unpickler on damaged data may raise anything
-        forbidden = FORBIDDEN_CLASS.search(str(error))
-        if isinstance(error, pickle.UnpicklingError) and forbidden:
-            raise WeightsError(
-                f"{key}={path} holds a pickled {forbidden[1]}, which is refused because it could run code; "
-                "use a file that holds only tensors."
-            ) from error
-        raise _unreadable(path, key, error) from error
-
-
-def _unreadable(path: Path, key: str, error: Exception) -> WeightsError:
-    if isinstance(error, PermissionError):
-        return WeightsError(f"{key}={path} cannot be read (permission denied); change its permissions.")
-    size = path.stat().st_size
-    return WeightsError(
-        f"{key}={path} ({size:,} bytes) is damaged, truncated or not a weight file; copy it again."
-    )
-
-
-def _state_dict(contents: Any, path: Path, key: str, ema: bool) -> dict[str, Tensor]:
-    if not isinstance(contents, Mapping):
+def _choose_entry(contents: Mapping[Any, Any], where: str, ema: bool) -> str | None:
+    """The entry to take; None for a bare state dict."""
+    averaged = [name for name, value in contents.items() if _is_averaged(name, value)]
+    plain = [name for name in PLAIN_ENTRIES if isinstance(contents.get(name), (Mapping, list, tuple))]
+    if isinstance(contents.get(CURRENT_ENTRY), Mapping):
+        averaged, plain = [*averaged, "state_dict"], [CURRENT_ENTRY]
+    if not plain and not averaged:
+        return None
+    if not ema and not plain:
+        raise WeightsError(f"{where} holds only averaged weights; set model.ema=true.")
+    found = averaged if ema and averaged else plain
+    if len(found) > 1:
         raise WeightsError(
-            f"{key}={path} must hold a state dict, got a {type(contents).__name__}; use a checkpoint."
+            f"{where} has several entries that could be meant ({', '.join(found)}); save the right one in a "
+            "file of its own."
         )
-    for entry in AVERAGED_ENTRIES if ema else PLAIN_ENTRIES:
-        if isinstance(contents.get(entry), Mapping):
-            return dict(contents[entry])
-    if isinstance(contents.get(EMA_ENTRY), Mapping):
-        raise WeightsError(f"{key}={path} holds only averaged weights; set model.ema=true.")
-    if contents and all(isinstance(value, Tensor) for value in contents.values()):
-        return dict(contents)
-    raise WeightsError(
-        f"{key}={path} is not a state dict and has none of the entries {', '.join(AVERAGED_ENTRIES)}; use a "
-        "published checkpoint or a .safetensors file."
-    )
+    return found[0]
+
+
+def _is_averaged(name: Any, value: Any) -> bool:
+    return not AVERAGED_WORDS.isdisjoint(re.split(r"[\W_]+", str(name).lower())) and _holds_tensors(value)
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a container has tensors at any depth, or is empty; a decay or a config is not."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return False
+    items = list(value.values() if isinstance(value, Mapping) else value)
+    return not items or any(isinstance(item, Tensor) or _holds_tensors(item) for item in items)
+
+
+def _require_state_dict(tensors: Any, where: str, entry: str | None) -> None:
+    if entry is not None and not isinstance(tensors, Mapping):
+        raise WeightsError(
+            f"{where}: the entry {entry} is a {_kind(tensors)} without parameter names; save it as a state "
+            "dict."
+        )
+    others = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if not others and tensors and all(isinstance(name, str) for name in tensors):
+        return
+    if entry is None:
+        raise WeightsError(
+            f"{where} is not a state dict and has none of the entries {', '.join(PLAIN_ENTRIES)}, model_ema "
+            "or ema; use a published checkpoint or a .safetensors file."
+        )
+    what = f"holds a {_kind(tensors[others[0]])} named {others[0]}" if others else "has no named tensors"
+    raise WeightsError(f"{where}: the entry {entry} {what}, so it is not a state dict; save it as one.")
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    names = {name: name.replace(COMPILED, "") for name in tensors}
+    while prefix := next((p for p in PREFIXES if names and all(n.startswith(p) for n in names.values())), ""):
+        names = {name: short.removeprefix(prefix) for name, short in names.items()}
+    renamed = {names[name]: value for name, value in tensors.items()}
+    if len(renamed) < len(tensors):
+        raise WeightsError(f"{where} has the same parameter with and without {COMPILED}; keep one of them.")
+    return renamed
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

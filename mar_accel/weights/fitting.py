@@ -17,6 +17,8 @@ from mar_accel.models.mar import MAR, MARConfig
 
 Shapes = dict[str, tuple[int, ...]]
 MAX_DIFFERENCES = 3
+# Dtypes of weights. Integers need a scale, and complex numbers would lose a part.
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # With less agreement than this, no model is named as the likely source.
 LIKELY = 0.5
 
@@ -26,7 +28,7 @@ def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
 
 
 def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
-    """Raise WeightsError unless ``state`` has exactly the keys and shapes of ``module``.
+    """Raise WeightsError unless ``state`` has the keys and shapes of ``module``, and finite real numbers.
 
     Args:
         module: the module; it may be on the meta device.
@@ -38,11 +40,38 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
         raise WeightsError(f"{what}: {strangers[0]} is not a tensor; use a state dict.")
     differences = list_differences(shapes_of(module.state_dict()), shapes_of(state))
     if not differences:
+        _require_numbers(state, what.partition(" does not fit")[0])
         return
     shown = "; ".join(differences[:MAX_DIFFERENCES])
     more = len(differences) - MAX_DIFFERENCES
     shown += f"; and {more} more" if more > 0 else ""
     raise WeightsError(f"{what}: {shown}; {guess_model(shapes_of(state))}.")
+
+
+def _require_numbers(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise WeightsError unless every tensor has real, finite numbers that float32 can hold."""
+    for key, value in state.items():
+        kind = _unusable(value)
+        if kind is not None:
+            raise WeightsError(
+                f"{where}: {key} is {kind}; save the weights as dense float32, float16 or bfloat16."
+            )
+        if not torch.isfinite(value.to(torch.float32)).all():
+            raise WeightsError(
+                f"{where}: {key} has NaN or infinite values; use a checkpoint from before the training "
+                "diverged."
+            )
+
+
+def _unusable(value: Tensor) -> str | None:
+    """What keeps a tensor from being a weight; None if nothing does."""
+    if value.is_quantized:
+        return "quantised"
+    if value.layout is not torch.strided:
+        return "sparse"
+    if value.is_meta:
+        return "without values (on the meta device)"
+    return None if value.dtype in WEIGHT_DTYPES else str(value.dtype).removeprefix("torch.")
 
 
 def list_differences(expected: Shapes, found: Shapes) -> list[str]:

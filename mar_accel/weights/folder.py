@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
 VAE_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "text_encoder"
+MAX_CONFIG_BYTES = 1_000_000
 VAE_FILE = "diffusion_pytorch_model.safetensors"
 # Names of autoencoders in config.json. For safety, a folder never names a class to import.
 PIXEL, KL = "pixel", "kl"
@@ -59,7 +61,7 @@ def save_model_folder(
 ) -> Path:
     """Write a model folder for ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)``.
 
-    All files are first written to a temporary folder and then moved.
+    All files are first written to a temporary folder inside the folder and then moved.
     So an interrupted call leaves no half-written model.
     Files with the same names are replaced; other files stay.
 
@@ -94,7 +96,8 @@ def save_model_folder(
         "autoencoder": kind,
         "sampling": dict(sampling),
     }
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # Inside the folder, which may be a mount point: files cannot be moved from another file system.
+    temporary, is_new = path / f".{os.getpid()}.tmp", not path.exists()
     try:
         temporary.mkdir(parents=True)
         tensors = {
@@ -115,6 +118,9 @@ def save_model_folder(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # it has files
+                path.rmdir()
     return path
 
 
@@ -146,6 +152,24 @@ def _put_into_place(source: Path, target: Path) -> None:
             os.replace(file, destination)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a ``config.json``.
+
+    Raises:
+        ValueError: the file is too large, or is not a JSON object.
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"it has more than {MAX_CONFIG_BYTES:,} bytes")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError("it is not a JSON object")
+    return record
+
+
 def read_description(folder: Path, key: str) -> ModelDescription:
     """Read ``config.json`` of a folder; raises WeightsError if it is missing or invalid.
 
@@ -160,14 +184,14 @@ def read_description(folder: Path, key: str) -> ModelDescription:
             "save_pretrained, or a weight file."
         )
     try:
-        record = json.loads(path.read_text())
+        record = read_config(path)
         return ModelDescription(
             name=str(record["name"]),
             architecture=MARConfig(**record["architecture"]),
             autoencoder={PIXEL: PIXEL, KL: KL}[record["autoencoder"]],
             sampling=dict(record["sampling"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise WeightsError(
             f"{key}: {path} does not describe a MAR model ({type(error).__name__}: {error}); write the "
             "folder again with python -m mar_accel.convert."

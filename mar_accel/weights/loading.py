@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mar_accel.errors import WeightsError
 from mar_accel.models.autoencoders import KLAutoencoder
+from mar_accel.models.backbone import MAX_SIZE
 from mar_accel.models.kl16 import diffusers_names, has_latent_diffusion_names, kl16_autoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.weights.files import read_tensors
 from mar_accel.weights.fitting import require_fit
-from mar_accel.weights.folder import CONFIG_FILE, MODEL_FILE, VAE_FILE, VAE_FOLDER, read_description
+from mar_accel.weights.folder import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    VAE_FILE,
+    VAE_FOLDER,
+    read_config,
+    read_description,
+)
 from mar_accel.weights.random_weights import fill_randomly
 from mar_accel.weights.sources import locate
 
@@ -25,6 +35,7 @@ MODEL_HUB_FILES = (CONFIG_FILE, MODEL_FILE)
 AUTOENCODER_HUB_FILES = (CONFIG_FILE, VAE_FILE, f"{VAE_FOLDER}/{CONFIG_FILE}", f"{VAE_FOLDER}/{VAE_FILE}")
 VAE_CLASS = "AutoencoderKL"
 PUBLISHED_FILE = "checkpoint-last.pth"
+_LOG = logging.getLogger(__name__)
 
 
 def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True) -> MAR:
@@ -53,8 +64,11 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
     if path.is_dir():
         path = _model_file(path, config, name)
     state = read_tensors(path, MODEL_KEY, ema)
-    require_fit(model, state, f"{MODEL_KEY}={path} does not fit model={name}")
-    model.to_empty(device="cpu").load_state_dict(state)
+    require_fit(model, state.tensors, f"{MODEL_KEY}={path} does not fit model={name}")
+    model.to_empty(device="cpu").load_state_dict(state.tensors)
+    model.weights_entry = state.entry
+    if state.entry is not None:
+        _LOG.info("%s=%s: the weights are those of its entry %s", MODEL_KEY, path, state.entry)
     return model.eval()
 
 
@@ -77,14 +91,39 @@ def require_architecture(folder: Path, config: MARConfig, name: str) -> None:
 
 def _model_file(folder: Path, config: MARConfig, name: str) -> Path:
     """The weight file in a model folder, or in a folder of a checkpoint published by MAR."""
-    published = folder / PUBLISHED_FILE
-    if published.is_file() and not (folder / CONFIG_FILE).is_file():
-        return published
+    path = _weight_file(folder)
+    if path.name == PUBLISHED_FILE:
+        return path
     require_architecture(folder, config, name)
-    path = folder / MODEL_FILE
     if not path.is_file():
         raise WeightsError(f"{MODEL_KEY}={folder} has no {MODEL_FILE}; write the folder again.")
     return path
+
+
+def _weight_file(folder: Path) -> Path:
+    published = folder / PUBLISHED_FILE
+    if published.is_file() and not (folder / CONFIG_FILE).is_file():
+        return published
+    return folder / MODEL_FILE
+
+
+def files_read(folder: Path, key: str) -> list[Path]:
+    """The files of a folder that ``load_mar`` or ``load_kl_autoencoder`` read weights and scales from.
+
+    Args:
+        folder: the folder.
+        key: MODEL_KEY or AUTOENCODER_KEY.
+    """
+    if key == MODEL_KEY:
+        # The config is compared with the settings, which count themselves.
+        files = [_weight_file(folder)]
+    else:
+        try:
+            vae = _vae_folder(folder)
+        except WeightsError:
+            return []
+        files = [vae / CONFIG_FILE, vae / VAE_FILE]
+    return [file for file in files if file.is_file()]
 
 
 def load_kl_autoencoder(weights: str | None) -> KLAutoencoder:
@@ -114,7 +153,7 @@ def load_kl_autoencoder(weights: str | None) -> KLAutoencoder:
 
 
 def _kl16_tensors(path: Path) -> dict[str, Tensor]:
-    state = read_tensors(path, AUTOENCODER_KEY)
+    state = read_tensors(path, AUTOENCODER_KEY).tensors
     if "class_emb.weight" in state:
         raise WeightsError(
             f"{AUTOENCODER_KEY}={path} holds a MAR model, not an autoencoder; use the published kl16.ckpt, a "
@@ -124,18 +163,54 @@ def _kl16_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_vae_folder(folder: Path) -> KLAutoencoder:
-    from diffusers import AutoencoderKL
-
     folder = _vae_folder(folder)
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(json.loads((folder / CONFIG_FILE).read_text()))
     path = folder / VAE_FILE
     if not path.is_file():
         raise WeightsError(f"{AUTOENCODER_KEY}={folder} has no {VAE_FILE}; write the folder again.")
-    state = read_tensors(path, AUTOENCODER_KEY)
+    state = read_tensors(path, AUTOENCODER_KEY).tensors
+    vae = _build_vae(folder / CONFIG_FILE, num_tensors=len(state))
     require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit its {CONFIG_FILE}")
     vae.to_empty(device="cpu").load_state_dict(state)
     return KLAutoencoder(vae).eval()
+
+
+def _build_vae(path: Path, num_tensors: int) -> Any:
+    """The AutoencoderKL of a config, without storage.
+
+    Args:
+        path: the config.
+        num_tensors: number of tensors in the weight file. Each layer has some, so more layers than
+            tensors cannot fit, and would take hours to build.
+    """
+    from diffusers import AutoencoderKL
+
+    config = read_config(path)
+    try:
+        layers, channels = int(config.get("layers_per_block", 1)), config.get("block_out_channels", [])
+        if layers * max(1, len(channels)) > num_tensors:
+            raise ValueError(f"it has more layers than its {num_tensors} tensors")
+        if any(isinstance(value, (str, bool)) or not 1 <= value <= MAX_SIZE for value in (layers, *channels)):
+            raise ValueError(f"layers_per_block={layers} and block_out_channels={channels} must be ≥ 1")
+        with torch.device("meta"):
+            vae = AutoencoderKL.from_config(config)
+        return _checked_scaling(vae)
+    except Exception as error:  # diffusers checks nothing, so that a wrong value may fail anywhere
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise WeightsError(
+            f"{AUTOENCODER_KEY}: {path} does not describe an {VAE_CLASS} ({type(error).__name__}: {reason}); "
+            "write it again."
+        ) from error
+
+
+def _checked_scaling(vae: Any) -> Any:
+    """The autoencoder, if the numbers that latents are scaled with are numbers."""
+    for name, lowest in (("scaling_factor", 0.0), ("shift_factor", -math.inf)):
+        value = vae.config[name]
+        optional = name == "shift_factor" and value is None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not optional and not (is_number and math.isfinite(value) and value > lowest):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return vae
 
 
 def _vae_folder(folder: Path) -> Path:
@@ -143,9 +218,9 @@ def _vae_folder(folder: Path) -> Path:
     for candidate in (folder / VAE_FOLDER, folder):
         path = candidate / CONFIG_FILE
         try:
-            if path.is_file() and json.loads(path.read_text()).get("_class_name") == VAE_CLASS:
+            if path.is_file() and read_config(path).get("_class_name") == VAE_CLASS:
                 return candidate
-        except (ValueError, AttributeError) as error:
+        except (ValueError, OSError) as error:
             raise WeightsError(
                 f"{AUTOENCODER_KEY}: {path} is not a config of an {VAE_CLASS}; write it again."
             ) from error

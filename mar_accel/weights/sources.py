@@ -47,8 +47,12 @@ def locate(weights: str | None, key: str, hub_files: Sequence[str]) -> Path | No
     if weights in EMBEDDED_MODELS:
         return _embedded(weights, key)
     path = Path(weights).expanduser()
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return path
+    if path.exists():
+        raise WeightsError(
+            f"{key}={weights} is a pipe, a device or a socket, which may never end; use {CHOICES}."
+        )
     match = HUB_ID.fullmatch(weights)
     if match and not weights.endswith(FILE_SUFFIXES) and not weights.startswith("."):
         return _fetch(match["repo"], match["revision"], key, hub_files)

@@ -229,9 +229,7 @@ def test_images_of_a_run_are_paired_by_what_their_run_recorded(tiny: list[str], 
     save_file({"tokens": torch.zeros(3, 2, 1)}, five / "tokens.safetensors")
     save_file({"tokens": torch.zeros(4, 2, 1)}, other_five / "tokens.safetensors")
     metrics = _evaluate(tmp_path / "run", tiny, f"evaluate.images={five}", f"evaluate.baseline={other_five}")
-    assert any(
-        "tokens are known for 3 of them here and for 4 in" in warning for warning in metrics["warnings"]
-    )
+    assert any("only 3 have known tokens here and 4 in" in warning for warning in metrics["warnings"])
     with pytest.raises(ConfigError, match=r"with seed=0 but evaluate\.images=\S+ with 5; use"):
         _evaluate(tmp_path / "none", tiny, f"evaluate.images={five}", f"evaluate.baseline={zero}")
     assert not (tmp_path / "none").exists()
@@ -249,7 +247,7 @@ def test_a_baseline_of_other_weights_is_refused_however_they_are_spelled(
         _stored_run(folder, f"model.weights={there}")
         config = compose_settings("evaluate", [f"model.weights={here}", f"evaluate.baseline={folder}"])
         try:
-            open_baseline(config.evaluate, Sampled.of(config, Identity.of(config)), "this run has")
+            open_baseline(config.evaluate, Sampled.of(config, Identity.of(config)), "this run has", [0])
         except ConfigError as error:
             assert "model.weights" in str(error)
             return False

@@ -103,14 +103,25 @@ def test_names_depend_on_the_content_of_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "digits" / "vae").mkdir(parents=True)
-    files = (tmp_path / "w.safetensors", tmp_path / "digits" / "vae" / "w.safetensors")
+    (tmp_path / "digits").mkdir(parents=True)
+    files = (tmp_path / "w.safetensors", tmp_path / "digits" / "model.safetensors")
     for weights, file in zip(("~/w.safetensors", "./digits"), files, strict=True):
         names = []
         for content in (b"one", b"two", b"one"):
             file.write_bytes(content)
             names.append(_identity("generate", *tiny_model, f"model.weights='{weights}'").images_hash)
-        assert names[0] == names[2] != names[1], weights
+        (tmp_path / "digits" / "other.bin").write_bytes(b"is not read")
+        names.append(_identity("generate", *tiny_model, f"model.weights='{weights}'").images_hash)
+        assert names[0] == names[2] == names[3] != names[1], weights
+
+
+def test_scale_of_an_autoencoder_counts(tiny_model: list[str], tmp_path: Path) -> None:
+    names = []
+    for factor in (0.2, 0.3, 0.2):
+        config = {"_class_name": "AutoencoderKL", "scaling_factor": factor}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        names.append(_identity("generate", "model=mar_base", f"model.weights={tmp_path}").images_hash)
+    assert names[0] == names[2] != names[1]
 
 
 def test_images_of_weights_that_have_changed_are_not_gone_on_with(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mar_accel.utils import progress as module
-from mar_accel.utils.progress import progress
+from mar_accel.utils.progress import PlainLines, progress
 
 
 class Clock:
@@ -51,9 +51,33 @@ def test_a_slow_loop_gets_a_bar_that_is_gone_at_the_end(
             return lambda *args, **kwargs: calls.append((name, *args, *kwargs.values()))
 
     monkeypatch.setattr(module, "Progress", Recorder)
+    monkeypatch.setattr(module, "shows_bars", lambda: True)
     with pytest.raises(RuntimeError):
         for number in progress(range(4), "features"):
             clock.now += 2 * module.SECONDS_WITHOUT_BAR
             if number == 2:
                 raise RuntimeError
     assert calls[0] == ("features", 4, 1) and ("update", 7, 2) in calls and calls[-1] == ("stop",)
+
+
+def test_without_a_terminal_lines_are_printed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in progress(range(100), "features"):
+        clock.now += 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "features: 8 of 100 steps, 0.25 steps/s, 0:06:08 left"
+    assert len(lines) == 12 and lines[-1].startswith("features: 96 of 100")
+
+
+def test_lines_count_what_was_there_but_not_for_the_rate(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = PlainLines("sampling", 500, "images", completed=400)
+    clock.now = 30
+    lines.update(400)
+    clock.now = 50
+    lines.update(420)
+    clock.now = 60
+    lines.update(430)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "sampling: 400 of 500 images, 0 images/s"
+    assert second == "sampling: 430 of 500 images, 0.5 images/s, 0:02:20 left"

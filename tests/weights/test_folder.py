@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,23 @@ def test_failed_write_leaves_nothing(tmp_path: Path, tiny_model: MAR) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_folder_may_be_a_mount_point(
+    tmp_path: Path, tiny_model: MAR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only files below the folder are on its file system."""
+    folder, replace_file = tmp_path / "mount", os.replace
+
+    def same_file_system(source: Path, target: Path) -> None:
+        assert source.is_relative_to(folder) and target.is_relative_to(folder)
+        replace_file(source, target)
+
+    monkeypatch.setattr("mar_accel.weights.folder.os.replace", same_file_system)
+    assert sorted(path.name for path in _save(folder, tiny_model).iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
 def test_folder_of_another_architecture(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig) -> None:
     """Also where no shape shows it, as with the number of heads."""
     folder = _save(tmp_path, tiny_model)
@@ -101,10 +119,69 @@ def test_broken_folders(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig)
         load_mar(tiny_config, str(folder), "tiny")
     config = folder / "config.json"
     record = json.loads(config.read_text())
-    for text in ("{", "[]", "{}", json.dumps({**record, "autoencoder": "os.system"})):
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        "[" * 10**5,
+        "\0",
+        '"' + "x" * 10**6 + '"',
+        json.dumps({**record, "autoencoder": "os.system"}),
+    ):
         config.write_text(text)
         with pytest.raises(WeightsError, match=r"config\.json does not describe a MAR model"):
             load_mar(tiny_config, str(folder), "tiny")
+
+
+BAD_SIZES: dict[str, tuple[dict[str, Any], str]] = {
+    "no heads": ({"num_heads": 0}, "num_heads must be between 1 and"),
+    "text": ({"embed_dim": "16"}, "embed_dim must be a number, got '16'"),
+    "one size of the grid": ({"grid": [16]}, "grid must have two sizes"),
+    "no patch": ({"patch_size": 0}, "patch_size must be between 1 and"),
+    "negative depth": ({"encoder_depth": -1}, "encoder_depth must be between 1 and 1000, got -1"),
+    "depth without end": ({"decoder_depth": 10**7}, "decoder_depth must be between 1 and 1000"),
+    "true": ({"head_width": True}, "head_width must be a number, got True"),
+    "grid of text": ({"grid": "ab"}, r"grid\[0\] must be a number, got 'a'"),
+    "no grid": ({"grid": None}, "does not describe a MAR model"),
+    "infinite ratio": ({"mlp_ratio": float("inf")}, "mlp_ratio must be between"),
+    "stranger": ({"width": 3}, "does not describe a MAR model"),
+}
+
+
+@pytest.mark.parametrize(("sizes", "words"), BAD_SIZES.values(), ids=BAD_SIZES.keys())
+def test_folder_with_impossible_sizes(
+    tmp_path: Path, tiny_model: MAR, sizes: dict[str, Any], words: str
+) -> None:
+    config = _save(tmp_path, tiny_model) / "config.json"
+    record = json.loads(config.read_text())
+    config.write_text(json.dumps({**record, "architecture": {**record["architecture"], **sizes}}))
+    with pytest.raises(WeightsError, match=rf"config\.json does not describe a MAR model.*{words}|{words}"):
+        read_description(tmp_path, "model.weights")
+
+
+BAD_VAE: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown block": ({"down_block_types": ["Nothing"]}, "Nothing"),
+    "text for a number": ({"latent_channels": "many"}, "does not describe an AutoencoderKL"),
+    "layers without end": ({"layers_per_block": 10**7}, "it has more layers than its"),
+    "text for layers": ({"layers_per_block": "x"}, "does not describe an AutoencoderKL"),
+    "no channels": ({"block_out_channels": [0]}, "must be ≥ 1"),
+    "text for channels": ({"block_out_channels": "ab"}, "must be ≥ 1"),
+    "no groups": ({"norm_num_groups": 0}, "does not describe an AutoencoderKL"),
+    "text for the scale": ({"scaling_factor": "x"}, "scaling_factor must be a finite number, got 'x'"),
+    "no scale": ({"scaling_factor": 0}, "scaling_factor must be a finite number, got 0"),
+    "shift that is no number": ({"shift_factor": float("nan")}, "shift_factor must be a finite number"),
+}
+
+
+@pytest.mark.parametrize(("values", "words"), BAD_VAE.values(), ids=BAD_VAE.keys())
+def test_autoencoder_with_an_impossible_config(
+    tmp_path: Path, tiny_model: MAR, values: dict[str, Any], words: str
+) -> None:
+    vae = AutoencoderKL(block_out_channels=(32,), latent_channels=4)
+    config = _save(tmp_path, tiny_model, KLAutoencoder(vae)) / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
+    with pytest.raises(WeightsError, match=words):
+        load_kl_autoencoder(str(tmp_path))
 
 
 def test_vae_that_does_not_fit_its_config(tmp_path: Path, tiny_model: MAR) -> None:
