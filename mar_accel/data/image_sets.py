@@ -179,9 +179,11 @@ def _run_folder(path: Path) -> ImageFolder:
     """Images, labels and tokens of a run folder, written by generate or evaluate."""
     images = ImageFolder(path, path / "images")
     record_file = path / "run.json"
-    if record_file.is_file():
+    text = record_file.read_text().strip() if record_file.is_file() else ""
+    # A power cut or a full disk can leave a record without content, which is no record.
+    if text not in ("", "[]", "null"):
         try:
-            images.record = json.loads(record_file.read_text())
+            images.record = json.loads(text)
             dataset = images.record["config"]["dataset"]
             labels = dataset["labels"]
             if labels is None:

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
+from mar_accel.errors import ConfigError
 
 # Names the file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
@@ -34,6 +36,26 @@ def settings_of_parent() -> Settings | None:
     return check_settings(Settings, values)
 
 
+class SameConfig(pl.Callback):
+    """Refuses to sample unless all processes run the same config.
+
+    Args:
+        config_hash: hash of everything that decides the images and where they are written.
+    """
+
+    def __init__(self, config_hash: str):
+        self.config_hash = config_hash
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        # All processes compare and all raise, so none waits for another one.
+        same = trainer.strategy.broadcast(self.config_hash) == self.config_hash
+        if not trainer.strategy.reduce_boolean_decision(same):
+            raise ConfigError(
+                "trainer.devices: the processes of this run read different configs, perhaps because "
+                "config.yaml or the weights changed while they started; run the command again."
+            )
+
+
 @contextmanager
 def further_processes(config_file: Path) -> Iterator[None]:
     """A context in which processes started by Lightning run the config in ``config_file``.
@@ -45,7 +67,7 @@ def further_processes(config_file: Path) -> Iterator[None]:
     os.environ[CONFIG_VARIABLE] = str(config_file)
     try:
         yield
-    except Exception:
+    except BaseException:
         _end_children()
         raise
     finally:

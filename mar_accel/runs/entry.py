@@ -20,12 +20,11 @@ from mar_accel import __version__
 from mar_accel.config.compose import conf_dir, group_choices, read_settings, register_resolvers
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import COMMAND_NODES, Settings
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, ExitCode
 from mar_accel.inference.processes import settings_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
 from mar_accel.utils.threads import set_default_threads
 
-USER_ERROR = 2
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
 Command = Callable[[Settings], float | None]
@@ -34,7 +33,8 @@ Command = Callable[[Settings], float | None]
 def command(config_name: str, finished_file: str | None = None) -> Callable[[Command], Callable[[], Any]]:
     """Turn a function of settings into a Hydra command.
 
-    An error that the user can fix is printed as one sentence, and the exit status is 2.
+    An error that the user can fix is printed as one sentence; :class:`mar_accel.errors.ExitCode` has the
+    exit status.
     With HYDRA_FULL_ERROR=1 its traceback is shown instead.
     SIGTERM stops a command like Ctrl-C.
     The return value of the function is passed to an optimising sweeper.
@@ -132,7 +132,7 @@ class _ErrorReport:
         if sentence is None or self.show_traceback:
             return
         print(f"error: {sentence}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(int(getattr(error, "exit_code", ExitCode.REFUSED))) from None
 
 
 @contextmanager
