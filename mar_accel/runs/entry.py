@@ -21,7 +21,7 @@ from mar_accel.config.compose import conf_dir, group_choices, read_settings, reg
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import COMMAND_NODES, Settings
 from mar_accel.errors import ConfigError, ExitCode
-from mar_accel.inference.processes import settings_of_parent
+from mar_accel.inference.processes import end_with_parent, is_further_process, settings_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
 from mar_accel.utils.threads import set_default_threads
 
@@ -36,7 +36,7 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
     An error that the user can fix is printed as one sentence; :class:`mar_accel.errors.ExitCode` has the
     exit status.
     With HYDRA_FULL_ERROR=1 its traceback is shown instead.
-    SIGTERM stops a command like Ctrl-C.
+    SIGTERM and Ctrl-C stop a command; its exit status then asks for the same command again.
     The return value of the function is passed to an optimising sweeper.
 
     Args:
@@ -75,8 +75,9 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                         errors.exit_for(error)
                     raise
 
-            with _hydra_raises(), _sigterm_stops():
+            with _hydra_raises(), _signals_stop():
                 try:
+                    end_with_parent()
                     settings = settings_of_parent()
                     if settings is not None:
                         return function(settings)
@@ -150,20 +151,28 @@ def _hydra_raises() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_stops() -> Iterator[None]:
-    """Let SIGTERM exit with the status of an uncaught signal, but run all ``finally`` blocks.
+def _signals_stop() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C stop a command like an error, so that all ``finally`` blocks run.
 
-    During prediction, Lightning only records SIGTERM; it also calls the existing handler.
+    Images are written whole, and the same command goes on after them. Further processes end at once: in a
+    distributed operation they could not run anything, and the first process ends when one of them does.
     """
 
     def stop(signal_number: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + signal_number)
+        raise SystemExit(int(ExitCode.STOPPED))
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    handler = signal.SIG_DFL if is_further_process() else stop
+    signals = (signal.SIGTERM, signal.SIGINT)
+    # A shell lets commands in the background ignore Ctrl-C, and so do we.
+    before = {number: signal.getsignal(number) for number in signals}
+    heeded = [number for number in signals if before[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in heeded:
+            signal.signal(number, before[number])

@@ -136,9 +136,12 @@ def _predict(
     try:
         trainer.predict(module, requests, return_predictions=False)
     except SystemExit:
-        # Lightning converts Ctrl-C to SystemExit. SIGTERM ends here too.
         if trainer.is_global_zero:
-            print(f"stopped: the images in {output_dir / IMAGES} are complete.", file=sys.stderr)
+            print(
+                f"stopped: each image in {output_dir / IMAGES} is whole; the same command with "
+                "generate.resume=true goes on.",
+                file=sys.stderr,
+            )
         raise
 
 

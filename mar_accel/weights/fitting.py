@@ -45,6 +45,18 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
     raise WeightsError(f"{what}: {shown}; {guess_model(shapes_of(state))}.")
 
 
+def require_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Raise WeightsError if a tensor has NaN or infinity, which would make every image black.
+
+    Args:
+        state: the state dict to check.
+        what: start of the message, such as "model.weights=FILE".
+    """
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{what}: {key} has NaN or infinite values; copy or export the weights again.")
+
+
 def list_differences(expected: Shapes, found: Shapes) -> list[str]:
     """One clause for each key that differs: expected keys in the module's order, then unknown keys."""
     differences = []

@@ -14,7 +14,7 @@ from mar_accel.models.autoencoders import KLAutoencoder
 from mar_accel.models.kl16 import diffusers_names, has_latent_diffusion_names, kl16_autoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.weights.files import read_tensors
-from mar_accel.weights.fitting import require_fit
+from mar_accel.weights.fitting import require_finite, require_fit
 from mar_accel.weights.folder import CONFIG_FILE, MODEL_FILE, VAE_FILE, VAE_FOLDER, read_description
 from mar_accel.weights.random_weights import fill_randomly
 from mar_accel.weights.sources import locate
@@ -54,6 +54,7 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
         path = _model_file(path, config, name)
     state = read_tensors(path, MODEL_KEY, ema)
     require_fit(model, state, f"{MODEL_KEY}={path} does not fit model={name}")
+    require_finite(state, f"{MODEL_KEY}={path}")
     model.to_empty(device="cpu").load_state_dict(state)
     return model.eval()
 
@@ -109,6 +110,7 @@ def load_kl_autoencoder(weights: str | None) -> KLAutoencoder:
         return KLAutoencoder(vae).eval()
     state = _kl16_tensors(path)
     require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit KL-16")
+    require_finite(state, f"{AUTOENCODER_KEY}={path}")
     vae.to_empty(device="cpu").load_state_dict(state)
     return KLAutoencoder(vae).eval()
 
@@ -134,6 +136,7 @@ def _load_vae_folder(folder: Path) -> KLAutoencoder:
         raise WeightsError(f"{AUTOENCODER_KEY}={folder} has no {VAE_FILE}; write the folder again.")
     state = read_tensors(path, AUTOENCODER_KEY)
     require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit its {CONFIG_FILE}")
+    require_finite(state, f"{AUTOENCODER_KEY}={path}")
     vae.to_empty(device="cpu").load_state_dict(state)
     return KLAutoencoder(vae).eval()
 
