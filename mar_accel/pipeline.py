@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from mar_accel.config.compose import compose_sampling, compose_settings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.inference.build import build_model, build_node
-from mar_accel.inference.session import Session
+from mar_accel.inference.session import Prediction, Session
 from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.observer import Observer, Observers
@@ -226,6 +227,7 @@ class MARPipeline:
                 indices = range(start, min(start + batch_size, len(labels)))
                 batch = torch.tensor([labels[index] for index in indices], device=self.device)
                 prediction = session.sample(indices, batch, Observers([*observers, bar]))
+                _warn_if_not_finite(prediction)
                 images.append(prediction.images.cpu())
                 tokens.append(prediction.tokens.cpu())
         return torch.cat(images), torch.cat(tokens)
@@ -298,6 +300,15 @@ def _with_guidance_scale(sampler: Sampler, given: Mapping[str, Any]) -> Sampler:
     return (
         sampler if given["guidance_scale"] is None else sampler.with_guidance_scale(given["guidance_scale"])
     )
+
+
+def _warn_if_not_finite(prediction: Prediction) -> None:
+    lost = prediction.only(~prediction.finite)
+    for index, label in zip(lost.indices.tolist(), lost.labels.tolist(), strict=True):
+        warnings.warn(
+            f"image {index} (label {label}) is NaN or infinite; lower guidance_scale or use float32.",
+            stacklevel=4,
+        )
 
 
 def _output(sampled: tuple[Tensor, Tensor], output_type: str) -> PipelineOutput:

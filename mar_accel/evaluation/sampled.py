@@ -50,6 +50,7 @@ from mar_accel.runs.folder import (
     claim_run_folder,
     kept_images,
     require_complete,
+    require_finite,
 )
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.runs.lock import RunLock
@@ -225,7 +226,9 @@ def _earlier(run: _Run, keep: int) -> Earlier:
 def _finish_images(run: _Run, collected: Collected, not_finite: Sequence[tuple[int, int]]) -> None:
     """Check that every sample was judged and written, and write the grid."""
     num_images, saved = run.requests.num_images, run.settings.evaluate.save_images
-    require_complete(run.output_dir, num_images, not_finite, saved)
+    require_finite(not_finite, num_images, f"output_dir={run.output_dir}")
+    if saved:
+        require_complete(run.output_dir, num_images)
     features = collected.features
     if features is not None and features.indices.tolist() != list(range(num_images)):
         raise IncompleteError(
@@ -331,8 +334,9 @@ def _unaccelerated_samples(run: _Run, callbacks: Sequence[pl.Callback]) -> Sampl
     def sample() -> Samples:
         collector = Collector(None, run.num_compared)
         requests = run.requests.only(range(run.num_compared))
-        trainer = run.trainer([*callbacks, collector])
-        trainer.predict(InferenceModule(session), requests, return_predictions=False)
+        trainer, module = run.trainer([*callbacks, collector]), InferenceModule(session)
+        trainer.predict(module, requests, return_predictions=False)
+        require_finite(module.not_finite, run.num_compared, "evaluate.baseline=generate")
         return collector.collected.images, collector.collected.tokens
 
     folder = settings.evaluate.baseline_dir

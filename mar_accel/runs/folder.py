@@ -116,28 +116,32 @@ def kept_images(
     return set() if decides_per_batch(settings) and dealt_again else there
 
 
-def require_complete(
-    output_dir: Path, num_images: int, not_finite: Sequence[tuple[int, int]] = (), on_disk: bool = True
-) -> None:
+def require_finite(not_finite: Sequence[tuple[int, int]], num_images: int, where: str) -> None:
+    """Raise IncompleteError if samples are NaN or infinite.
+
+    Args:
+        not_finite: sample indices and labels of these samples.
+        num_images: number of images of the run.
+        where: start of the message, such as "output_dir=FOLDER".
+    """
+    if not_finite:
+        named = _some([f"index {index} (label {label})" for index, label in not_finite])
+        raise IncompleteError(
+            f"{where} lacks {len(not_finite)} of {num_images} images, because their samples are NaN or "
+            f"infinite: {named}; lower sampler.guidance_scale or use trainer.precision=32-true."
+        )
+
+
+def require_complete(output_dir: Path, num_images: int) -> None:
     """Check that a run has exactly the images 0 to N − 1, and write their names to disk.
 
     Args:
         output_dir: the run folder.
         num_images: number of images N.
-        not_finite: sample indices and labels of samples that were not written.
-        on_disk: whether the run writes its images.
 
     Raises:
-        IncompleteError: samples are not finite, or images are missing or too many.
+        IncompleteError: images are missing or too many.
     """
-    if not_finite:
-        named = _some([f"index {index} (label {label})" for index, label in not_finite])
-        raise IncompleteError(
-            f"output_dir={output_dir} lacks {len(not_finite)} of {num_images} images, because their samples "
-            f"are NaN or infinite: {named}; lower sampler.guidance_scale or use trainer.precision=32-true."
-        )
-    if not on_disk:
-        return
     there = set(image_indices(output_dir))
     missing = [str(index) for index in range(num_images) if index not in there]
     if missing:

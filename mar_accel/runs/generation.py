@@ -27,6 +27,7 @@ from mar_accel.runs.folder import (
     claim_run_folder,
     kept_images,
     require_complete,
+    require_finite,
     write_run_record,
 )
 from mar_accel.runs.identity import Identity
@@ -113,7 +114,8 @@ def generate(settings: Settings, before_sampling: BeforeSampling | None = None) 
                 _predict(trainer, module, missing, output_dir)
         if not trainer.is_global_zero:
             return None
-        require_complete(output_dir, requests.num_images, module.not_finite)
+        require_finite(module.not_finite, requests.num_images, f"output_dir={output_dir}")
+        require_complete(output_dir, requests.num_images)
         write_grid(output_dir, requests.num_images, settings.dataset.num_classes)
         result = GenerationResult(output_dir, stopwatch.seconds, requests.num_images, missing.num_images)
         _record(settings, identity, result, trainer.world_size, logger)

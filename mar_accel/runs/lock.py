@@ -47,6 +47,11 @@ class RunLock:
                 f"output_dir={self.output_dir} is in use by another run; wait until it ends, or choose "
                 "another folder."
             ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"output_dir={self.output_dir} cannot be locked ({error.strerror}); choose a folder on a "
+                "file system with locks."
+            ) from error
 
     def __enter__(self) -> RunLock:
         return self

@@ -384,6 +384,25 @@ def test_a_sample_that_is_not_finite_is_named_and_the_others_are_kept(
     assert not (tmp_path / "run" / "run.json").exists() and not (tmp_path / "run" / "metrics.json").exists()
 
 
+def test_an_unaccelerated_sample_that_is_not_finite_is_named(
+    evaluation: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sample = Session.sample
+
+    def broken(self: Session, indices: Any, *args: Any) -> Prediction:
+        prediction = sample(self, indices, *args)
+        if len(self.plan.steps) == 5:  # the baseline
+            prediction.tokens[prediction.indices == 3] = float("nan")
+        return prediction
+
+    monkeypatch.setattr(Session, "sample", broken)
+    baseline = ["evaluate.baseline=generate", "evaluate.baseline_sampler.num_iter=5"]
+    with pytest.raises(IncompleteError, match=r"=generate lacks 1 of 4 .*index 3 \(label 3\)"):
+        evaluate(evaluation(*baseline))
+    assert image_indices(tmp_path / "run") == [0, 1, 2, 3]
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_a_finite_setting_that_overflows_makes_no_black_images(
     run_here: Any, tiny_model: list[str], tmp_path: Path
 ) -> None:
