@@ -76,7 +76,7 @@ def _write(
     logger: Logger | None,
     images_kept: bool,
 ) -> None:
-    """Write the run folder; metrics.json comes last, since it marks a finished run."""
+    """Write the run folder, metrics.json last, since it marks a finished run; then tell the logger."""
     (output_dir / METRICS_FILE).unlink(missing_ok=True)
     results = {
         "num_images": evaluation.metrics.get("num_images"),
@@ -86,5 +86,5 @@ def _write(
     write_run_record(record, output_dir, images_kept)
     write_config(settings, output_dir)
     pictures = write_evaluation(evaluation, output_dir)
-    log_evaluation(logger, settings, identity.evaluation_hash, evaluation, pictures)
     write_metrics(evaluation, output_dir, identity=identity.record(), judged=judged_hash(settings))
+    log_evaluation(logger, settings, identity.evaluation_hash, evaluation, pictures)

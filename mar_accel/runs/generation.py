@@ -154,9 +154,6 @@ def _record(
     num_processes: int,
     logger: Logger | None,
 ) -> None:
-    caption = f"{settings.model.name}, seed {settings.seed}"
-    log_config(logger, settings)
-    log_results(logger, result.speed, {"samples": (result.output_dir / "grid.png", caption)})
     counts: dict[str, Any] = {
         "identity": identity.record(),
         "num_images": result.num_images,
@@ -164,6 +161,9 @@ def _record(
         "num_processes": num_processes,
         "seconds": result.seconds,
     }
-    # The record is written last, so a run with a record is complete.
     images_kept = result.num_sampled < result.num_images
     write_run_record(run_record(settings, **counts, **result.speed), result.output_dir, images_kept)
+    # A logger that fails costs nothing that is on disk.
+    log_config(logger, settings)
+    caption = f"{settings.model.name}, seed {settings.seed}"
+    log_results(logger, result.speed, {"samples": (result.output_dir / "grid.png", caption)})

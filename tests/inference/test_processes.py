@@ -77,6 +77,15 @@ def test_processes_end_together_and_the_run_goes_on_at_once(
     (further,) = _further(process)
     os.kill(process.pid if to_first else further, stop)
     process.wait()
+    if stop == signal.SIGKILL:
+        # At once, beside the other process, and with two processes again.
+        again = ["trainer=ddp_cpu", "trainer.batch_size=3", "generate.resume=true"]
+        second = start(tmp_path, "generate", *arguments, *again)
+        _, stderr = second.communicate()
+        assert second.returncode == ExitCode.DONE, stderr
+        assert image_indices(folder) == list(range(NUM_IMAGES)) and (folder / "run.json").exists()
+        assert not _runs(further)
+        return
     while _runs(further):
         time.sleep(0.02)
     if to_first and stop == signal.SIGTERM:

@@ -25,7 +25,7 @@ from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.processes import SameConfig
 from mar_accel.inference.session import Prediction, Session
 from mar_accel.runs.folder import image_indices
-from mar_accel.runs.generation import generate
+from mar_accel.runs.generation import build_callbacks, generate
 from mar_accel.runs.lock import RunLock
 from mar_accel.runs.sweep_result import RunResult
 from mar_accel.utils import whole_files
@@ -304,6 +304,37 @@ def test_a_run_that_fails_before_its_first_image_keeps_the_record(
         assert (run / "run.json").read_bytes() == record and _images(run) == images
 
 
+def test_an_evaluation_that_fails_before_its_first_image_keeps_its_records(
+    evaluation: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert evaluate(evaluation()) is not None
+    files = [tmp_path / "run" / name for name in ("run.json", "metrics.json")]
+    before = [file.read_bytes() for file in files]
+
+    def fail(self: Session, *args: Any) -> Prediction:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Session, "sample", fail)
+    for overrides in ((), ("evaluate.resume=true", "dataset.num_images=6")):
+        with pytest.raises(torch.OutOfMemoryError):
+            evaluate(evaluation(*overrides))
+        assert [file.read_bytes() for file in files] == before
+
+
+def test_a_logger_that_fails_at_the_end_costs_no_record(
+    config: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mar_accel.runs import generation
+
+    def fail(*args: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(generation, "log_config", fail)
+    with pytest.raises(OSError, match="no space left"):
+        generate(config())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["num_images"] == NUM_IMAGES
+
+
 def test_the_record_goes_before_the_first_new_image(
     run: Path, config: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +350,11 @@ def test_the_record_goes_before_the_first_new_image(
     with pytest.raises(OSError, match="disk full"):
         generate(config())
     assert there == [False]
+
+
+def test_a_callback_can_be_left_out(config: Callable[..., Settings]) -> None:
+    settings = config("callbacks=default", "callbacks.progress=null")
+    assert build_callbacks(settings) == [] and generate(settings) is not None
 
 
 BAD_STARTS = {
