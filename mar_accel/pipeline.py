@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from mar_accel.inference.arguments import (
     seed_of,
 )
 from mar_accel.inference.build import build_model, build_node
-from mar_accel.inference.session import Session
+from mar_accel.inference.session import Prediction, Session
 from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
 from mar_accel.models.mar import MAR
 from mar_accel.sampling.observer import Observer, Observers
@@ -237,6 +238,7 @@ class MARPipeline:
                     [labels[index] for index in indices], dtype=torch.long, device=self.device
                 )
                 prediction = session.sample(indices, batch, Observers([*observers, bar]))
+                _warn_if_not_finite(prediction)
                 images.append(prediction.images.cpu())
                 tokens.append(prediction.tokens.cpu())
         return torch.cat(images), torch.cat(tokens)
@@ -307,6 +309,15 @@ def _with_guidance_scale(sampler: Sampler, given: Mapping[str, Any]) -> Sampler:
         if key in given:
             raise ConfigError(f"{key} changes samplers given by name; set it in the parts of this sampler.")
     return sampler.with_guidance_scale(given["guidance_scale"]) if given else sampler
+
+
+def _warn_if_not_finite(prediction: Prediction) -> None:
+    lost = prediction.only(~prediction.finite)
+    for index, label in zip(lost.indices.tolist(), lost.labels.tolist(), strict=True):
+        warnings.warn(
+            f"image {index} (label {label}) is NaN or infinite; lower guidance_scale or use float32.",
+            stacklevel=4,
+        )
 
 
 def _output(sampled: tuple[Tensor, Tensor], output_type: str) -> PipelineOutput:

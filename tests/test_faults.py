@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.errors import ExitCode
 from mar_accel.inference import writer
 from mar_accel.inference.build import build_architecture
 from mar_accel.models.mar import MAR
@@ -34,6 +36,10 @@ BAD_INPUT = {
     "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter must be between 1 and 256"),
     "negative guidance": (["sampler.guidance_scale=-0.5"], "(1 disables guidance), got -0.5."),
     "infinite guidance": (["sampler.guidance_scale=inf"], "sampler.guidance_scale must be finite"),
+    "no number for guidance": (["sampler.guidance_scale=nan"], "sampler.guidance_scale must be finite"),
+    "no number for the temperature": (["sampler.temperature=nan"], "sampler.temperature must be finite"),
+    "infinite temperature": (["sampler.temperature=inf"], "sampler.temperature must be finite"),
+    "negative infinite temperature": (["sampler.temperature=-inf"], "sampler.temperature must be finite"),
     "unknown member": (["sampler=fast"], "sampler=fast is unknown; choose one of "),
     "unknown part": (["sampler/order=spiral"], "sampler/order=spiral is unknown; choose one of "),
     "unknown part by name": (["sampler.order=spiral"], "sampler/order=spiral is unknown; choose one of "),
@@ -285,6 +291,20 @@ def test_bad_weights_are_one_sentence(
     assert "[" in outcome.stderr, "the differing shapes are named"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_one_sentence(
+    value: float, run_here: Any, tiny_model: list[str], weights: Path, tmp_path: Path
+) -> None:
+    file = weights / "model.safetensors"
+    state = load_file(file)
+    state["diffloss.net.cond_embed.weight"][3, 5] = value
+    save_file(state, file)
+    folder = tmp_path / "run"
+    for path in (weights, file):
+        outcome = run_here("generate", *tiny_model, f"model.weights={path}", f"output_dir={folder}")
+        _refused(outcome, "diffloss.net.cond_embed.weight has NaN or infinite values", folder)
+
+
 def test_traceback_is_there_for_those_who_ask(
     run_here: Any, tiny_model: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +351,7 @@ def test_stopped_run_leaves_whole_images_and_can_be_repeated(
     wait_for((folder / "images" / "000003.png").exists, process)
     process.send_signal(stop)
     _, stderr = process.communicate()
-    assert process.returncode != 0
+    assert process.returncode == (-stop if stop == signal.SIGKILL else ExitCode.STOPPED)
     assert "Traceback" not in stderr
     names = sorted((folder / "images").glob("*.png"))
     assert 4 <= len(names) < 5000

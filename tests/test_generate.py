@@ -23,6 +23,7 @@ from mar_accel.runs.generation import generate
 from mar_accel.utils.images import image_name, to_pil
 
 NUM_IMAGES = 16
+NAMES = [".lock", "config.yaml", "grid.png", "images", "run.json"]
 # One level of an 8-bit image: what rounding may change where a batch's sums are taken in another order.
 ONE_LEVEL = 1
 
@@ -121,7 +122,7 @@ def test_guidance_and_precision_keep_the_noise(tiny_model: list[str], tmp_path: 
 def test_run_folder_is_complete(tiny_model: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     _generate(folder, [*tiny_model, "dataset.labels=[3,7]", "seed=5"])
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "grid.png", "images", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == NAMES
     assert [path.name for path in sorted((folder / "images").iterdir())] == [
         image_name(index) for index in range(NUM_IMAGES)
     ]

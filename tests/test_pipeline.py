@@ -281,6 +281,12 @@ def test_a_cache_is_a_name_a_node_or_an_object(pipe: MARPipeline) -> None:
     assert torch.equal(pipe(3, cache=made, **LONGER).tokens, by_name)
 
 
+def test_an_image_that_is_not_finite_is_named(pipe: MARPipeline) -> None:
+    with pytest.warns(UserWarning, match=r"image 1 \(label 7\) is NaN or infinite") as warned:
+        pipe([3, 7], guidance_scale=1e38, **FAST)
+    assert len(warned) == 2
+
+
 def test_a_generator_gives_the_seed(pipe: MARPipeline) -> None:
     generator = torch.Generator().manual_seed(5)
     state = generator.get_state()

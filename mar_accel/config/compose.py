@@ -40,7 +40,8 @@ def conf_dir() -> Path:
 def _run_dir(command: str) -> str:
     """Default run folder.
 
-    It is the job's folder in a multirun, else hydra.run.dir if set, else a folder named by the time.
+    It is the job's folder in a multirun, else hydra.run.dir if set, else a folder named by the time. The
+    microseconds keep runs apart that start together.
     """
     if HydraConfig.initialized():
         hydra_config = HydraConfig.get()
@@ -48,7 +49,7 @@ def _run_dir(command: str) -> str:
             return str(Path(hydra_config.sweep.dir) / str(hydra_config.sweep.subdir))
         if hydra_config.run.dir != "." or "hydra.run.dir=." in hydra_config.overrides.hydra:
             return str(hydra_config.run.dir)
-    return str(Path("outputs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    return str(Path("outputs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
 def register_resolvers() -> None:

@@ -204,7 +204,9 @@ class _RunImages(ImageFolder):
     """Images, labels and tokens of a run folder, written by generate or evaluate."""
 
     def __init__(self, path: Path):
-        has_record = (path / RECORD_NAME).is_file()
+        # A power cut or a full disk can leave a record without content, which is no record.
+        file = path / RECORD_NAME
+        has_record = file.is_file() and file.read_text().strip() not in ("", "[]", "null")
         # Only names that a run gives are its samples.
         super().__init__(path, path / "images", only_samples=has_record)
         if has_record:

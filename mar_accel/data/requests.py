@@ -89,6 +89,15 @@ class GenerationRequests(pl.LightningDataModule):
             range(dataset.num_images), dataset.label_list, dataset.images_per_class
         )
 
+    def setup(self, stage: str) -> None:
+        """Take over the list of the first process, so that all processes deal out the same samples.
+
+        Lists that the processes make themselves can differ, where they depend on what is on disk.
+        """
+        if self.trainer is not None:
+            indices = self.trainer.strategy.broadcast(self.requests.indices)
+            self.requests = self.only(indices).requests
+
     def limited(self, limit: int | float | None, num_processes: int) -> GenerationRequests:
         """The first requests, limited by ``trainer.limit_predict_batches``.
 

@@ -77,7 +77,7 @@ class Collector(pl.Callback):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
     ) -> None:
         images = quantise(outputs.images)
-        if self.extractor is not None:
+        if self.extractor is not None and len(images):
             features = self.extractor(images)
             self._parts.append(FeatureSet.of(features, outputs.indices, outputs.labels))
         for row, index in enumerate(outputs.indices.tolist()):

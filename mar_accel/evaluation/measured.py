@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mar_accel.evaluation.result import METRICS_FILE, Evaluation
 from mar_accel.metrics.catalogue import keys_of
-from mar_accel.runs.folder import RECORD_FILE, read_json
+from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import environment
+from mar_accel.runs.record import environment, read_json
 
 FLOPS = "tflops_per_image"
 

@@ -84,7 +84,7 @@ class OwnMetrics(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
     ) -> None:
-        if self.metrics:
+        if self.metrics and len(outputs.images):
             self.update(quantise(outputs.images), outputs.labels)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

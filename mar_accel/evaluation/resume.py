@@ -18,7 +18,6 @@ from mar_accel.metrics.quality import FeatureSet
 from mar_accel.runs.folder import IMAGES, image_indices
 from mar_accel.utils.images import image_name
 from mar_accel.utils.progress import progress
-from mar_accel.utils.ranks import is_first_process
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Earlier:
         missing: requests that must still be sampled.
         features: features of the existing images.
         kept: pixels, tokens and label of the existing first images, by sample index.
-        finished: sample indices and labels of all existing images; empty on all processes but the first.
+        finished: sample indices and labels of all existing images.
     """
 
     missing: GenerationRequests
@@ -40,7 +39,7 @@ class Earlier:
 
 def nothing_earlier(requests: GenerationRequests) -> Earlier:
     """No earlier results: all requests are sampled."""
-    return Earlier(requests, [], {})
+    return Earlier(requests.only(requests.requests.indices), [], {})
 
 
 def read_earlier(
@@ -66,11 +65,8 @@ def read_earlier(
     missing = requests.without(there, num_processes)
     asked, again = requests.requests.indices, missing.requests.indices
     finished = requests.only([index for index in sorted(there) if index in asked and index not in again])
-    # Only the first process joins the features, so the others need not compute them.
-    features: list[FeatureSet] = []
-    if extractor is not None and is_first_process():
-        features = _features(finished, output_dir, extractor)
-    pairs = [finished.requests[item] for item in range(finished.num_images)] if is_first_process() else []
+    features = [] if extractor is None else _features(finished, output_dir, extractor)
+    pairs = [finished.requests[item] for item in range(finished.num_images)]
     indices, labels = [index for index, _ in pairs], [label for _, label in pairs]
     return Earlier(missing, features, _kept(finished, output_dir, tokens, first), (indices, labels))
 

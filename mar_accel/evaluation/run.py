@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.files import write_evaluation, write_metrics
 from mar_accel.evaluation.report import log_evaluation
-from mar_accel.evaluation.result import Evaluation
+from mar_accel.evaluation.result import METRICS_FILE, Evaluation
 from mar_accel.evaluation.resume import keeps_images
 from mar_accel.evaluation.sampled import evaluate_sampling
 from mar_accel.evaluation.stored import evaluate_images
@@ -19,6 +20,7 @@ from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.runs.folder import write_config, write_run_record
 from mar_accel.runs.generation import build_callbacks
 from mar_accel.runs.identity import Identity
+from mar_accel.runs.lock import RunLock
 from mar_accel.runs.loggers import open_logger
 from mar_accel.runs.record import run_record
 from mar_accel.utils.ranks import is_first_process
@@ -59,6 +61,7 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
 
     Raises:
         MarAccelError: the config cannot be run. Nothing is written in this case.
+        IncompleteError: samples are not finite or images are missing. There is no record in this case.
     """
     check_objective(settings.evaluate.objective, list(settings.metrics))
     output_dir = Path(settings.output_dir).absolute()
@@ -66,19 +69,36 @@ def evaluate(settings: Settings, callbacks: Sequence[pl.Callback] | None = None)
     images_kept = keeps_images(settings.evaluate, output_dir)
     # The logger is opened before sampling, so that its errors come early. Equal evaluations share a log.
     logger = open_logger(settings, identity.measurement_hash) if is_first_process() else None
-    if settings.evaluate.images is not None:
-        evaluation: Evaluation | None = evaluate_images(settings, output_dir)
-    else:
-        shown = build_callbacks(settings) if callbacks is None else callbacks
-        evaluation = evaluate_sampling(settings, identity, output_dir, shown)
-    if evaluation is None:
-        return None
-    speed = {"seconds_per_image": evaluation.metrics.get("latency_s_per_image")}
-    record = run_record(settings, identity=identity.record(), weights_entry=evaluation.weights_entry, **speed)
+    with RunLock(output_dir) as lock:
+        if settings.evaluate.images is not None:
+            evaluation: Evaluation | None = evaluate_images(settings, output_dir, lock)
+        else:
+            shown = build_callbacks(settings) if callbacks is None else callbacks
+            evaluation = evaluate_sampling(settings, identity, output_dir, lock, shown)
+        if evaluation is None:
+            return None
+        _write(settings, identity, evaluation, output_dir, logger, images_kept)
+    return evaluation
+
+
+def _write(
+    settings: Settings,
+    identity: Identity,
+    evaluation: Evaluation,
+    output_dir: Path,
+    logger: Logger | None,
+    images_kept: bool,
+) -> None:
+    """Write the run folder, metrics.json last, since it marks a finished run; then tell the logger."""
+    (output_dir / METRICS_FILE).unlink(missing_ok=True)
+    results = {
+        "num_images": evaluation.metrics.get("num_images"),
+        "weights_entry": evaluation.weights_entry,
+        "seconds_per_image": evaluation.metrics.get("latency_s_per_image"),
+    }
+    record = run_record(settings, identity=identity.record(), **results)
     write_run_record(record, output_dir, images_kept)
     write_config(settings, output_dir)
     pictures = write_evaluation(evaluation, output_dir)
-    # The results are on disk before a logger hears of them: a logger that fails costs nothing.
     write_metrics(evaluation, output_dir, identity=identity.record(), judged=judged_hash(settings))
     log_evaluation(logger, settings, identity.evaluation_hash, evaluation, pictures)
-    return evaluation

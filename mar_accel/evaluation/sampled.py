@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet
 from mar_accel.data.requests import GenerationRequests
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, IncompleteError
 from mar_accel.evaluation.baseline_store import Samples, shared_samples
 from mar_accel.evaluation.collect import Collected, Collector
 from mar_accel.evaluation.comparison import (
@@ -28,23 +28,31 @@ from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.measured import FLOPS, read_measured
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
-from mar_accel.evaluation.resume import nothing_earlier, read_earlier
+from mar_accel.evaluation.resume import Earlier, nothing_earlier, read_earlier
 from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.processes import further_processes
+from mar_accel.inference.processes import SameConfig, further_processes
 from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, check_num_processes
-from mar_accel.inference.writer import ImageWriter
+from mar_accel.inference.writer import ImageWriter, write_grid
 from mar_accel.metrics.quality import measure_quality
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
 from mar_accel.profiling.speed import latency_summary, machine_peak, speedup
 from mar_accel.profiling.timer import BatchTimer
-from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, claim_run_folder, kept_images
+from mar_accel.runs.folder import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    claim_run_folder,
+    kept_images,
+    require_complete,
+    require_finite,
+)
 from mar_accel.runs.identity import Identity, decides_per_batch
+from mar_accel.runs.lock import RunLock
 from mar_accel.utils.progress import busy
 from mar_accel.utils.ranks import is_first_process
 
@@ -74,11 +82,16 @@ class _Run:
     measured: Evaluation
 
     def trainer(self, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-        return build_trainer(self.settings.trainer, callbacks, self.output_dir)
+        same = SameConfig(f"{self.identity.measurement_hash} {self.output_dir}")
+        return build_trainer(self.settings.trainer, [*callbacks, same], self.output_dir)
 
 
 def evaluate_sampling(
-    settings: Settings, identity: Identity, output_dir: Path, callbacks: Sequence[pl.Callback] = ()
+    settings: Settings,
+    identity: Identity,
+    output_dir: Path,
+    lock: RunLock,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Evaluation | None:
     """Sample images and evaluate them.
 
@@ -86,12 +99,15 @@ def evaluate_sampling(
         settings: settings of the evaluation.
         identity: identity of the evaluation.
         output_dir: absolute path of the run folder; it is created after all checks of the config.
+        lock: the lock of the run folder.
         callbacks: further callbacks during sampling, such as a progress bar.
 
     Returns:
         The evaluation on the first process; None on all others.
     """
     run = _prepare(settings, identity, output_dir)
+    lock.take()
+    claim_run_folder(output_dir, settings, identity)
     with further_processes(output_dir / CONFIG_FILE):
         evaluation, collected = _sample(run, callbacks)
         bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
@@ -113,7 +129,7 @@ def evaluate_sampling(
 
 
 def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
-    """Check the config, then create the run folder."""
+    """Check the config and load everything."""
     check_device(settings.trainer.accelerator)
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     trainer = build_trainer(settings.trainer, [], output_dir)
@@ -128,7 +144,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
         other = unaccelerated(settings)
         plain = other, session.with_settings(other)
     num_compared = min(settings.evaluate.fidelity_images, requests.num_images)
-    run = _Run(
+    return _Run(
         settings=settings,
         identity=identity,
         output_dir=output_dir,
@@ -143,8 +159,6 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
         ),
         measured=read_measured(output_dir, identity, flops=decides_per_batch(settings)),
     )
-    claim_run_folder(output_dir, settings, identity, (METRICS_FILE, RECORD_FILE))
-    return run
 
 
 def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> None:
@@ -162,34 +176,68 @@ def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> Non
 def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collected]:
     """Sample all images, or the missing ones, and measure speed and memory meanwhile."""
     settings, requests = run.settings.evaluate, run.requests
-    extractor = run.judge.extractor if run.judge is not None else None
     keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
-    earlier = nothing_earlier(requests)
-    if settings.resume:
-        trainer = run.trainer()
-        if extractor is not None:
-            extractor.to(trainer.strategy.root_device)
-        there = kept_images(run.output_dir, run.settings, trainer.world_size)
-        earlier = read_earlier(requests, run.output_dir, there, extractor, keep, trainer.world_size)
-        run.own_metrics.update_from_folder(run.output_dir, *earlier.finished)
+    earlier = _earlier(run, keep)
+    extractor = run.judge.extractor if run.judge is not None else None
     collector = Collector(extractor, keep, earlier.features, earlier.kept)
-    if not earlier.missing.num_images:
-        return _nothing_to_sample(run, collector)
     timer, profiler = BatchTimer(), Profiler() if settings.profile else None
     extra: list[pl.Callback] = [timer, collector, run.own_metrics]
     if settings.save_images:
-        extra += [_image_writer(run), TokenWriter(run.output_dir, keep)]
+        extra += [
+            ImageWriter(run.output_dir, (METRICS_FILE, RECORD_FILE)),
+            TokenWriter(run.output_dir, keep),
+        ]
     if profiler is not None:
         extra.append(profiler)
-    trainer = run.trainer([*callbacks, *extra])
-    _announce(run, earlier.missing.num_images, trainer.world_size)
-    trainer.predict(InferenceModule(run.session), earlier.missing, return_predictions=False)
+    trainer, module = run.trainer([*callbacks, *extra]), InferenceModule(run.session)
+    if earlier.missing.num_images:
+        _announce(run, earlier.missing.num_images, trainer.world_size)
+    # Only the first process knows whether anything is missing, so the others ask it in any case.
+    if earlier.missing.num_images or trainer.world_size > 1:
+        trainer.predict(module, earlier.missing, return_predictions=False)
+    if not earlier.missing.num_images:
+        collector.finish()
+        run.own_metrics.compute()
+    if is_first_process():
+        _finish_images(run, collector.collected, module.not_finite)
+    if not earlier.missing.num_images:
+        return _nothing_sampled(run), collector.collected
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_machine(evaluation, run, trainer.world_size)
     _add_speed(evaluation, timer, trainer)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
     return evaluation, collector.collected
+
+
+def _earlier(run: _Run, keep: int) -> Earlier:
+    """The results of an earlier run. Only the first process looks at the folder, and tells the others."""
+    if not (run.settings.evaluate.resume and is_first_process()):
+        return nothing_earlier(run.requests)
+    trainer, extractor = run.trainer(), run.judge.extractor if run.judge is not None else None
+    if extractor is not None:
+        extractor.to(trainer.strategy.root_device)
+    shape = run.session.image_shape()
+    there = kept_images(run.output_dir, run.settings, trainer.world_size, shape)
+    earlier = read_earlier(run.requests, run.output_dir, there, extractor, keep, trainer.world_size)
+    run.own_metrics.update_from_folder(run.output_dir, *earlier.finished)
+    return earlier
+
+
+def _finish_images(run: _Run, collected: Collected, not_finite: Sequence[tuple[int, int]]) -> None:
+    """Check that every sample was judged and written, and write the grid."""
+    num_images, saved = run.requests.num_images, run.settings.evaluate.save_images
+    require_finite(not_finite, num_images, f"output_dir={run.output_dir}")
+    if saved:
+        require_complete(run.output_dir, num_images)
+    features = collected.features
+    if features is not None and features.indices.tolist() != list(range(num_images)):
+        raise IncompleteError(
+            f"output_dir={run.output_dir} has features of {len(features.indices)} samples, but the run makes "
+            f"{num_images}; run the same command again with evaluate.resume=true."
+        )
+    if saved:
+        write_grid(run.output_dir, num_images, run.settings.dataset.num_classes)
 
 
 def _announce(run: _Run, num_images: int, num_processes: int) -> None:
@@ -201,12 +249,8 @@ def _announce(run: _Run, num_images: int, num_processes: int) -> None:
     announce(sessions, images, run.settings.trainer, num_processes)
 
 
-def _image_writer(run: _Run) -> ImageWriter:
-    return ImageWriter(run.output_dir, run.requests.num_images, run.settings.dataset.num_classes)
-
-
-def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Collected]:
-    """The results if all images exist already; speed can then only come from an earlier run."""
+def _nothing_sampled(run: _Run) -> Evaluation:
+    """The measurements if all images exist already; speed can then only come from an earlier run."""
     evaluation = run.measured
     _add_machine(evaluation, run, run.trainer().world_size)
     known = evaluation.metrics.get("latency_s_per_image") is not None
@@ -217,12 +261,7 @@ def _nothing_to_sample(run: _Run, collector: Collector) -> tuple[Evaluation, Col
     if decides_per_batch(run.settings) and FLOPS not in evaluation.metrics:
         evaluation.metrics[FLOPS] = None
         evaluation.warnings.append("no FLOPs: with adaptive refresh they are known only after sampling.")
-    collector.finish()
-    run.own_metrics.compute()
-    if run.settings.evaluate.save_images and is_first_process():
-        # The earlier run may have been interrupted between the last image and the grid.
-        _image_writer(run).write_grid()
-    return evaluation, collector.collected
+    return evaluation
 
 
 def _add_machine(evaluation: Evaluation, run: _Run, num_devices: int) -> None:
@@ -249,8 +288,9 @@ def _add_baseline(
     """Add fidelity and speedup relative to unaccelerated sampling with the same seed."""
     count, settings = run.num_compared, run.settings
     images, tokens, labels = collected.images[:count], collected.tokens[:count], collected.labels[:count]
-    keys = range(count)
-    if run.baseline is not None:
+    keys, first = range(count), is_first_process()
+    # Only the first process has the data of earlier images.
+    if run.baseline is not None and first:
         compare_with_folder(evaluation, images, list(tokens), labels, keys, run.baseline)
     if run.plain is None:
         return
@@ -259,11 +299,13 @@ def _add_baseline(
     if (other.sampler, other.cache) == (settings.sampler, settings.cache):
         # The run is its own baseline. Sampling it again would only confirm that it is deterministic.
         evaluation.metrics["speedup"] = 1.0
-        if count:
+        if count and first:
             compare(evaluation, (images, tokens), (images, tokens), labels, keys)
         return
     if count:
-        compare(evaluation, (images, tokens), _unaccelerated_samples(run, callbacks), labels, keys)
+        baseline = _unaccelerated_samples(run, callbacks)
+        if first:
+            compare(evaluation, (images, tokens), baseline, labels, keys)
     if settings.evaluate.timing_rounds:
         _add_speedup(evaluation, run, plain)
 
@@ -288,8 +330,9 @@ def _unaccelerated_samples(run: _Run, callbacks: Sequence[pl.Callback]) -> Sampl
     def sample() -> Samples:
         collector = Collector(None, run.num_compared)
         requests = run.requests.only(range(run.num_compared))
-        trainer = run.trainer([*callbacks, collector])
-        trainer.predict(InferenceModule(session), requests, return_predictions=False)
+        trainer, module = run.trainer([*callbacks, collector]), InferenceModule(session)
+        trainer.predict(module, requests, return_predictions=False)
+        require_finite(module.not_finite, run.num_compared, "evaluate.baseline=generate")
         return collector.collected.images, collector.collected.tokens
 
     folder = settings.evaluate.baseline_dir

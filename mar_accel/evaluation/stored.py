@@ -8,7 +8,7 @@ import torch
 
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.comparison import (
     Sampled,
     add_lpips,
@@ -22,33 +22,36 @@ from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.runs.folder import IMAGES, image_indices
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.lock import RunLock
 from mar_accel.utils.progress import progress
 
 READ_BATCH_SIZE = 256
 
 
-def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
+def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Evaluation:
     """Evaluate a folder, an .npz or a run: quality, and fidelity if a baseline folder is set.
 
     Args:
         settings: settings of the evaluation.
         output_dir: the run folder; it is created after all inputs have been found.
+        lock: the lock of the run folder.
 
     Raises:
         ConfigError: ``output_dir`` is the folder of the images, or there are no features.
+        DataError: the images are those of a run, but not all of them.
     """
     path = settings.evaluate.images
     assert path is not None
     _check_output_dir(path, output_dir)
     images, judge = open_images(path), Judge.of(settings)
+    _check_complete(images)
     if judge is None:
         raise ConfigError("features=none leaves nothing to measure on evaluate.images; choose features.")
     sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))
     compared = images.keys[: settings.evaluate.fidelity_images]
     baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with", compared)
     check_lpips(settings.evaluate)
-    prepare_output_dir(output_dir)
+    lock.take()
     own_metrics = OwnMetrics.of(settings)
     features = _features(images, judge, own_metrics)
     quality = measure_quality(features, judge.extractor, judge.reference)
@@ -77,6 +80,19 @@ def _check_output_dir(images: str, output_dir: Path) -> None:
         raise ConfigError(
             f"output_dir={output_dir} is the folder of evaluate.images={images}, and its record would be "
             "overwritten; choose another output_dir."
+        )
+
+
+def _check_complete(images: ImageSet) -> None:
+    """Raise DataError if the images of a run are not those that its record counts."""
+    recorded = images.record.get("num_images")
+    if recorded is None or images.path.name == IMAGES:
+        return
+    there = image_indices(images.path)
+    if there != list(range(recorded)) or images.num_images != recorded:
+        raise DataError(
+            f"evaluate.images={images.path} has {images.num_images} images, but its run.json records the "
+            f"images 0 to {recorded - 1}; run its command again with resume=true."
         )
 
 

@@ -26,7 +26,7 @@ from mar_accel.evaluation.table import RowResult, add_timings, write_strips, wri
 from mar_accel.evaluation.timing import time_rows
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.record import prepare_output_dir, read_json, run_record, write_json
 
 
 @dataclass
@@ -51,8 +51,11 @@ class RowProgress(pl.Callback):
         self.progress = progress
         self.task = progress.add_task(name, total=num_images)
 
-    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
-        self.progress.advance(self.task, len(outputs.indices) * trainer.world_size)
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        indices, _ = batch
+        self.progress.advance(self.task, len(indices) * trainer.world_size)
 
 
 def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
@@ -126,10 +129,7 @@ def _row_result(
 
 def _finished(file: Path, settings: Settings, first: RowResult | None) -> bool:
     """Whether the row's metrics exist, with the requested baseline and number of images."""
-    if not file.is_file():
-        return False
-    metrics = json.loads(file.read_text())
-    wanted = settings.evaluate
+    metrics, wanted = read_json(file), settings.evaluate
     if metrics.get("judged") != judged_hash(settings):
         return False
     if first is None:

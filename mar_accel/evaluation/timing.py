@@ -12,8 +12,8 @@ from mar_accel.config.settings import Settings
 from mar_accel.inference.processes import further_processes
 from mar_accel.inference.session import Session
 from mar_accel.profiling.interleaved import measure_interleaved
-from mar_accel.runs.folder import read_json, write_config
-from mar_accel.runs.record import environment, write_json
+from mar_accel.runs.folder import write_config
+from mar_accel.runs.record import environment, read_json, write_json
 
 # The command in the settings for the processes of further devices, and the file with the rows' settings.
 TIME_ROWS = "time_rows"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 
 from mar_accel.inference.session import Prediction, Session
@@ -14,6 +17,8 @@ class InferenceModule(pl.LightningModule):
 
     Attributes:
         observers: observers of ``predict_step``; callbacks add and remove theirs.
+        not_finite: sample index and label of samples with NaN or infinity, which no callback gets.
+            At the end of a prediction the first process has those of all processes, sorted.
     """
 
     def __init__(self, session: Session):
@@ -22,8 +27,25 @@ class InferenceModule(pl.LightningModule):
         # Registered as submodules, so that Lightning moves them to the device and precision.
         self.model, self.autoencoder = session.model, session.autoencoder
         self.observers: list[Observer] = []
+        self.not_finite: list[tuple[int, int]] = []
         self.eval()
+
+    def on_predict_start(self) -> None:
+        self.not_finite = []
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Prediction:
         indices, labels = batch
-        return self.session.sample(indices.tolist(), labels, Observers(self.observers))
+        prediction = self.session.sample(indices.tolist(), labels, Observers(self.observers))
+        finite = prediction.finite
+        if finite.all():
+            return prediction
+        lost = prediction.only(~finite)
+        self.not_finite += zip(lost.indices.tolist(), lost.labels.tolist(), strict=True)
+        return prediction.only(finite)
+
+    def on_predict_end(self) -> None:
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.not_finite)
+            self.not_finite = [sample for part in gathered for sample in part]
+        self.not_finite.sort()

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
+from mar_accel.errors import ConfigError, ExitCode
 
 # Names the file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
+# The process that started this one. It is compared, because it may have ended before this one looks.
+PARENT_VARIABLE = "MAR_ACCEL_PARENT_PID"
+# Seconds between two looks at the parent.
+_WATCH_PERIOD = 0.2
 # Variables that Lightning sets before it starts processes. If they are still set later, Lightning assumes
 # that another launcher has set them.
 _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def is_further_process() -> bool:
+    """Whether Lightning started this process for a run of another process."""
+    return CONFIG_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def settings_of_parent() -> Settings | None:
@@ -27,11 +39,60 @@ def settings_of_parent() -> Settings | None:
     The command line cannot be composed again: the default run folder contains the time.
     In a multirun, the command line also describes many runs.
     """
-    path = os.environ.get(CONFIG_VARIABLE)
-    if path is None or os.environ.get("LOCAL_RANK", "0") == "0":
+    if not is_further_process():
         return None
-    values: Any = OmegaConf.to_container(OmegaConf.load(path))
+    values: Any = OmegaConf.to_container(OmegaConf.load(os.environ[CONFIG_VARIABLE]))
     return check_settings(Settings, values)
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the process that started it has ended, however that happened.
+
+    A process that waits for a dead one would hang for good, and keep its memory and the folder.
+    Does nothing in processes that Lightning did not start.
+    """
+    if not is_further_process():
+        return
+    parent = int(os.environ[PARENT_VARIABLE])
+
+    def watch() -> None:
+        # A process gets another parent when its own one ends.
+        while os.getppid() == parent:
+            time.sleep(_WATCH_PERIOD)
+        # Nothing is left to tidy up: files are written whole, and other threads may wait for the parent.
+        os._exit(ExitCode.STOPPED)
+
+    threading.Thread(target=watch, name="parent-observer", daemon=True).start()
+
+
+def leave_signals_alone(trainer: pl.Trainer) -> None:
+    """Keep Lightning from handling SIGTERM in a prediction.
+
+    Its handler waits for the other processes inside the handler. A process that gets the signal alone would
+    never end, and neither would the run. Without it, a further process ends at once, which ends the run, and
+    the first process ends as :mod:`mar_accel.runs.entry` says.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+class SameConfig(pl.Callback):
+    """Refuses to sample unless all processes run the same config.
+
+    Args:
+        config_hash: hash of everything that decides the images and where they are written.
+    """
+
+    def __init__(self, config_hash: str):
+        self.config_hash = config_hash
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        # All processes compare and all raise, so none waits for another one.
+        same = trainer.strategy.broadcast(self.config_hash) == self.config_hash
+        if not trainer.strategy.reduce_boolean_decision(same):
+            raise ConfigError(
+                "trainer.devices: the processes of this run read different configs, perhaps because "
+                "config.yaml or the weights changed while they started; run the command again."
+            )
 
 
 @contextmanager
@@ -41,11 +102,12 @@ def further_processes(config_file: Path) -> Iterator[None]:
     Afterwards the environment is restored, so that the next job of a multirun can start its own processes.
     """
     launched_by_others = "LOCAL_RANK" in os.environ
-    before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, CONFIG_VARIABLE)}
-    os.environ[CONFIG_VARIABLE] = str(config_file)
+    own_variables = (CONFIG_VARIABLE, PARENT_VARIABLE)
+    before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, *own_variables)}
+    os.environ[CONFIG_VARIABLE], os.environ[PARENT_VARIABLE] = str(config_file), str(os.getpid())
     try:
         yield
-    except Exception:
+    except BaseException:
         _end_children()
         raise
     finally:

@@ -38,6 +38,18 @@ class Prediction:
     images: Tensor
     tokens: Tensor
 
+    @property
+    def finite(self) -> Tensor:
+        """Whether tokens and image of a sample are free of NaN and infinity, bool [B]."""
+        tokens, images = (torch.isfinite(part).flatten(1).all(1) for part in (self.tokens, self.images))
+        return tokens & images
+
+    def only(self, chosen: Tensor) -> Prediction:
+        """The samples chosen by a mask [B]."""
+        return Prediction(
+            self.indices[chosen.cpu()], self.labels[chosen], self.images[chosen], self.tokens[chosen]
+        )
+
 
 @dataclass(frozen=True)
 class Session:
@@ -100,6 +112,13 @@ class Session:
     def with_settings(self, settings: Settings) -> Session:
         """A session with the same model, and with sampler and cache of other settings."""
         return self.with_sampling(build_sampler(settings), build_cache(settings))
+
+    @torch.inference_mode()
+    def image_shape(self) -> torch.Size:
+        """Shape [1 or 3, H, W] of an image, from decoding zeros."""
+        config, blank = self.model.config, self.model.fake_latent
+        tokens = blank.new_zeros(1, config.grid[0] * config.grid[1], config.token_dim)
+        return self.autoencoder.decode(self.model.unpatchify(tokens)).shape[1:]
 
     def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.

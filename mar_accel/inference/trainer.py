@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.errors import ConfigError
+from mar_accel.inference.processes import leave_signals_alone
 
 # Warnings of Lightning that do not help our users. They are about Lightning's own code, about data loaders
 # without worker processes, and about files of a training that is resumed.
@@ -48,7 +49,7 @@ def build_trainer(
         ConfigError: Lightning does not support the device, strategy or precision,
             or there are fewer devices.
     """
-    return trainer_or_config_error(
+    trainer = trainer_or_config_error(
         **settings.lightning,
         callbacks=list(callbacks),
         logger=logger or False,
@@ -57,6 +58,8 @@ def build_trainer(
         enable_model_summary=False,
         enable_checkpointing=False,
     )
+    leave_signals_alone(trainer)
+    return trainer
 
 
 def on_one_device(settings: TrainerSettings) -> TrainerSettings:

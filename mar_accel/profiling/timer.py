@@ -42,11 +42,12 @@ class BatchTimer(pl.Callback):
         self._start = time.perf_counter()
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, batch: Any, *args: Any
     ) -> None:
         synchronise(pl_module.device)
-        self.batch_sizes.append(len(outputs.indices))
-        self.latencies.append((time.perf_counter() - self._start) / len(outputs.indices))
+        indices, _ = batch
+        self.batch_sizes.append(len(indices))
+        self.latencies.append((time.perf_counter() - self._start) / len(indices))
         self.memories.append(self._memory.read())
 
     @property

@@ -21,12 +21,11 @@ from mar_accel import __version__
 from mar_accel.config.compose import conf_dir, group_choices, read_settings, register_resolvers
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import Settings, foreign_key
-from mar_accel.errors import ConfigError
-from mar_accel.inference.processes import settings_of_parent
+from mar_accel.errors import ConfigError, ExitCode
+from mar_accel.inference.processes import end_with_parent, is_further_process, settings_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
 from mar_accel.utils.threads import set_default_threads
 
-USER_ERROR = 2
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
 Command = Callable[[Settings], float | None]
@@ -35,9 +34,10 @@ Command = Callable[[Settings], float | None]
 def command(config_name: str, finished_file: str | None = None) -> Callable[[Command], Callable[[], Any]]:
     """Turn a function of settings into a Hydra command.
 
-    An error that the user can fix is printed as one sentence, and the exit status is 2.
+    An error that the user can fix is printed as one sentence; :class:`mar_accel.errors.ExitCode` has the
+    exit status.
     With HYDRA_FULL_ERROR=1 its traceback is shown instead.
-    SIGTERM stops a command like Ctrl-C.
+    SIGTERM and Ctrl-C stop a command; its exit status then asks for the same command again.
     The return value of the function is passed to an optimising sweeper.
 
     Args:
@@ -76,8 +76,9 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                         errors.exit_for(error)
                     raise
 
-            with _hydra_raises(), _sigterm_stops():
+            with _hydra_raises(), _signals_stop():
                 try:
+                    end_with_parent()
                     settings = settings_of_parent()
                     if settings is not None:
                         return function(settings)
@@ -165,7 +166,7 @@ class _ErrorReport:
         if sentence is None or self.show_traceback:
             return
         print(f"error: {sentence}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(int(getattr(error, "exit_code", ExitCode.REFUSED))) from None
 
 
 @contextmanager
@@ -183,20 +184,28 @@ def _hydra_raises() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_stops() -> Iterator[None]:
-    """Let SIGTERM exit with the status of an uncaught signal, but run all ``finally`` blocks.
+def _signals_stop() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C stop a command like an error, so that all ``finally`` blocks run.
 
-    During prediction, Lightning only records SIGTERM; it also calls the existing handler.
+    Images are written whole, and the same command goes on after them. Further processes end at once: in a
+    distributed operation they could not run anything, and the first process ends when one of them does.
     """
 
     def stop(signal_number: int, frame: Any) -> NoReturn:
-        raise SystemExit(128 + signal_number)
+        raise SystemExit(int(ExitCode.STOPPED))
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    handler = signal.SIG_DFL if is_further_process() else stop
+    signals = (signal.SIGTERM, signal.SIGINT)
+    # A shell lets commands in the background ignore Ctrl-C, and so do we.
+    before = {number: signal.getsignal(number) for number in signals}
+    heeded = [number for number in signals if before[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in heeded:
+            signal.signal(number, before[number])

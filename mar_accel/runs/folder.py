@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, IncompleteError
 from mar_accel.runs.identity import Identity, decides_per_batch, differences
-from mar_accel.runs.record import git_revision, prepare_output_dir, write_json
+from mar_accel.runs.record import git_revision, read_json, write_json
+from mar_accel.utils.images import image_name, index_of, is_whole_png
 from mar_accel.utils.ranks import is_first_process
-from mar_accel.utils.whole_files import written_whole
+from mar_accel.utils.whole_files import sync_folder, written_whole
 
 IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
 # The image identity of an unfinished run, and the code revisions that may have made its images. A finished
@@ -25,34 +26,28 @@ IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
 IDENTITY_FILE = ".identity.json"
 
 
-def claim_run_folder(
-    output_dir: Path, settings: Settings, identity: Identity, records: Sequence[str] = (RECORD_FILE,)
-) -> None:
-    """Create the run folder, or reuse the folder of an earlier run with the same image identity.
+def claim_run_folder(output_dir: Path, settings: Settings, identity: Identity) -> None:
+    """Take over the run folder, perhaps from an earlier run with the same image identity.
 
-    Afterwards it contains ``config.yaml`` and no record of a finished run.
-    Images of the earlier run stay.
+    Afterwards it contains ``config.yaml``. Images and records of the earlier run stay:
+    :class:`mar_accel.inference.writer.ImageWriter` removes the records before the first new image.
     Only the first process changes anything.
 
     Args:
-        output_dir: absolute path of the folder.
+        output_dir: absolute path of the folder, which exists and is locked.
         settings: settings of the run.
         identity: identity of the run.
-        records: names of the records, in the order of removal.
 
     Raises:
-        ConfigError: the folder cannot be written, or contains images of another config.
+        ConfigError: the folder contains images of another config.
     """
     if not is_first_process():
         return
     _check_images(output_dir, settings, identity)
-    prepare_output_dir(output_dir)
     for leftover in (output_dir / IMAGES).glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     revisions = list(dict.fromkeys([*_revisions(output_dir), git_revision()]))
     write_json({"images": identity.images, "revisions": revisions}, output_dir / IDENTITY_FILE)
-    for name in records:
-        (output_dir / name).unlink(missing_ok=True)
     write_config(settings, output_dir)
 
 
@@ -83,19 +78,88 @@ def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool
 
 
 def image_indices(output_dir: Path) -> list[int]:
-    """Sample indices of the existing images in a run folder."""
-    return [int(file.stem) for file in (output_dir / IMAGES).glob("*.png") if file.stem.isdigit()]
+    """Sample indices of the existing images in a run folder, in order.
+
+    A name counts if it is exactly the one that its index gives, so ``5.png`` is no image of a run.
+    """
+    folder = output_dir / IMAGES
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        found = [index_of(entry.name) for entry in entries if entry.is_file()]
+    return sorted(index for index in found if index is not None)
 
 
-def kept_images(output_dir: Path, settings: Settings, num_processes: int) -> set[int]:
+def kept_images(
+    output_dir: Path, settings: Settings, num_processes: int, image_shape: Sequence[int]
+) -> set[int]:
     """Sample indices of existing images that need not be sampled again.
 
+    An image counts if it can be decoded and has the expected size and mode.
     With adaptive refresh and several processes, missing images would end up in other batches than before.
     All images are then sampled again.
+
+    Args:
+        output_dir: the run folder.
+        settings: settings of the run.
+        num_processes: number of processes that will sample the missing images.
+        image_shape: shape [1 or 3, H, W] of an image.
     """
-    there = set(image_indices(output_dir))
+    indices = image_indices(output_dir)
+    files = [output_dir / IMAGES / image_name(index) for index in indices]
+    # Pillow decodes without the interpreter's lock.
+    with ThreadPoolExecutor() as pool:
+        whole = pool.map(lambda file: is_whole_png(file, image_shape), files)
+        there = {index for index, is_whole in zip(indices, whole, strict=True) if is_whole}
     dealt_again = num_processes > 1 and len(there) < settings.dataset.num_images
     return set() if decides_per_batch(settings) and dealt_again else there
+
+
+def require_finite(not_finite: Sequence[tuple[int, int]], num_images: int, where: str) -> None:
+    """Raise IncompleteError if samples are NaN or infinite.
+
+    Args:
+        not_finite: sample indices and labels of these samples.
+        num_images: number of images of the run.
+        where: start of the message, such as "output_dir=FOLDER".
+    """
+    if not_finite:
+        named = _some([f"index {index} (label {label})" for index, label in not_finite])
+        raise IncompleteError(
+            f"{where} lacks {len(not_finite)} of {num_images} images, because their samples are NaN or "
+            f"infinite: {named}; lower sampler.guidance_scale or use trainer.precision=32-true."
+        )
+
+
+def require_complete(output_dir: Path, num_images: int) -> None:
+    """Check that a run has exactly the images 0 to N − 1, and write their names to disk.
+
+    Args:
+        output_dir: the run folder.
+        num_images: number of images N.
+
+    Raises:
+        IncompleteError: images are missing or too many.
+    """
+    there = set(image_indices(output_dir))
+    missing = [str(index) for index in range(num_images) if index not in there]
+    if missing:
+        raise IncompleteError(
+            f"output_dir={output_dir} lacks {len(missing)} of {num_images} images, which were removed while "
+            f"the run was sampling: index {_some(missing)}; run the same command again with resume=true."
+        )
+    if len(there) > num_images:
+        raise IncompleteError(
+            f"output_dir={output_dir} has {len(there)} images, but the run makes {num_images}; another "
+            "process has written to the folder, so choose another one."
+        )
+    sync_folder(output_dir / IMAGES)
+
+
+def _some(names: Sequence[str], shown: int = 10) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: int) -> None:
@@ -120,7 +184,7 @@ def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: 
             _link(tokens, folder / tokens.relative_to(other))
         for index in image_indices(other):
             if index < num_images:
-                image = other / IMAGES / f"{index:06d}.png"
+                image = other / IMAGES / image_name(index)
                 _link(image, folder / IMAGES / image.name)
         return
 
@@ -154,15 +218,6 @@ def _revisions(output_dir: Path) -> list[str | None]:
     record = read_json(output_dir / RECORD_FILE)
     finished = [*record.get("earlier_revisions", []), record.get("git_revision")] if record else []
     return [*finished, *read_json(output_dir / IDENTITY_FILE).get("revisions", [])]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if the file is missing or damaged."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _check_images(output_dir: Path, settings: Settings, identity: Identity) -> None:

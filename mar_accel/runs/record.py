@@ -119,6 +119,15 @@ def write_json(record: Any, path: Path) -> None:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if the file is missing, empty, damaged or has something else."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
     """Create a folder and check that it can be written; raises ConfigError if not.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
 import sys
@@ -21,7 +20,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS, keys_of
 from mar_accel.runs.folder import IMAGES, RECORD_FILE, share_images
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import environment, prepare_output_dir
+from mar_accel.runs.record import environment, prepare_output_dir, read_json
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult
 
 # Name of the sweep that a job belongs to. Launchers pass the variable to every job.
@@ -153,8 +152,7 @@ def with_numbers(result: RunResult, identity: Identity | None) -> RunResult:
     Speeds are only added if they were measured under the same conditions.
     """
     assert result.record is not None
-    record = json.loads(result.record.read_text())
-    run = json.loads(result.record.with_name(RECORD_FILE).read_text())
+    record, run = read_json(result.record), read_json(result.record.with_name(RECORD_FILE))
     metrics = {key: value for key, value in record.items() if isinstance(value, (int, float))}
     measured = environment(run)
     there = record.get("identity", {}).get("measurement")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mar_accel.runs.record import write_json
+from mar_accel.runs.record import read_json, write_json
 
 DONE, SKIPPED, FAILED, ELSEWHERE = "done", "skipped", "failed", "elsewhere"
 
@@ -40,9 +40,9 @@ class RunResult:
 
     @property
     def record(self) -> Path | None:
-        """The file with the run's numbers; None if the run is not finished."""
+        """The file with the run's numbers; None if the run is not finished. An empty file is none."""
         file = Path(self.folder or "", self.finished_file)
-        return file if self.folder is not None and file.is_file() else None
+        return file if self.folder is not None and read_json(file) else None
 
     def write(self, folder: Path) -> None:
         """Write the result to the results folder of the sweep."""

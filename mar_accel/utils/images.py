@@ -35,10 +35,34 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy())
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG file atomically."""
-    with written_whole(path) as temporary:
+def index_of(name: str) -> int | None:
+    """The sample index of a file name; None unless :func:`image_name` makes exactly this name."""
+    stem = name.removesuffix(".png")
+    if not (stem.isascii() and stem.isdecimal()):
+        return None
+    return int(stem) if image_name(int(stem)) == name else None
+
+
+def save_png(image: Image.Image, path: Path, sync_name: bool = True) -> None:
+    """Write a PNG file; see :func:`mar_accel.utils.whole_files.written_whole`."""
+    with written_whole(path, sync_name) as temporary:
         image.save(temporary, format="PNG")
+
+
+def is_whole_png(path: Path, shape: Sequence[int]) -> bool:
+    """Whether a file is an undamaged PNG of ``shape`` [1 or 3, H, W], as :func:`to_pil` makes it."""
+    channels, height, width = shape
+    try:
+        # The checksums are checked without decoding, and pixels are decoded without the checksums.
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.mode != ("L" if channels == 1 else "RGB") or image.size != (width, height):
+                return False
+            image.load()
+    except Exception:  # Pillow raises anything on damaged data
+        return False
+    return True
 
 
 def make_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:

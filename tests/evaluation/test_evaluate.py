@@ -25,6 +25,7 @@ from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.metrics.catalogue import EQUAL_IMAGES_PSNR, METRIC_KEYS
 from mar_accel.runs.folder import claim_run_folder
 from mar_accel.runs.identity import Identity
+from mar_accel.utils.images import image_name
 from mar_accel.weights.sources import embedded_folder
 
 SETTINGS = [
@@ -277,7 +278,7 @@ def test_a_run_that_was_cut_off_goes_on(
     # Cut off again, by a kill that leaves no run.json: what made the images is known all the same.
     cut_off = compose_settings("evaluate", [*tiny, *SETTINGS, *settings])
     claim_run_folder(tmp_path, cut_off, Identity.of(cut_off))
-    assert not (tmp_path / "run.json").exists()
+    (tmp_path / "run.json").unlink()
     resumed = _evaluate(tmp_path, tiny, *settings, "evaluate.resume=true", "trainer.batch_size=7")
     assert _quality(resumed) == pytest.approx(_quality(whole), rel=1e-3)
     kept = [file.stat().st_mtime_ns == time for file, time in before.items()]
@@ -375,4 +376,14 @@ def test_two_processes_give_the_numbers_of_one(
     assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
     assert metrics["psnr"] == pytest.approx(run[1]["psnr"], rel=1e-3)
     assert metrics["num_devices"] == 2
+    # Resumed by two processes: first a batch of each is missing, then nothing.
+    for removed in (range(10), ()):
+        for index in removed:
+            (tmp_path / "images" / image_name(index)).unlink()
+        process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes, "evaluate.resume=true")
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        resumed = json.loads((tmp_path / "metrics.json").read_text())
+        assert _quality(resumed) == _quality(metrics) and resumed["psnr"] == metrics["psnr"]
+    assert any("all images exist from an earlier run" in warning for warning in resumed["warnings"])
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.devices == 2

@@ -129,6 +129,7 @@ def test_images_of_weights_that_have_changed_are_not_gone_on_with(
 ) -> None:
     weights, folder = tmp_path / "w.safetensors", tmp_path / "run"
     weights.write_bytes(b"one")
+    folder.mkdir()
     settings = compose_settings("generate", [*tiny_model, f"model.weights='{weights}'"])
     claim_run_folder(folder, settings, Identity.of(settings))
     (folder / "images").mkdir()

@@ -1,0 +1,98 @@
+"""Runs with several processes end together, whichever of them ends first."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mar_accel.errors import ExitCode
+from mar_accel.inference import processes
+from mar_accel.inference.processes import end_with_parent, further_processes
+from mar_accel.runs.folder import image_indices
+
+NUM_IMAGES = 200
+
+
+def test_a_process_ends_when_its_parent_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ended: list[int] = []
+    over = threading.Event()
+
+    def end(status: int) -> None:
+        ended.append(status)
+        over.set()
+
+    monkeypatch.setattr(os, "_exit", end)
+    end_with_parent()  # not a further process, so nothing is watched
+    with further_processes(tmp_path / "config.yaml"):
+        assert os.environ[processes.PARENT_VARIABLE] == str(os.getpid())
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        # The parent of this process is another one, as if the recorded one had ended.
+        end_with_parent()
+    over.wait()
+    assert ended == [ExitCode.STOPPED]
+
+
+def _further(process: subprocess.Popen[str]) -> list[int]:
+    """Ids of the processes that a process has started and that sample too."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"mar_accel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the processes in /proc")
+@pytest.mark.parametrize(
+    ("to_first", "stop"),
+    [(True, signal.SIGKILL), (True, signal.SIGHUP), (True, signal.SIGTERM), (False, signal.SIGTERM)],
+    ids=["first killed", "first hung up", "first stopped", "further stopped"],
+)
+def test_processes_end_together_and_the_run_goes_on_at_once(
+    to_first: bool,
+    stop: signal.Signals,
+    start: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
+    run_here: Any,
+    tiny_model: list[str],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    arguments = [*tiny_model, f"dataset.num_images={NUM_IMAGES}", f"output_dir={folder}"]
+    process = start(tmp_path, "generate", *arguments, "trainer=ddp_cpu", "trainer.batch_size=1")
+    wait_for(lambda: len(image_indices(folder)) > 3, process)
+    (further,) = _further(process)
+    os.kill(process.pid if to_first else further, stop)
+    process.wait()
+    if stop == signal.SIGKILL:
+        # At once, beside the other process, and with two processes again.
+        again = ["trainer=ddp_cpu", "trainer.batch_size=3", "generate.resume=true"]
+        second = start(tmp_path, "generate", *arguments, *again)
+        _, stderr = second.communicate()
+        assert second.returncode == ExitCode.DONE, stderr
+        assert image_indices(folder) == list(range(NUM_IMAGES)) and (folder / "run.json").exists()
+        assert not _runs(further)
+        return
+    while _runs(further):
+        time.sleep(0.02)
+    if to_first and stop == signal.SIGTERM:
+        assert process.returncode == ExitCode.STOPPED
+    assert process.returncode != 0 and len(image_indices(folder)) < NUM_IMAGES
+    assert not (folder / "run.json").exists()
+    outcome = run_here("generate", *arguments, "trainer.batch_size=7", "generate.resume=true")
+    assert outcome.status == ExitCode.DONE, outcome.stderr
+    assert image_indices(folder) == list(range(NUM_IMAGES))
+    assert json.loads((folder / "run.json").read_text())["num_images"] == NUM_IMAGES
