@@ -14,9 +14,10 @@ from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_cache, build_model, build_sampler, mar_architecture
 from mar_accel.models.autoencoders import Autoencoder
-from mar_accel.models.mar import MAR
+from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.observer import Observer
+from mar_accel.sampling.parts import check_part
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
@@ -73,9 +74,7 @@ class Session:
     ) -> Session:
         """Build a session from objects; raises ConfigError if they cannot be combined."""
         sampler, cache = sampler.for_model(defaults), cache.for_model(defaults)
-        plan = sampler.plan(model.config.grid)
-        cache.check(model.config, plan, sampler.solver)
-        return cls(model, autoencoder, sampler, cache, plan, seed, defaults)
+        return cls(model, autoencoder, sampler, cache, _plan(sampler, cache, model.config), seed, defaults)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Session:
@@ -87,8 +86,7 @@ class Session:
         """
         # Cheap checks come first, so that errors in the config appear before the weights are loaded.
         sampler, cache = build_sampler(settings), build_cache(settings)
-        architecture = mar_architecture(settings.model)
-        cache.check(architecture, sampler.plan(architecture.grid), sampler.solver)
+        _plan(sampler, cache, mar_architecture(settings.model))
         return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
@@ -122,6 +120,14 @@ class Session:
             images = self.autoencoder.decode(latents).float()
         observer.autoencoder_end(images)
         return Prediction(torch.as_tensor(list(indices)), labels, images, tokens)
+
+
+def _plan(sampler: Sampler, cache: CachePolicy, architecture: MARConfig) -> Plan:
+    """The plan on the grid of a model; raises ConfigError if sampler, cache and model do not fit."""
+    check_part("cache", cache, CachePolicy)
+    plan = sampler.plan(architecture.grid)
+    cache.check(architecture, plan, sampler.solver)
+    return plan
 
 
 def check_device(accelerator: str) -> None:
