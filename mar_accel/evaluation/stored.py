@@ -47,14 +47,16 @@ def evaluate_images(settings: Settings, output_dir: Path) -> Evaluation:
     sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))
     baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with")
     check_lpips(settings.evaluate)
+    own_metrics = OwnMetrics.of(settings, images.first(1).shape[1:])
     prepare_output_dir(output_dir)
-    own_metrics = OwnMetrics.of(settings)
     features = _features(images, judge, own_metrics)
     quality = measure_quality(features, judge.extractor, judge.reference)
     shown = images.first(SHOWN_IMAGES)
     numbers = quality.numbers | own_metrics.compute()
     evaluation = Evaluation(
-        numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
+        numbers,
+        warnings=[*quality.warnings, *own_metrics.warnings],
+        samples=(shown, features.labels[: len(shown)]),
     )
     _add_recorded_speed(evaluation, images)
     count = min(settings.evaluate.fidelity_images, images.num_images)

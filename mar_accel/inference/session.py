@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -88,6 +89,14 @@ class Session:
         sampler, cache = build_sampler(settings), build_cache(settings)
         _plan(sampler, cache, mar_architecture(settings.model))
         return cls.of(*build_model(settings.model), sampler, cache, settings.seed, settings.model.sampling)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of an image; None if the autoencoder cannot tell."""
+        config = self.model.config
+        tokens = self.model.fake_latent.new_zeros(1, math.prod(config.grid), config.token_dim)
+        _, channels, height, width = self.model.unpatchify(tokens).shape
+        return self.autoencoder.image_shape((channels, height, width))
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
         """A session with the same model and another sampler and cache."""

@@ -229,7 +229,7 @@ def test_parts_of_a_cache_have_their_class(argument: str, value: Any, message: s
 
 
 def test_a_refresh_says_true_or_false_before_anything_is_sampled() -> None:
-    sampler = Sampler(step_sizes=CosineSteps(4))
+    sampler = Sampler(step_sizes=CosineSteps(4), guidance_scale=2.0)
     cache = LazyMAR(NoWish(), condition=ConditionCache())
     with pytest.raises(
         ConfigError, match=r"\(NoWish\): wants must return True or False, got None at AR step 1"
