@@ -125,6 +125,18 @@ BAD_INPUT = {
         "there is no module my; use an importable class.",
     ),
     "no import path": (["sampler.order._target_=Order"], "must be an import path such as my_module.MyClass"),
+    "accelerator without its package": (["trainer.accelerator=tpu"], "trainer: "),
+    "precision without its package": (["trainer.precision=transformer-engine"], "trainer: "),
+    "unknown plugin": (["+trainer.plugins=foo"], "trainer: "),
+    "nodes that nobody starts": (["trainer.num_nodes=2"], "trainer.num_nodes=2 needs a launcher"),
+    "part of another kind": (
+        ["sampler.order._target_=mar_accel.sampling.solvers.DDPM"],
+        "sampler.order must be an Order, got DDPM() (DDPM).",
+    ),
+    "part of a cache of another kind": (
+        ["cache=lazymar", "cache.token._target_=mar_accel.sampling.orders.RasterOrder"],
+        "cache.token",
+    ),
     "class of another kind": (
         ["cache._target_=mar_accel.sampling.orders.RandomOrder"],
         "must make a CachePolicy",
@@ -233,6 +245,51 @@ def test_revision_of_a_checkout_of_another_owner(monkeypatch: pytest.MonkeyPatch
     # Git's own test suite uses this variable.
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     assert git_revision() == before
+
+
+OWN = """
+from mar_accel.sampling.orders import RandomOrder, Order
+
+
+class RaiseInit(RandomOrder):
+    def __init__(self):
+        raise ValueError("bad init\\nsecond line")
+
+
+class Nothing(Order):
+    pass
+
+
+class NoReturn(Order):
+    def permutation(self, grid, generator):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("RaiseInit", "sampler.order._target_=own_parts.RaiseInit cannot be built: ValueError: bad init ("),
+        ("Nothing", "sampler.order._target_=own_parts.Nothing cannot be built: TypeError: "),
+        (
+            "NoReturn",
+            "sampler.order (NoReturn): permutation must return an int64 tensor of shape [256], got None.",
+        ),
+    ],
+)
+def test_a_class_of_ones_own_that_fails_is_named(
+    name: str,
+    sentence: str,
+    run_here: Any,
+    tiny_model: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "run"
+    arguments = [f"sampler.order._target_=own_parts.{name}", f"output_dir={folder}"]
+    _refused(run_here("generate", *tiny_model, *arguments), sentence, folder)
 
 
 @needs_no_gpu

@@ -17,6 +17,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.denoiser import Denoiser
+from mar_accel.sampling.parts import check_part, is_flag, wrong_return
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.solvers import Solver
@@ -48,6 +49,10 @@ class LazyMAR(CachePolicy):
         condition: ConditionCache | None = None,
         head: HeadCache | None = None,
     ):
+        check_part("cache.refresh", refresh, Refresh)
+        check_part("cache.token", token, TokenCache, optional=True)
+        check_part("cache.condition", condition, ConditionCache, optional=True)
+        check_part("cache.head", head, HeadCache, optional=True)
         self.refresh = refresh
         self.token = token
         self.condition = condition
@@ -69,6 +74,8 @@ class LazyMAR(CachePolicy):
                 "cache.condition needs guidance, but the sampler guides no AR step; raise "
                 "sampler.guidance_scale or set cache=none."
             )
+        # A schedule of one's own fails here, before anything is sampled.
+        self.start_refresh(plan)
 
     def start(self, state: DecodeState) -> None:
         self.finish()
@@ -89,13 +96,27 @@ class LazyMAR(CachePolicy):
         return count
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
-        output = self._refresh(state, step) if self.refresh.due(step) else self._lazy(state, step)
+        output = self._refresh(state, step) if self._due(step) else self._lazy(state, step)
         positions = state.predicted(step).repeat(output.shape[0] // state.batch_size, 1)
         return state.model.conditioning_vectors(output, positions)
 
+    def _due(self, step: ARStep) -> bool:
+        due = self.refresh.due(step)
+        if not is_flag(due):
+            where = f" at AR step {step.index}"
+            raise wrong_return("cache.refresh", self.refresh, "due", "True or False", due, where)
+        return due
+
+    def _horizon(self, step: ARStep) -> int:
+        horizon = self.refresh.horizon(step)
+        if not isinstance(horizon, int):
+            where = f" at AR step {step.index}"
+            raise wrong_return("cache.refresh", self.refresh, "horizon", "an integer", horizon, where)
+        return horizon
+
     def _refresh(self, state: DecodeState, step: ARStep) -> Tensor:
         """Output of the last block [R, n, D] at the predicted positions; fills the caches."""
-        horizon, stop = self.refresh.horizon(step), step.stop
+        horizon, stop = self._horizon(step), step.stop
         if self.condition is not None:
             # The difference is needed at all positions that guided lazy steps will predict.
             stop = self.condition.stop(state.plan, step, horizon)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.sampling.parts import is_flag, wrong_return
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.utils.readable import Readable
 
+KEY = "cache.refresh"
 
-class Refresh(Readable):
+
+class Refresh(Readable, ABC):
     """Decides which AR steps are refreshes. Step 0 always is, because the cache is empty.
 
     The policy calls ``start`` once per batch, then ``due`` once per AR step, in order.
@@ -25,6 +29,7 @@ class Refresh(Readable):
     def check(self, plan: Plan) -> None:
         """Raise ConfigError if the schedule does not fit the plan."""
 
+    @abstractmethod
     def start(self, plan: Plan, both_branches: bool = False) -> None:
         """Prepare for a new batch.
 
@@ -35,10 +40,12 @@ class Refresh(Readable):
         """
         raise NotImplementedError
 
+    @abstractmethod
     def due(self, step: ARStep) -> bool:
         """Whether ``step`` is a refresh."""
         raise NotImplementedError
 
+    @abstractmethod
     def horizon(self, step: ARStep) -> int:
         """End (in the decode order) of the last lazy step that may follow the refresh ``step``.
 
@@ -86,6 +93,7 @@ class StaticRefresh(Refresh):
     _plan: Plan | None = None
     _due: tuple[bool, ...] = ()
 
+    @abstractmethod
     def wants(self, plan: Plan, step: ARStep, last: int) -> bool:
         """Whether ``step`` should be a refresh, if ``last`` is the index of the last refresh."""
         raise NotImplementedError
@@ -93,7 +101,11 @@ class StaticRefresh(Refresh):
     def start(self, plan: Plan, both_branches: bool = False) -> None:
         due, last = [True], 0
         for step in plan.steps[1:]:
-            due.append(self.wants(plan, step, last) or lacks_a_branch(plan, step, last, both_branches))
+            wanted = self.wants(plan, step, last)
+            if not is_flag(wanted):
+                where = f" at AR step {step.index}"
+                raise wrong_return(KEY, self, "wants", "True or False", wanted, where)
+            due.append(bool(wanted) or lacks_a_branch(plan, step, last, both_branches))
             last = step.index if due[-1] else last
         self._plan, self._due = plan, tuple(due)
 

@@ -121,14 +121,18 @@ def locate(key: str, target: Any) -> Any:
 
 
 def _import_failed(key: str, target: str, error: Exception) -> ConfigError:
-    where = ""
-    if error.__traceback__ is not None:
-        last = inspect.getinnerframes(error.__traceback__)[-1]
-        if "importlib" not in last.filename:
-            where = f" ({last.filename}, line {last.lineno})"
     return ConfigError(
-        f"{key}._target_={target} cannot be imported: {type(error).__name__}: {error}{where}; fix its module."
+        f"{key}._target_={target} cannot be imported: {type(error).__name__}: {error}{place_of(error)}; "
+        "fix its module."
     )
+
+
+def place_of(error: BaseException) -> str:
+    """File and line that raised an error, in brackets after a space; "" where Python's import raised it."""
+    if error.__traceback__ is None:
+        return ""
+    last = inspect.getinnerframes(error.__traceback__)[-1]
+    return "" if "importlib" in last.filename else f" ({last.filename}, line {last.lineno})"
 
 
 def check_node(key: str, node: Any, given: Sequence[str] = ()) -> None:

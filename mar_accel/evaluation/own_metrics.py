@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -19,6 +23,7 @@ from mar_accel.inference.session import Prediction
 from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.metrics.features import quantise
 from mar_accel.runs.folder import IMAGES
+from mar_accel.sampling.parts import got
 from mar_accel.utils.images import image_name
 
 
@@ -31,18 +36,25 @@ class OwnMetrics(pl.Callback):
     Attributes:
         numbers: values by name, available after the prediction.
             A metric that computes a dict gives one value ``NAME_KEY`` per key.
+            None: the metric has failed, or its value is not finite.
+        warnings: a sentence about each value that is None.
     """
 
     def __init__(self, metrics: Mapping[str, Metric]):
         self.metrics = dict(metrics)
-        self.numbers: dict[str, float] = {}
+        self.numbers: dict[str, float | None] = {}
+        self.warnings: list[str] = []
 
     @classmethod
-    def of(cls, settings: Settings) -> OwnMetrics:
-        """Build the metrics of a config.
+    def of(cls, settings: Settings, shape: Sequence[int] | None) -> OwnMetrics:
+        """Build the metrics of a config, and try a copy of each on two black images.
+
+        Args:
+            settings: settings of the evaluation.
+            shape: channels, height and width of the images. None: unknown, and nothing is tried.
 
         Raises:
-            ConfigError: a metric is not a torchmetrics.Metric, or has the name of a built-in metric.
+            ConfigError: a metric is not a torchmetrics.Metric, has the name of a built-in metric, or fails.
         """
         metrics = {}
         for name, node in settings.metrics.items():
@@ -50,6 +62,8 @@ class OwnMetrics(pl.Callback):
                 raise ConfigError(f"metrics.{name} is the name of a built-in metric; use another name.")
             built = build_node(f"metrics.{name}", node or {}, Metric)
             if built is not None:
+                if shape is not None:
+                    _try(name, built, shape)
                 metrics[name] = built
         return cls(metrics)
 
@@ -65,16 +79,19 @@ class OwnMetrics(pl.Callback):
                 image = read_image(output_dir / IMAGES / image_name(index))
                 self.update(image[None], torch.tensor([label], dtype=torch.long))
 
-    def compute(self) -> dict[str, float]:
-        """The values over all images of all devices."""
+    def compute(self) -> dict[str, float | None]:
+        """The values over all images of all devices; a metric that fails does not stop the others."""
         for name, metric in self.metrics.items():
-            value: Any = metric.compute()
-            values = (
-                {f"{name}_{key}": item for key, item in value.items()}
-                if isinstance(value, dict)
-                else {name: value}
-            )
-            self.numbers |= {key: float(item) for key, item in values.items()}
+            try:
+                numbers: dict[str, float | None] = {**_numbers(name, metric.compute())}
+            except Exception as error:
+                numbers = {name: None}
+                self.warnings.append(f"metrics.{name} has no value: {_reason(error)}.")
+            for key, value in numbers.items():
+                if value is not None and not math.isfinite(value):
+                    numbers[key] = None
+                    self.warnings.append(f"metrics.{name} has no value: {key} is {value}.")
+            self.numbers |= numbers
         return self.numbers
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -89,3 +106,41 @@ class OwnMetrics(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.compute()
+
+
+def _numbers(name: str, value: Any) -> dict[str, float]:
+    """What a metric has computed, by name; raises ConfigError unless it is a number or a dict of numbers."""
+    values = (
+        {f"{name}_{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+    )
+    for item in values.values():
+        one = isinstance(item, Tensor | np.ndarray | np.generic) and math.prod(item.shape) == 1
+        if not one and not isinstance(item, Real):
+            raise ConfigError(f"compute must return a number or a dict of numbers, got {got(item)}")
+    return {key: float(item) for key, item in values.items()}
+
+
+def _try(name: str, metric: Metric, shape: Sequence[int]) -> None:
+    """Reject a metric whose ``update`` fails, or whose ``compute`` returns something else than numbers."""
+    copied = copy.deepcopy(metric)
+    try:
+        copied.update(torch.zeros(2, *shape, dtype=torch.uint8), torch.tensor([0, 1]))
+    except Exception as error:
+        raise ConfigError(
+            f"metrics.{name} ({type(metric).__name__}): update(images, labels) fails on uint8 images "
+            f"{[2, *shape]} and int64 labels [2]: {_reason(error)}; mend the class."
+        ) from error
+    try:
+        _numbers(name, copied.compute())
+    except (ConfigError, TypeError, AttributeError, NameError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else f"compute fails: {_reason(error)}"
+        raise ConfigError(f"metrics.{name} ({type(metric).__name__}): {reason}; mend the class.") from error
+    except Exception:
+        # Some metrics need more than two images, and say so with errors of many classes.
+        return
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, with its class."""
+    text = str(error).strip().partition("\n")[0].rstrip(".")
+    return text if isinstance(error, ConfigError) else f"{type(error).__name__}: {text}"

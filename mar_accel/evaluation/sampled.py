@@ -151,7 +151,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
         requests=requests,
         session=session,
         judge=Judge.of(settings),
-        own_metrics=OwnMetrics.of(settings),
+        own_metrics=OwnMetrics.of(settings, session.image_shape()),
         num_compared=num_compared,
         plain=plain,
         baseline=open_baseline(
@@ -164,6 +164,7 @@ def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
 def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> None:
     """Add the metrics of all images; without features only their number and user-defined metrics."""
     evaluation.metrics |= run.own_metrics.numbers
+    evaluation.warnings += run.own_metrics.warnings
     if run.judge is None:
         evaluation.metrics["num_images"] = run.requests.num_images
         return

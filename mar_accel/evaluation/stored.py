@@ -52,13 +52,15 @@ def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Eval
     baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with", compared)
     check_lpips(settings.evaluate)
     lock.take()
-    own_metrics = OwnMetrics.of(settings)
+    own_metrics = OwnMetrics.of(settings, images.first(1).shape[1:])
     features = _features(images, judge, own_metrics)
     quality = measure_quality(features, judge.extractor, judge.reference)
     shown = images.first(SHOWN_IMAGES)
     numbers = quality.numbers | own_metrics.compute()
     evaluation = Evaluation(
-        numbers, warnings=quality.warnings, samples=(shown, features.labels[: len(shown)])
+        numbers,
+        warnings=[*quality.warnings, *own_metrics.warnings],
+        samples=(shown, features.labels[: len(shown)]),
     )
     _add_recorded_speed(evaluation, images)
     if baseline is not None:

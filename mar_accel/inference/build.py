@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from mar_accel.config.check import check_arguments, check_node
+from mar_accel.config.check import check_arguments, check_node, place_of
 from mar_accel.config.settings import ModelSettings, Settings
 from mar_accel.errors import ConfigError, MarAccelError, WeightsError
 from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder
 from mar_accel.models.lightgen import LightGenConfig
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.sampling.parts import check_part
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
@@ -30,7 +32,7 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
         arguments: further arguments that are not in the config.
 
     Raises:
-        ConfigError: the object has another class, or rejects its values.
+        ConfigError: the object has another class, rejects its values or fails. The cause is chained.
         MarAccelError: any other error of this package, unchanged.
 
     Example:
@@ -41,15 +43,30 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
     try:
         built = instantiate(dict(node), **arguments, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, MarAccelError):
-            raise cause from None
-        raise
+        if isinstance(error.__cause__, MarAccelError):
+            raise error.__cause__ from None
+        raise _build_failed(key, node, error) from error.__cause__
     if kind is not None and not isinstance(built, kind):
         raise ConfigError(
             f"{key}._target_={node['_target_']} must make a {kind.__name__}, got a {type(built).__name__}."
         )
     return built
+
+
+def _build_failed(key: str, node: Mapping[str, Any], error: InstantiationException) -> ConfigError:
+    """The sentence about a class that fails: Hydra's message names the key below the node and the target."""
+    message, cause = str(error), error.__cause__
+    below = re.search(r"^full_key: (.+)$", message, re.MULTILINE)
+    target = re.search(r"target '([^']+)'", message)
+    key = f"{key}.{below[1]}" if below else key
+    reason = message.splitlines()[0].rstrip(":.")
+    if cause is not None:
+        text = str(cause).strip().partition("\n")[0].rstrip(".")
+        reason = f"{type(cause).__name__}: {text}{place_of(cause)}" if text else type(cause).__name__
+    return ConfigError(
+        f"{key}._target_={target[1] if target else node['_target_']} cannot be built: {reason}; "
+        "change its arguments or mend its class."
+    )
 
 
 def build_sampler(settings: Settings) -> Sampler:
@@ -77,6 +94,7 @@ def build_sampling(settings: Settings) -> tuple[MARConfig, Sampler, CachePolicy,
 
 def checked_plan(architecture: MARConfig, sampler: Sampler, cache: CachePolicy) -> Plan:
     """The plan of a sampler on a model's grid; raises ConfigError if the cache does not fit both."""
+    check_part("cache", cache, CachePolicy)
     plan = sampler.plan(architecture.grid)
     cache.check(architecture, plan, sampler.solver)
     return plan

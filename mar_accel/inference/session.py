@@ -114,11 +114,13 @@ class Session:
         return self.with_sampling(build_sampler(settings), build_cache(settings))
 
     @torch.inference_mode()
-    def image_shape(self) -> torch.Size:
-        """Shape [1 or 3, H, W] of an image, from decoding zeros."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image; an autoencoder that cannot tell them decodes zeros."""
         config, blank = self.model.config, self.model.fake_latent
-        tokens = blank.new_zeros(1, config.grid[0] * config.grid[1], config.token_dim)
-        return self.autoencoder.decode(self.model.unpatchify(tokens)).shape[1:]
+        latents = self.model.unpatchify(blank.new_zeros(1, config.seq_len, config.token_dim))
+        _, channels, height, width = latents.shape
+        shape = self.autoencoder.image_shape((channels, height, width))
+        return tuple(self.autoencoder.decode(latents).shape[1:]) if shape is None else shape
 
     def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.

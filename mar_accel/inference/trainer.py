@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,10 @@ _NO_NEWS = (
     ".*resuming from a checkpoint that ended before the epoch ended.*",
     ".*`weights_only` was not set.*",
 )
+
+
+# One of them is set where several nodes can find each other: by hand, Slurm, torchrun, LSF or Kubernetes.
+_RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_PORT")
 
 
 def quiet_lightning() -> None:
@@ -78,11 +83,21 @@ def check_num_processes(trainer: pl.Trainer, num_images: int) -> None:
         )
 
 
+def _check_nodes(num_nodes: int) -> None:
+    """Raise ConfigError where Lightning would wait for nodes that nobody has started."""
+    if num_nodes > 1 and not any(name in os.environ for name in _RENDEZVOUS):
+        raise ConfigError(
+            f"trainer.num_nodes={num_nodes} needs a launcher that starts the command on each node; use srun or "
+            "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
+        )
+
+
 def trainer_or_config_error(**settings: Any) -> pl.Trainer:
     """Build a quiet Trainer; Lightning's errors about its settings become a ConfigError."""
     quiet_lightning()
+    _check_nodes(settings.get("num_nodes", 1))
     try:
         return pl.Trainer(**settings)
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
         raise ConfigError(f"trainer: {reason}; use values that Lightning's Trainer accepts.") from error

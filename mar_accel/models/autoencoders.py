@@ -18,6 +18,10 @@ class Autoencoder(nn.Module):
         """Decode latents [B, c, h, w] to images [B, 1 or 3, H, W], about 0..1, not clamped."""
         raise NotImplementedError
 
+    def image_shape(self, latents: tuple[int, int, int]) -> tuple[int, int, int] | None:
+        """Channels, height and width of the image of latents (c, h, w); None if only ``decode`` knows it."""
+        return None
+
 
 class PixelAutoencoder(Autoencoder):
     """For models in pixel space: the latents are the image in -1..1."""
@@ -27,6 +31,9 @@ class PixelAutoencoder(Autoencoder):
 
     def decode(self, latents: Tensor) -> Tensor:
         return (latents + 1) / 2
+
+    def image_shape(self, latents: tuple[int, int, int]) -> tuple[int, int, int]:
+        return latents
 
 
 class KLAutoencoder(Autoencoder):
@@ -59,3 +66,7 @@ class KLAutoencoder(Autoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents [B, c, h, w] to images [B, 3, H, W], about 0..1, not clamped."""
         return (self.vae.decode(latents / self.scaling_factor + self.shift_factor).sample + 1) / 2
+
+    def image_shape(self, latents: tuple[int, int, int]) -> tuple[int, int, int]:
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.vae.config.out_channels, latents[1] * factor, latents[2] * factor

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
@@ -32,7 +31,7 @@ def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
         arguments = {"id": run_id, "resume": "allow", "group": group, "tags": tags}
     try:
         return build_node("logger", node, Logger, **arguments)
-    except InstantiationException as error:
+    except ConfigError as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             kind = node["_target_"].rsplit(".", 1)[-1]
             raise ConfigError(

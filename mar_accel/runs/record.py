@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -114,9 +115,17 @@ def run_record(settings: Settings, **results: Any) -> dict[str, Any]:
 
 
 def write_json(record: Any, path: Path) -> None:
-    """Write a JSON file atomically."""
+    """Write a JSON file atomically; numbers that are not finite, which JSON does not have, become null."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        temporary.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from mar_accel.models.mar import MAR
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
-from mar_accel.sampling.contracts import check_chain, check_conditioning_vectors, check_scores
+from mar_accel.sampling.contracts import (
+    check_chain,
+    check_conditioning_vectors,
+    check_denoiser,
+    check_scores,
+)
 from mar_accel.sampling.denoiser import embed_timesteps
 from mar_accel.sampling.diffusion_schedule import diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
@@ -140,6 +145,7 @@ class _Chains:
             solver=engine.solver,
         )
         denoise = engine.cache.denoiser(chain.net, chain.z, chain.time_embeddings, step, chain.guided)
+        check_denoiser(engine.cache, denoise, step)
         self.observer.chain_start(self.state, step, chain)
         tokens = chain.run(denoise)
         check_chain(engine.solver, tokens, chain.noise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mar_accel.errors import ConfigError
@@ -10,7 +11,7 @@ from mar_accel.sampling.step_sizes import StepSize
 from mar_accel.utils.readable import Readable
 
 
-class DiffusionSteps(Readable):
+class DiffusionSteps(Readable, ABC):
     """Sets the number of diffusion steps of each AR step. A custom class defines ``per_step``.
 
     Example:
@@ -19,6 +20,7 @@ class DiffusionSteps(Readable):
                 return [100 if 2 * k < len(steps) else 50 for k in range(len(steps))]
     """
 
+    @abstractmethod
     def per_step(self, steps: Sequence[StepSize]) -> list[int]:
         """T of each AR step, integers in 1..1000."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion import NUM_TRAIN_TIMESTEPS
+from mar_accel.sampling.parts import check_part, not_defined
 from mar_accel.utils.readable import Readable
 
 LAST_TIMESTEP = NUM_TRAIN_TIMESTEPS - 1
@@ -85,7 +86,7 @@ class GuidanceSchedule(Readable):
             guidance_scale: w of the sampler.
             progress: position of the step.
         """
-        raise NotImplementedError
+        raise not_defined("sampler.guidance_schedule", self, "scale")
 
     def at(self, guidance_scale: float, progress: Progress) -> Guidance:
         """Guidance of an AR step. Override this if the schedule sets more than a scale."""
@@ -150,6 +151,7 @@ class IntervalGuidance(GuidanceSchedule):
         self.low = low
         self.high = high
         self.schedule = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
+        check_part(f"{key}.schedule", self.schedule, GuidanceSchedule)
 
     def at(self, guidance_scale: float, progress: Progress) -> Guidance:
         scale = self.schedule.scale(guidance_scale, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from itertools import count
 
@@ -12,7 +13,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.utils.readable import Readable
 
 
-class Order(Readable):
+class Order(Readable, ABC):
     """Decode order of the tokens on a grid (h, w), with optional stages.
 
     A custom order defines ``permutation``, and ``stage_sizes`` if it has more than one stage.
@@ -27,6 +28,7 @@ class Order(Readable):
         """Number of tokens per stage; the sum must be L = h·w. The default is one stage."""
         return (grid[0] * grid[1],)
 
+    @abstractmethod
     def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Decode order of one image: int64 [L], stage by stage, first position decoded first."""
         raise NotImplementedError

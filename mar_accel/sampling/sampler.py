@@ -10,6 +10,7 @@ from numbers import Real
 from typing import ClassVar, Final, Literal
 
 import torch
+from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.contracts import (
@@ -26,6 +27,7 @@ from mar_accel.sampling.guidance import Guidance, GuidanceSchedule, LinearGuidan
 from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
 from mar_accel.sampling.noise import SampleNoise, Stream, draw_noise, sample_generator
 from mar_accel.sampling.orders import Order, RandomOrder
+from mar_accel.sampling.parts import check_part, not_defined
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.selection import NoSelection, TokenSelection
 from mar_accel.sampling.solvers import DDPM, Solver
@@ -89,6 +91,15 @@ class Sampler(ModelDefaults):
         num_iter: int | None = None,
         num_diffusion_steps: int | None = None,
     ):
+        for key, part, kind in (
+            ("order", order, Order),
+            ("step_sizes", step_sizes, StepSizes),
+            ("guidance_schedule", guidance_schedule, GuidanceSchedule),
+            ("diffusion_steps", diffusion_steps, DiffusionSteps),
+            ("solver", solver, Solver),
+            ("selection", selection, TokenSelection),
+        ):
+            check_part(f"sampler.{key}", part, kind)
         self.order = order
         self.step_sizes = step_sizes
         self.guidance_schedule = guidance_schedule
@@ -128,8 +139,10 @@ class Sampler(ModelDefaults):
             ConfigError: the parts do not fit the grid or each other.
         """
         sizes = self._step_sizes(grid)
+        # A wrong order is refused here, before anything is sampled.
+        self._order(grid, seed=0, index=0)
         lengths = self.diffusion_steps.per_step(sizes)
-        check_diffusion_steps(self.diffusion_steps, lengths, len(sizes))
+        lengths = check_diffusion_steps(self.diffusion_steps, lengths, len(sizes))
         max_timestep = self._resolve_max_timestep(lengths)
         starts = accumulate((size.num_tokens for size in sizes), initial=0)
         steps: list[ARStep] = []
@@ -155,8 +168,7 @@ class Sampler(ModelDefaults):
 
     def _step_sizes(self, grid: tuple[int, int]) -> list[StepSize]:
         length = grid[0] * grid[1]
-        stage_sizes = self.order.stage_sizes(grid)
-        check_stage_sizes(self.order, stage_sizes, length)
+        stage_sizes = check_stage_sizes(self.order, self.order.stage_sizes(grid), length)
         sizes = self.step_sizes.split(stage_sizes)
         check_step_sizes(self.step_sizes, sizes, length)
         return sizes
@@ -175,8 +187,9 @@ class Sampler(ModelDefaults):
             num_diffusion_steps: T of the tokens that are not selected.
         """
         self._check_detail(num_diffusion_steps)
-        count = self.selection.num_selected(num_tokens)
-        check_num_selected(self.selection, count, num_tokens)
+        count = check_num_selected(self.selection, self.selection.num_selected(num_tokens), num_tokens)
+        if count and type(self.selection).scores is TokenSelection.scores:
+            raise not_defined("sampler.selection", self.selection, "scores")
         return count
 
     def _check_detail(self, num_diffusion_steps: int) -> None:
@@ -203,9 +216,12 @@ class Sampler(ModelDefaults):
             indices: sample indices, one per image of the batch.
             token_dim: channels C of a token.
         """
-        orders = []
-        for index in indices:
-            orders.append(self.order.permutation(plan.grid, sample_generator(seed, index, Stream.ORDER)))
-            check_order(self.order, orders[-1], plan.num_tokens)
+        orders = [self._order(plan.grid, seed, index) for index in indices]
         noise, scores = draw_noise(seed, indices, plan.num_tokens, token_dim, plan.max_diffusion_steps)
         return SampleNoise(torch.stack(orders), noise, scores)
+
+    def _order(self, grid: tuple[int, int], seed: int, index: int) -> Tensor:
+        """Decode order [L] of one sample."""
+        order = self.order.permutation(grid, sample_generator(seed, index, Stream.ORDER))
+        check_order(self.order, order, grid[0] * grid[1])
+        return order

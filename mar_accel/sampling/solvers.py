@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch import Tensor
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
+from mar_accel.sampling.parts import wrong_return
 from mar_accel.utils.readable import Readable
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Turns noise into tokens by repeated noise prediction."""
 
@@ -76,7 +79,7 @@ class Update(NamedTuple):
     noise: float = 0.0
 
 
-class LinearSolver(Readable):
+class LinearSolver(Readable, ABC):
     """Solver with linear steps. Their factors are computed once per schedule, before sampling.
 
     The factors come from diffusers' schedulers. Running these schedulers inside the chain would add dozens
@@ -88,6 +91,7 @@ class LinearSolver(Readable):
     def __init__(self) -> None:
         self._updates: dict[DiffusionSchedule, list[Update]] = {}
 
+    @abstractmethod
     def updates(self, schedule: DiffusionSchedule) -> list[Update]:
         """Steps of a chain, from high to low noise."""
         raise NotImplementedError
@@ -96,7 +100,7 @@ class LinearSolver(Readable):
         self, denoise: Denoiser, noise: Tensor, schedule: DiffusionSchedule, temperature: float
     ) -> Tensor:
         if schedule not in self._updates:
-            self._updates[schedule] = self.updates(schedule)
+            self._updates[schedule] = self._checked(self.updates(schedule), schedule.num_steps)
         c, x, predictions = schedule.coefficients, noise[0], list[Tensor]()
         for j, update in enumerate(self._updates[schedule], start=1):
             i = schedule.num_steps - j
@@ -112,6 +116,11 @@ class LinearSolver(Readable):
                 predictions = [x0, *predictions][: len(update.previous)]
             x = stepped
         return x
+
+    def _checked(self, updates: list[Update], num_steps: int) -> list[Update]:
+        if isinstance(updates, list) and len(updates) == num_steps:
+            return updates
+        raise wrong_return("sampler.solver", self, "updates", f"a list of {num_steps} updates", updates)
 
 
 class DDIM(LinearSolver):

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.orders import halved
+from mar_accel.sampling.parts import counts_of, not_defined
 from mar_accel.utils.readable import Readable
 
 
@@ -38,11 +39,12 @@ class StepSizes(Readable):
 
     def sizes(self, stage_sizes: Sequence[int]) -> Sequence[int]:
         """Number of tokens of each AR step, at least 1. The sum must equal that of the stages."""
-        raise NotImplementedError
+        raise not_defined("sampler.step_sizes", self, "sizes")
 
     def split(self, stage_sizes: Sequence[int]) -> list[StepSize]:
         """AR steps with stage and progress. Override this to set stage or progress differently."""
-        return with_stages(self.sizes(stage_sizes), stage_sizes)
+        sizes = counts_of("sampler.step_sizes", self, "sizes", self.sizes(stage_sizes), "AR step")
+        return with_stages(sizes, stage_sizes)
 
 
 class CosineSteps(StepSizes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from mar_accel.caching.condition import ConditionCache
+from mar_accel.caching.lazymar import LazyMAR
+from mar_accel.caching.refresh import FixedRefresh, StaticRefresh
 from mar_accel.errors import ConfigError
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps, DiffusionSteps
 from mar_accel.sampling.guidance import GuidanceSchedule, Progress
-from mar_accel.sampling.orders import Order, RandomOrder
-from mar_accel.sampling.plan import ARStep
+from mar_accel.sampling.orders import RandomOrder
+from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.selection import RandomSelection
@@ -37,7 +41,7 @@ class MySteps(StepSizes):
         return self.given
 
 
-class MyStages(Order):
+class MyStages(RandomOrder):
     def __init__(self, *sizes: int):
         self.given = sizes
 
@@ -82,9 +86,12 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "too many tokens": ({"step_sizes": MySteps(100, 200)}, r"\(MySteps\): step sizes must .* got 300"),
     "a step without tokens": (
         {"step_sizes": MySteps(128, 0, 128)},
-        r"\(MySteps\): every step size must be an integer ≥ 1, got 0 at AR step 1",
+        r"\(MySteps\): sizes must return a list of integers ≥ 1, got 0 at AR step 1\.",
     ),
-    "half a token": ({"step_sizes": MySteps(127.5, 128.5)}, r"got 127\.5 at AR step 0"),  # type: ignore[arg-type]
+    "half a token": (
+        {"step_sizes": MySteps(127.5, 128.5)},
+        r"\(MySteps\): sizes must .* got 127\.5 at AR step 0\.",
+    ),  # type: ignore[arg-type]
     "no step": ({"step_sizes": MySteps()}, r"256 tokens of the grid, got 0"),
     "stages that are not the grid": (
         {"order": MyStages(128, 64)},
@@ -92,7 +99,7 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an empty stage": (
         {"order": MyStages(256, 0)},
-        r"\(MyStages\): stage_sizes must return integers ≥ 1, got \[256, 0\]",
+        r"\(MyStages\): stage_sizes must return a list of integers ≥ 1, got 0 at stage 1",
     ),
     "a T too few": (
         {"step_sizes": CosineSteps(3), "diffusion_steps": MyLengths(9, 9)},
@@ -100,7 +107,7 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "half a T": (
         {"step_sizes": CosineSteps(2), "diffusion_steps": MyLengths(9, 9.5)},
-        r"\(MyLengths\): per_step must return integers, got 9\.5 at AR step 1",
+        r"\(MyLengths\): per_step must return a list of integers ≥ 1, got 9\.5 at AR step 1",
     ),
     "a negative scale": (
         {"guidance_schedule": MyGuidance(-1)},
@@ -110,9 +117,125 @@ PLANS: dict[str, tuple[dict[str, Any], str]] = {
     "a scale that is none": ({"guidance_schedule": MyGuidance(None)}, "got None at AR step 0"),
     "more chosen than there are": (
         {"selection": Greedy(0.1, 100)},
-        r"sampler\.selection \(Greedy\): num_selected must be between 0 and \d+, got \d+",
+        r"sampler\.selection \(Greedy\): num_selected must return an integer between 0 and \d+, got \d+",
     ),
 }
+
+
+class NoSizes(StepSizes):
+    def sizes(self, stage_sizes: Sequence[int]) -> Any:
+        return None
+
+
+class TensorSizes(StepSizes):
+    def sizes(self, stage_sizes: Sequence[int]) -> Any:
+        return torch.full((64,), 4)
+
+
+class NoStages(RandomOrder):
+    def stage_sizes(self, grid: tuple[int, int]) -> Any:
+        return None
+
+
+class NoLengths(DiffusionSteps):
+    def per_step(self, steps: Sequence[StepSize]) -> Any:
+        return None
+
+
+class NoScale(GuidanceSchedule):
+    """Defines nothing."""
+
+
+class NoGuidance(GuidanceSchedule):
+    def at(self, guidance_scale: float, progress: Progress) -> Any:
+        return 2.0
+
+
+class NoPermutation(RandomOrder):
+    def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Any:
+        return None
+
+
+class ListPermutation(RandomOrder):
+    def permutation(self, grid: tuple[int, int], generator: torch.Generator) -> Any:
+        return list(range(4))
+
+
+PLANS |= {
+    "no sizes": ({"step_sizes": NoSizes()}, r"\(NoSizes\): sizes must return a list of .* got None\."),
+    "sizes as a tensor": ({"step_sizes": TensorSizes()}, r"sizes must .* got a torch\.int64 tensor of shape"),
+    "no stages": ({"order": NoStages()}, r"\(NoStages\): stage_sizes must return a list .* got None\."),
+    "no T": ({"diffusion_steps": NoLengths()}, r"\(NoLengths\): per_step must return .* got None\."),
+    "no scale": ({"guidance_schedule": NoScale()}, r"\(NoScale\): the class must define the method scale"),
+    "a number for a guidance": (
+        {"guidance_schedule": NoGuidance()},
+        r"\(NoGuidance\): at must return a Guidance, got 2\.0 at AR step 0",
+    ),
+    "a scale as a tensor": (
+        {"guidance_schedule": MyGuidance(torch.tensor(3.0))},
+        r"got a torch\.float32 tensor of shape \[\] at AR step 0",
+    ),
+    "no permutation": ({"order": NoPermutation()}, r"\(NoPermutation\): permutation must .* got None\."),
+    "a list for a permutation": ({"order": ListPermutation()}, r"got \[0, 1, 2, 3\] \(list\)\."),
+}
+
+
+class NoArguments(RandomOrder):
+    def permutation(self) -> Tensor:  # type: ignore[override]
+        return torch.arange(256)
+
+
+class TwoArguments(StaticRefresh):
+    def wants(self, plan: Plan, step: ARStep) -> bool:  # type: ignore[override]
+        return True
+
+
+class NoWish(StaticRefresh):
+    def wants(self, plan: Plan, step: ARStep, last: int) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "kind"),
+    [
+        ("order", "halton", "an Order, got 'halton' (str)"),
+        ("order", 3, "an Order, got 3"),
+        ("order", RandomOrder, "an Order, got the class RandomOrder instead of an object"),
+        ("step_sizes", 4, "a StepSizes, got 4"),
+        ("solver", "ddim", "a Solver (it must have sample and visits_every_timestep), got 'ddim' (str)"),
+        ("guidance_schedule", None, "a GuidanceSchedule, got None"),
+        ("diffusion_steps", [1], "a DiffusionSteps, got [1] (list)"),
+        ("selection", CosineSteps(), "a TokenSelection, got CosineSteps(num_iter=64) (CosineSteps)"),
+        ("order", NoArguments(), "permutation must take (grid, generator), but it takes ()"),
+    ],
+)
+def test_parts_of_a_sampler_have_their_class(argument: str, value: Any, kind: str) -> None:
+    with pytest.raises(ConfigError, match=rf"sampler\.{argument} .*{re.escape(kind)}"):
+        Sampler(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("refresh", 3, "must be a Refresh, got 3"),
+        ("token", "all", "must be a TokenCache, got 'all' (str)"),
+        ("condition", True, "must be a ConditionCache, got True"),
+        ("head", FixedRefresh(), "must be a HeadCache, got FixedRefresh("),
+        ("refresh", TwoArguments(), "wants must take (plan, step, last), but it takes (plan, step)"),
+    ],
+)
+def test_parts_of_a_cache_have_their_class(argument: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"cache\.{argument} .*{re.escape(message)}"):
+        LazyMAR(**{"refresh": FixedRefresh(), argument: value})
+
+
+def test_a_refresh_says_true_or_false_before_anything_is_sampled() -> None:
+    sampler = Sampler(step_sizes=CosineSteps(4), guidance_scale=2.0)
+    cache = LazyMAR(NoWish(), condition=ConditionCache())
+    with pytest.raises(
+        ConfigError, match=r"\(NoWish\): wants must return True or False, got None at AR step 1"
+    ):
+        cache.check(CONFIG, sampler.plan(CONFIG.grid), sampler.solver)
 
 
 @pytest.mark.parametrize("case", PLANS)
@@ -144,9 +267,9 @@ def test_settings_are_finite(settings: dict[str, Any], message: str) -> None:
         (torch.arange(1, 257), "must contain each position from 0 to 255"),
         (
             torch.arange(255),
-            r"must return an int64 tensor of shape \[256\], got torch\.int64 of shape \[255\]",
+            r"must return an int64 tensor of shape \[256\], got a torch\.int64 tensor of shape \[255\]",
         ),
-        (torch.arange(256).float(), r"got torch\.float32"),
+        (torch.arange(256).float(), r"got a torch\.float32 tensor"),
         (torch.arange(256).view(16, 16), r"of shape \[16, 16\]"),
     ],
 )
@@ -162,6 +285,11 @@ class AllPositions(CachePolicy):
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         tokens, known = state.known(step)
         return state.model(state.embedding(step), tokens, known, state.order)
+
+
+class NoVectors(CachePolicy):
+    def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Any:
+        return None
 
 
 class OneBranch(CachePolicy):
@@ -194,17 +322,21 @@ def _decode(cache: CachePolicy, **parts: Any) -> None:
 
 def test_what_the_decode_loop_gets_has_the_shape_that_it_needs() -> None:
     # The first of four steps decodes two of sixteen tokens; two images, two branches, width 8.
-    with pytest.raises(
-        ConfigError, match=r"cache \(AllPositions\): .* shape \[4, 2, 8\] at AR step 0, got \[4, 16"
-    ):
+    with pytest.raises(ConfigError, match=r"cache \(AllPositions\): .* shape \[4, 2, 8\], got a .* \[4, 16"):
         _decode(AllPositions())
     with pytest.raises(
-        ConfigError, match=r"cache \(OneBranch\): .* shape \[4, 2, 8\] at AR step 0, got \[2, 2, 8"
+        ConfigError, match=r"cache \(NoVectors\): conditioning_vectors must .* got None at AR"
+    ):
+        _decode(NoVectors())
+    with pytest.raises(
+        ConfigError, match=r"cache \(OneBranch\): .* shape \[4, 2, 8\], got a .* \[2, 2, 8\] at AR step 0"
     ):
         _decode(OneBranch())
     with pytest.raises(
-        ConfigError, match=r"sampler\.selection \(FlatScores\): scores must return shape \[2, "
+        ConfigError, match=r"sampler\.selection \(FlatScores\): scores must return a tensor of shape \[2, "
     ):
         _decode(NoCache(), selection=FlatScores(0.5, 2))
-    with pytest.raises(ConfigError, match=r"sampler\.solver \(WholeChain\): sample must return shape \[4, "):
+    with pytest.raises(
+        ConfigError, match=r"sampler\.solver \(WholeChain\): sample must return a tensor of shape \[4, "
+    ):
         _decode(NoCache(), solver=WholeChain())
