@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mar_accel.errors import ConfigError
 from mar_accel.models.backbone import TokenBackbone
 from mar_accel.models.cross_attention import CrossBlock, TextEmbedder
 from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.sizes import check_sizes
 from mar_accel.models.transformer import Block, init_transformer_weights
 
 # Keys and values of each cross block, [B, H, N, d] each.
@@ -63,11 +63,7 @@ class LightGenConfig:
     def __post_init__(self) -> None:
         for key in ("grid", "train_grid"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
-                f"got {self.embed_dim}."
-            )
+        check_sizes(self)
 
     @property
     def seq_len(self) -> int:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mar_accel.errors import ConfigError
 from mar_accel.models.backbone import TokenBackbone
 from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.sizes import check_sizes
 from mar_accel.models.transformer import Block, init_transformer_weights
 
 
@@ -53,11 +53,7 @@ class MARConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
-                f"got {self.embed_dim}."
-            )
+        check_sizes(self)
 
     @property
     def seq_len(self) -> int:
