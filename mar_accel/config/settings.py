@@ -410,6 +410,13 @@ class Settings:
                 "directory; choose a folder for this run."
             )
 
+        classes = self.model.architecture.get("num_classes", self.dataset.num_classes)
+        if isinstance(classes, int) and self.dataset.num_classes > classes:
+            raise ConfigError(
+                f"dataset.num_classes must be at most {classes}, the classes of model={self.model.name}, got "
+                f"{self.dataset.num_classes}."
+            )
+
     def plain(self) -> dict[str, Any]:
         """Plain values for records, logs and further processes, without nodes of other commands."""
         others = {*COMMAND_NODES.values()} - {self.command}

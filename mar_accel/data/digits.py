@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IMAGE_SIZE = 32
+NUM_SCANS = 1797
 # The scan fills the inner 24×24 pixels. The margin keeps a grid of images readable.
 CONTENT_SIZE = 24
 

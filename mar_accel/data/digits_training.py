@@ -33,4 +33,6 @@ class DigitsTrainingData(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         scans, labels = batch
         affine = random_affine(len(scans)).to(scans.device)
-        return render(scans, affine) * 2 - 1, labels
+        # Coordinates are float32 under every precision of the trainer.
+        images = render(scans.float(), affine) * 2 - 1
+        return images.to(scans.dtype), labels

@@ -87,8 +87,8 @@ def _check_nodes(num_nodes: int) -> None:
     """Raise ConfigError where Lightning would wait for nodes that nobody has started."""
     if num_nodes > 1 and not any(name in os.environ for name in _RENDEZVOUS):
         raise ConfigError(
-            f"trainer.num_nodes={num_nodes} needs a launcher that starts the command on each node; use srun or "
-            "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
+            f"trainer.num_nodes={num_nodes} needs a launcher that starts the command on each node; use srun "
+            "or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
         )
 
 

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mar_accel.data.digits import load_scans, random_affine, render
+from mar_accel.data.digits import NUM_SCANS, load_scans, random_affine, render
 from mar_accel.data.image_sets import open_images
 from mar_accel.data.npz import array_names, load_npz
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
+from mar_accel.utils.host_memory import physical_memory
 from mar_accel.utils.progress import progress
 from mar_accel.utils.whole_files import written_whole
 
@@ -26,6 +27,8 @@ from mar_accel.utils.whole_files import written_whole
 MAX_KEPT_FEATURES = 10_000
 BATCH_SIZE = 256
 # Part of the cache key. Increase it when the computation changes.
+# Memory for one augmented digit: scan, grid of coordinates, image in float32 and in uint8.
+BYTES_PER_COPY = 4 * (8 * 8 + 2 * 32 * 32 + 3 * 32 * 32) + 32 * 32
 CACHE_VERSION = 2
 
 
@@ -72,7 +75,14 @@ class ReferenceSource:
         self.cache_dir = Path(cache_dir) if cache_dir else _user_cache_dir()
 
     def check(self) -> None:
-        """Raise DataError if the source does not exist, before any image is generated."""
+        """Raise an error if the source does not exist or is too large, before any image is generated."""
+        largest = physical_memory() // (NUM_SCANS * BYTES_PER_COPY)
+        if self.source == "digits" and self.augmentations > largest:
+            needed = self.augmentations * NUM_SCANS * BYTES_PER_COPY
+            raise ConfigError(
+                f"reference.augmentations={self.augmentations} needs {needed / 1e9:.0f} GB of memory; this "
+                f"machine has enough for {largest}."
+            )
         if self.source != "digits" and not Path(self.source).exists():
             raise DataError(
                 f"reference.source={self.source} does not exist; use digits, an .npz with mu and sigma "

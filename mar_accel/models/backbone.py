@@ -9,12 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion_head import DiffusionHead
+from mar_accel.models.sizes import check_sizes
 from mar_accel.models.transformer import Block, gather_tokens, init_transformer_weights, scatter_tokens
-
-# No network is larger in a single size; building one would take minutes before any weight is compared.
-MAX_DEPTH, MAX_SIZE = 1000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
-        _check_sizes(self)
-        if self.embed_dim % self.num_heads:
-            raise ConfigError(
-                f"model.architecture.embed_dim must be a multiple of num_heads={self.num_heads}, "
-                f"got {self.embed_dim}."
-            )
+        check_sizes(self)
 
     @property
     def seq_len(self) -> int:
@@ -59,20 +51,6 @@ class BackboneConfig:
     def token_dim(self) -> int:
         """Channels C of a token."""
         return self.latent_channels * self.patch_size**2
-
-
-def _check_sizes(config: BackboneConfig) -> None:
-    """Raise ConfigError for a size that no network has, before anything is built."""
-    key = "model.architecture"
-    if len(config.grid) != 2:
-        raise ConfigError(f"{key}.grid must have two sizes, rows and columns, got {list(config.grid)}.")
-    sizes = {name: value for name, value in vars(config).items() if name != "dropout" and "grid" not in name}
-    for name, value in {**sizes, "grid[0]": config.grid[0], "grid[1]": config.grid[1]}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float) if name == "mlp_ratio" else int):
-            raise ConfigError(f"{key}.{name} must be a number, got {value!r}.")
-        smallest, largest = (0.001 if name == "mlp_ratio" else 1), MAX_DEPTH if "depth" in name else MAX_SIZE
-        if not smallest <= value <= largest:
-            raise ConfigError(f"{key}.{name} must be between {smallest} and {largest}, got {value}.")
 
 
 class TokenBackbone(nn.Module):

@@ -229,7 +229,9 @@ class DiffusionHead(nn.Module):
         if noise is None:
             noise = torch.randn_like(x0)
         x_t = add_noise(x0, timesteps, noise)
-        return diffusion_loss(self.net(x_t, timesteps, z), x0, x_t, timesteps, noise).mean()
+        # The constants of the process are float32, so x_t is too, whatever dtype the weights have.
+        output = self.net(x_t.to(self.net.input_proj.weight.dtype), timesteps, z)
+        return diffusion_loss(output, x0, x_t, timesteps, noise).mean()
 
 
 def _draw_timesteps(count: int, draws: int, device: torch.device) -> Tensor:

@@ -47,8 +47,8 @@ class LightGenConfig(BackboneConfig):
     max_text_length: int = 128
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         object.__setattr__(self, "train_grid", tuple(self.train_grid))
+        super().__post_init__()
 
 
 class LightGen(TokenBackbone):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from mar_accel.config.settings import ModelSettings
@@ -11,15 +13,22 @@ from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_architecture
 from mar_accel.models.lightgen import LightGen, LightGenConfig
 from mar_accel.models.mar import MAR
+from mar_accel.models.sizes import check_memory
 from mar_accel.models.text_encoder import T5Size, make_t5_encoder
 from mar_accel.training.conditioning import Conditioner, LabelConditioner, TextConditioner
 from mar_accel.weights.folder import MODEL_FILE
 from mar_accel.weights.text_folder import load_text_model
 
+# Weights, averaged weights, gradients and the two moments of AdamW.
+TRAINING_COPIES = 5
+
 
 def build_trained(model: ModelSettings) -> tuple[MAR | LightGen, Conditioner]:
     """Network and conditioner with random weights; both are trained."""
     architecture = build_architecture(model)
+    kind: Any = LightGen if isinstance(architecture, LightGenConfig) else MAR
+    with torch.device("meta"):
+        check_memory(kind(architecture), copies=TRAINING_COPIES)
     if isinstance(architecture, LightGenConfig):
         encoder = make_t5_encoder(T5Size(**(model.text_encoder or {})))
         return LightGen(architecture), TextConditioner(encoder)

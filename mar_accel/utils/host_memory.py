@@ -1,4 +1,4 @@
-"""Settings of the allocator: memory freed by CPU tensors is kept for later tensors."""
+"""Memory of the machine: its size, and what the allocator keeps of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ _M_MMAP_MAX = -4
 # The largest threshold that mallopt accepts (an int).
 _NEVER = 2**31 - 1
 _USERS_CHOICE = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+
+
+def physical_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def keep_freed_memory() -> bool:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mar_accel.errors import WeightsError
 from mar_accel.models.autoencoders import KLAutoencoder
-from mar_accel.models.backbone import MAX_SIZE
 from mar_accel.models.kl16 import diffusers_names, has_latent_diffusion_names, kl16_autoencoder
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.sizes import MAX_SIZE, check_memory
 from mar_accel.weights.files import read_tensors
 from mar_accel.weights.fitting import require_fit
 from mar_accel.weights.folder import (
@@ -58,6 +58,7 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
     # Shapes are compared on the meta device, before any memory is allocated.
     with torch.device("meta"):
         model = MAR(config)
+    check_memory(model)
     if path is None:
         fill_randomly(model.to_empty(device="cpu"))
         return model.eval()
