@@ -92,7 +92,7 @@ def evaluate_sampling(
         The evaluation on the first process; None on all others.
     """
     run = _prepare(settings, identity, output_dir)
-    with further_processes(output_dir / CONFIG_FILE):
+    with further_processes(output_dir / CONFIG_FILE, "mar_accel.evaluation.run:evaluate"):
         evaluation, collected = _sample(run, callbacks)
         bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
         _add_baseline(evaluation, run, collected, bars)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from mar_accel.config.settings import Settings
 
 # Names the file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
+# Names the function that takes these settings, as module:function, where it is not the command itself.
+TASK_VARIABLE = "MAR_ACCEL_PARENT_TASK"
 # Variables that Lightning sets before it starts processes. If they are still set later, Lightning assumes
 # that another launcher has set them.
 _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -34,15 +37,25 @@ def settings_of_parent() -> Settings | None:
     return check_settings(Settings, values)
 
 
+def task_of_parent() -> Callable[[Settings], Any] | None:
+    """The function that a process started by Lightning runs; None: that of its command."""
+    module, _, name = os.environ.get(TASK_VARIABLE, "").partition(":")
+    return getattr(import_module(module), name) if module else None
+
+
 @contextmanager
-def further_processes(config_file: Path) -> Iterator[None]:
+def further_processes(config_file: Path, task: str = "") -> Iterator[None]:
     """A context in which processes started by Lightning run the config in ``config_file``.
 
     Afterwards the environment is restored, so that the next job of a multirun can start its own processes.
+
+    Args:
+        config_file: file with the settings.
+        task: function that takes them, as "module:function". Empty: the command's own.
     """
     launched_by_others = "LOCAL_RANK" in os.environ
-    before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, CONFIG_VARIABLE)}
-    os.environ[CONFIG_VARIABLE] = str(config_file)
+    before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, CONFIG_VARIABLE, TASK_VARIABLE)}
+    os.environ[CONFIG_VARIABLE], os.environ[TASK_VARIABLE] = str(config_file), task
     try:
         yield
     except Exception:

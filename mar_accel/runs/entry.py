@@ -21,7 +21,7 @@ from mar_accel.config.compose import conf_dir, group_choices, read_settings, reg
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import Settings, foreign_key
 from mar_accel.errors import ConfigError
-from mar_accel.inference.processes import settings_of_parent
+from mar_accel.inference.processes import settings_of_parent, task_of_parent
 from mar_accel.utils.host_memory import keep_freed_memory
 from mar_accel.utils.threads import set_default_threads
 
@@ -79,7 +79,7 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                 try:
                     settings = settings_of_parent()
                     if settings is not None:
-                        return function(settings)
+                        return (task_of_parent() or function)(settings)
                     sys.argv[1:] = group_choices(sys.argv[1:])
                     return compose_and_run(run)()
                 except Exception as error:
