@@ -253,7 +253,15 @@ class BenchmarkSettings:
         autoencoder: whether the time of the autoencoder is included.
     """
 
-    variants: dict[str, list[str]] = field(default_factory=dict)
+    variants: dict[str, list[str]] = field(
+        default_factory=lambda: {
+            "mar": ["sampler=mar", "cache=none"],
+            "gtr": ["sampler=gtr", "cache=none"],
+            "gtr_18": ["sampler=gtr_18", "cache=none"],
+            "lazymar": ["sampler=mar", "cache=lazymar"],
+            "gtr_18+lazymar": ["sampler=gtr_18", "cache=lazymar"],
+        }
+    )
     only: list[str] | None = None
     rounds: Positive = 5
     warmup_rounds: Count = 1

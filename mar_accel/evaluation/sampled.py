@@ -108,7 +108,7 @@ def evaluate_sampling(
     run = _prepare(settings, identity, output_dir)
     lock.take()
     claim_run_folder(output_dir, settings, identity)
-    with further_processes(output_dir / CONFIG_FILE):
+    with further_processes(output_dir / CONFIG_FILE, "mar_accel.evaluation.run:evaluate"):
         evaluation, collected = _sample(run, callbacks)
         bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
         _add_baseline(evaluation, run, collected, bars)

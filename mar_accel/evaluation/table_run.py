@@ -116,7 +116,8 @@ def _row_result(
         # Speedups are measured later, in rounds over all rows.
         "timing_rounds": 0,
     }
-    settings = settings.with_(output_dir=str(folder), evaluate=evaluate_keys)
+    # The processes of further devices read the settings, and must have the callbacks of this one: none.
+    settings = settings.with_(output_dir=str(folder), callbacks={}, evaluate=evaluate_keys)
     if not _finished(folder / METRICS_FILE, settings, first):
         logger = settings.logger
         if "tags" in logger:  # W&B

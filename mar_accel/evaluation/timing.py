@@ -15,8 +15,7 @@ from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.runs.folder import write_config
 from mar_accel.runs.record import environment, read_json, write_json
 
-# The command in the settings for the processes of further devices, and the file with the rows' settings.
-TIME_ROWS = "time_rows"
+# Settings for the processes of further devices, settings of the rows, and the result.
 PLAN_FILE, ROWS_FILE, TIMING_FILE = ".timing.yaml", ".timed_rows.json", "timing.json"
 
 
@@ -43,9 +42,11 @@ def time_rows(
     if kept.get("key") == key:
         return kept["latencies"]
     write_json([row.plain() for row in rows], output_dir / ROWS_FILE)
-    plan = rows[0].with_(command=TIME_ROWS, output_dir=str(output_dir), table={"timing_rounds": rounds})
+    # A file of evaluate would leave out the node table.
+    changes = {"output_dir": str(output_dir), "table": {"timing_rounds": rounds}}
+    plan = rows[0].with_(command="evaluate_table", **changes)
     write_config(plan, output_dir, PLAN_FILE)
-    with further_processes(output_dir / PLAN_FILE):
+    with further_processes(output_dir / PLAN_FILE, f"{__name__}:time_in_process"):
         latencies = time_in_process(plan, on_batch)
     write_json({"key": key, "latencies": latencies}, output_dir / TIMING_FILE)
     return latencies

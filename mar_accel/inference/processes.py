@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
 PARENT_VARIABLE = "MAR_ACCEL_PARENT_PID"
 # Seconds between two looks at the parent.
 _WATCH_PERIOD = 0.2
+# Names the function that takes these settings, as module:function, where it is not the command itself.
+TASK_VARIABLE = "MAR_ACCEL_PARENT_TASK"
 # Variables that Lightning sets before it starts processes. If they are still set later, Lightning assumes
 # that another launcher has set them.
 _LAUNCH_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -95,16 +98,26 @@ class SameConfig(pl.Callback):
             )
 
 
+def task_of_parent() -> Callable[[Settings], Any] | None:
+    """The function that a process started by Lightning runs; None: that of its command."""
+    module, _, name = os.environ.get(TASK_VARIABLE, "").partition(":")
+    return getattr(import_module(module), name) if module else None
+
+
 @contextmanager
-def further_processes(config_file: Path) -> Iterator[None]:
+def further_processes(config_file: Path, task: str = "") -> Iterator[None]:
     """A context in which processes started by Lightning run the config in ``config_file``.
 
     Afterwards the environment is restored, so that the next job of a multirun can start its own processes.
+
+    Args:
+        config_file: file with the settings.
+        task: function that takes them, as "module:function". Empty: the command's own.
     """
     launched_by_others = "LOCAL_RANK" in os.environ
-    own_variables = (CONFIG_VARIABLE, PARENT_VARIABLE)
+    own_variables = (CONFIG_VARIABLE, PARENT_VARIABLE, TASK_VARIABLE)
     before = {name: os.environ.get(name) for name in (*_LAUNCH_VARIABLES, *own_variables)}
-    os.environ[CONFIG_VARIABLE], os.environ[PARENT_VARIABLE] = str(config_file), str(os.getpid())
+    os.environ |= {CONFIG_VARIABLE: str(config_file), PARENT_VARIABLE: str(os.getpid()), TASK_VARIABLE: task}
     try:
         yield
     except BaseException:

@@ -22,7 +22,12 @@ from mar_accel.config.compose import conf_dir, group_choices, read_settings, reg
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import Settings, foreign_key
 from mar_accel.errors import ConfigError, ExitCode
-from mar_accel.inference.processes import end_with_parent, is_further_process, settings_of_parent
+from mar_accel.inference.processes import (
+    end_with_parent,
+    is_further_process,
+    settings_of_parent,
+    task_of_parent,
+)
 from mar_accel.utils.host_memory import keep_freed_memory
 from mar_accel.utils.threads import set_default_threads
 
@@ -81,7 +86,7 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                     end_with_parent()
                     settings = settings_of_parent()
                     if settings is not None:
-                        return function(settings)
+                        return (task_of_parent() or function)(settings)
                     _check_config_folders(sys.argv[1:])
                     sys.argv[1:] = group_choices(sys.argv[1:])
                     return compose_and_run(run)()

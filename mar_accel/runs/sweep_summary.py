@@ -86,8 +86,9 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 def write_summary(results: Sequence[RunResult], file: Path) -> None:
     """Write a CSV file with the swept values and the numbers of every run."""
-    names = list(dict.fromkeys(name for result in results for name in result.metrics))
     swept = swept_values(results)
+    # A record repeats some keys of the config, such as the seed.
+    names = [name for name in dict.fromkeys(n for r in results for n in r.metrics) if name not in swept]
     with written_whole(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["run", *swept, "status", "reason", "folder", "timed_with", *names])

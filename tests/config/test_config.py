@@ -369,3 +369,17 @@ def test_nodes_are_checked_with_those_below_them(tmp_path: Path, monkeypatch: py
     ):
         with pytest.raises(ConfigError, match=sentence):
             check_node("own", {"_target_": "checked_parts.Outer", "inner": node})
+
+
+@pytest.mark.parametrize("command", PRIMARY)
+def test_settings_have_the_defaults_of_the_yaml_files(command: str) -> None:
+    """The values stand twice, for the command line and for Python."""
+    composed = compose_settings(command)
+    own = {node: getattr(composed, node) for node, owner in COMMAND_NODES.items() if owner == command}
+    groups = {key: getattr(composed, key) for key in ("command", "model", "dataset", "sampler", "cache")}
+    default = Settings(**groups, output_dir="run")
+    assert own == {node: getattr(default, node) for node in own} and own
+    assert composed.seed == default.seed
+    # redundancy keeps features of all AR steps, so it samples fewer images at a time.
+    batch_size = 4 if command == "redundancy" else default.trainer.batch_size
+    assert composed.trainer == replace(default.trainer, batch_size=batch_size)

@@ -25,6 +25,8 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
 from mar_accel.runs.folder import claim_run_folder
 from mar_accel.runs.identity import Identity
+from mar_accel.runs.sweep_result import DONE, RunResult
+from mar_accel.runs.sweep_summary import write_summary
 
 FEW = ["dataset.num_images=4", "trainer.batch_size=2"]
 EVALUATION = [
@@ -64,6 +66,16 @@ def test_the_same_command_again_makes_nothing_again(
         _identity("generate", *tiny_model, *FEW, f"seed={seed}").images_hash for seed in range(3)
     }
     assert not list((tmp_path / ".results").iterdir())
+
+
+def test_a_swept_key_that_is_also_recorded_is_one_column(tmp_path: Path) -> None:
+    results = [
+        RunResult(n, (f"seed={n}",), DONE, "run.json", metrics={"seed": n, "fid": 2.5}) for n in range(2)
+    ]
+    write_summary(results, tmp_path / "sweep.csv")
+    heading, first, _ = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert heading.split(",").count("seed") == 1
+    assert dict(zip(heading.split(","), first.split(","), strict=True))["fid"] == "2.5"
 
 
 def test_identities_are_nested(tiny_model: list[str]) -> None:
