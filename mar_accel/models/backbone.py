@@ -86,7 +86,7 @@ class TokenBackbone(nn.Module):
         self.decoder_blocks = nn.ModuleList(Block(*block_args) for _ in range(config.decoder_depth))
         self.decoder_norm = nn.LayerNorm(dim, eps=1e-6)
 
-    def finish(self, condition: Sequence[Tensor], last_positions: nn.Parameter) -> None:
+    def finish(self, condition: Sequence[Tensor], last_positions: Tensor) -> None:
         """Initialise all parameters as MAR does, and add the diffusion head, which initialises itself.
 
         Args:
