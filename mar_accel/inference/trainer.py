@@ -84,8 +84,8 @@ def _check_nodes(num_nodes: int) -> None:
     """Raise ConfigError where Lightning would wait for nodes that nobody has started."""
     if num_nodes > 1 and not any(name in os.environ for name in _RENDEZVOUS):
         raise ConfigError(
-            f"trainer.num_nodes={num_nodes} needs a launcher that starts the command on each node; use srun or "
-            "torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
+            f"trainer.num_nodes={num_nodes} needs a launcher that starts the command on each node; use srun "
+            "or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node."
         )
 
 
@@ -96,5 +96,8 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**settings)
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
-        raise ConfigError(f"trainer: {reason}; use values that Lightning's Trainer accepts.") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+        advice = "use values that Lightning's Trainer accepts"
+        if isinstance(error, ImportError):
+            advice = "install the package, or use another accelerator, precision, strategy or profiler"
+        raise ConfigError(f"trainer: {reason}; {advice}.") from error
