@@ -146,9 +146,12 @@ BAD_INPUT = {
         "there is no module my; use an importable class.",
     ),
     "no import path": (["sampler.order._target_=Order"], "must be an import path such as my_module.MyClass"),
-    "accelerator without its package": (["trainer.accelerator=tpu"], "trainer: "),
-    "precision without its package": (["trainer.precision=transformer-engine"], "trainer: "),
-    "unknown plugin": (["+trainer.plugins=foo"], "trainer: "),
+    "accelerator without its package": (["trainer.accelerator=tpu"], "trainer: Requirement 'torch_xla"),
+    "precision without its package": (
+        ["trainer.precision=transformer-engine"],
+        "not met; install the package, or use",
+    ),
+    "unknown plugin": (["+trainer.plugins=foo"], "trainer.plugins must be null, got 'foo'."),
     "nodes that nobody starts": (["trainer.num_nodes=2"], "trainer.num_nodes=2 needs a launcher"),
     "part of another kind": (
         ["sampler.order._target_=mar_accel.sampling.solvers.DDPM"],

@@ -135,7 +135,8 @@ class TrainerSettings:
     use_distributed_sampler: bool = True
     inference_mode: bool = True
     profiler: str | None = None
-    plugins: str | list[str] | None = None
+    # Lightning takes objects here, which a config cannot name.
+    plugins: None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", self._precision())

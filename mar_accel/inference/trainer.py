@@ -99,5 +99,8 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**settings)
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
-        raise ConfigError(f"trainer: {reason}; use values that Lightning's Trainer accepts.") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+        advice = "use values that Lightning's Trainer accepts"
+        if isinstance(error, ImportError):
+            advice = "install the package, or use another accelerator, precision, strategy or profiler"
+        raise ConfigError(f"trainer: {reason}; {advice}.") from error

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.own_metrics import OwnMetrics
+from mar_accel.evaluation.run import evaluate
 from mar_accel.runs.record import write_json
 
 SHAPE = (1, 32, 32)
@@ -105,3 +106,30 @@ def test_numbers_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
         "b": [1.5, None],
         "c": [None, {"d": 2}],
     }
+
+
+def test_a_wrong_metric_leaves_no_run_folder(tiny: list[str], tmp_path: Path) -> None:
+    overrides = [f"+metrics.text._target_={__name__}.Text", f"output_dir={tmp_path / 'run'}"]
+    cache = [
+        f"reference.cache_dir={tmp_path}",
+        "dataset.num_images=4",
+        "evaluate.baseline=none",
+        "features=none",
+    ]
+    with pytest.raises(ConfigError, match=r"metrics\.text \(Text\): compute must return a number"):
+        evaluate(compose_settings("evaluate", [*tiny, *overrides, *cache]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_fails_at_the_end_is_null_in_metrics_json(tiny: list[str], tmp_path: Path) -> None:
+    overrides = [f"+metrics.late._target_={__name__}.FailsLate", f"output_dir={tmp_path / 'run'}"]
+    cache = [
+        f"reference.cache_dir={tmp_path}",
+        "dataset.num_images=4",
+        "evaluate.baseline=none",
+        "features=none",
+    ]
+    evaluate(compose_settings("evaluate", [*tiny, *overrides, *cache]))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["late"] is None and metrics["num_images"] == 4 and metrics["latency_s_per_image"] > 0
+    assert "metrics.late has no value: RuntimeError: too many images." in metrics["warnings"]
