@@ -207,7 +207,7 @@ def test_what_the_message_says_about_quotes_works(
 
 FAILING_FOLDERS: dict[str, tuple[int, str]] = {
     "full disk": (errno.ENOSPC, "No space left on device); free some space, then run the same command"),
-    "quota": (errno.EDQUOT, "free some space, then run the same command again."),
+    "quota": (errno.EDQUOT, "Disk quota exceeded); free some space, then run the same command again."),
     "read-only": (errno.EROFS, "Read-only file system); check that it exists"),
     "no permission": (errno.EACCES, "Permission denied); check that it exists and that you may use it"),
 }

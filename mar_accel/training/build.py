@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import WeightsError
@@ -16,6 +15,8 @@ from mar_accel.models.mar import MAR
 from mar_accel.models.sizes import check_memory
 from mar_accel.models.text_encoder import T5Size, make_t5_encoder
 from mar_accel.training.conditioning import Conditioner, LabelConditioner, TextConditioner
+from mar_accel.weights.files import read_tensors
+from mar_accel.weights.fitting import require_fit
 from mar_accel.weights.folder import MODEL_FILE
 from mar_accel.weights.text_folder import load_text_model
 
@@ -41,8 +42,13 @@ def load_initial(network: MAR | LightGen, conditioner: Conditioner, folder: Path
     Raises:
         WeightsError: the folder is missing or has another architecture.
     """
+    key, file = "training.initial_weights", folder / MODEL_FILE
+    if not file.is_file():
+        raise WeightsError(f"{key}={folder} has no {MODEL_FILE}; use a model folder or null.")
+    state = read_tensors(file, key).tensors
+    require_fit(network, state, f"{key}={folder} does not fit")
+    network.load_state_dict(state)
     try:
-        network.load_state_dict(load_file(folder / MODEL_FILE))
         if isinstance(conditioner, TextConditioner):
             conditioner.encoder.load_state_dict(load_text_model(folder)[1].state_dict())
     except (OSError, RuntimeError) as error:

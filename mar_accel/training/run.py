@@ -29,6 +29,7 @@ from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.export import export_averaged, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingModule
+from mar_accel.weights.pickles import read_pickle
 
 LAST = "last.ckpt"
 LOG_EVERY_N_STEPS = 50
@@ -112,7 +113,12 @@ def _resume_path(settings: TrainingSettings, last: Path) -> Path | None:
 
 def _global_step(checkpoint: Path) -> int:
     """Number of optimiser steps before a checkpoint."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    try:
+        return int(read_pickle(checkpoint, "training.resume")["global_step"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ConfigError(
+            f"training.resume: {checkpoint} is no checkpoint of a training; use another one or null."
+        ) from error
 
 
 def _fit(
