@@ -23,6 +23,7 @@ def main(settings: Settings) -> float | None:
     rate = f" ({result.speed['images_per_second']:.2f} images/s)" if result.speed else ""
     note = f", {kept} were there already" if kept else ""
     print(f"{result.num_sampled} images in {result.seconds:.1f} s{rate}{note}: {result.output_dir}")
+    print(f"All in one: {result.output_dir / 'grid.png'}")
     return result.speed.get("seconds_per_image")
 
 
