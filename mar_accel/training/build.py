@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,7 @@ TRAINING_COPIES = 5
 def build_trained(model: ModelSettings) -> tuple[MAR | LightGen, Conditioner]:
     """Network and conditioner with random weights; both are trained."""
     architecture = build_architecture(model)
-    kind: type[MAR | LightGen] = LightGen if isinstance(architecture, LightGenConfig) else MAR
+    kind: Any = LightGen if isinstance(architecture, LightGenConfig) else MAR
     with torch.device("meta"):
         check_memory(kind(architecture), copies=TRAINING_COPIES)
     if isinstance(architecture, LightGenConfig):
