@@ -150,8 +150,8 @@ def require_complete(output_dir: Path, num_images: int) -> None:
         )
     if len(there) > num_images:
         raise IncompleteError(
-            f"output_dir={output_dir} has {len(there)} images, but the run makes {num_images}; another "
-            "process has written to the folder, so choose another one."
+            f"output_dir={output_dir} has {len(there)} images, of an earlier run or of another process, but "
+            f"this run makes {num_images}; choose another folder, or dataset.num_images={len(there)}."
         )
     sync_folder(output_dir / IMAGES)
 
