@@ -88,7 +88,7 @@ def _overrides(row: Row, folder: Path) -> list[str]:
         "evaluate": [*judged, "evaluate.timing_rounds=1"],
         "evaluate_table": [*judged, f"table.rows={folder / 'rows.yaml'}", "table.timing_rounds=1"],
         "benchmark": ["benchmark.only=[mar,own]", "benchmark.rounds=1", "benchmark.warmup_rounds=0"],
-        "calibrate": ["calibrate.speedup=1.0001"],
+        "calibrate": ["calibrate.flops_ratio=1.0001"],
         "redundancy": ["redundancy.head_every=7"],
     }.get(row["command"], [])
     if row["command"] == "benchmark":

@@ -231,9 +231,9 @@ def test_folder_that_is_removed_while_sampling(
 ) -> None:
     save = writer.save_png
 
-    def save_after_removal(image: Image.Image, path: Path) -> None:
+    def save_after_removal(image: Image.Image, path: Path, **options: Any) -> None:
         shutil.rmtree(tmp_path / "run")
-        save(image, path)
+        save(image, path, **options)
 
     monkeypatch.setattr(writer, "save_png", save_after_removal)
     outcome = run_here("generate", *tiny_model, "dataset.num_images=2", f"output_dir={tmp_path / 'run'}")
@@ -326,9 +326,13 @@ def test_gpu_where_there_is_none(run_here: Any, tiny_model: list[str], tmp_path:
 def test_folder_that_cannot_be_written(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("not a folder")
-    for folder in (file, file / "below", Path("/proc/nothing/here")):
+    for folder, words in (
+        (file, "is a file, or inside one"),
+        (file / "below", "is a file, or inside one"),
+        (Path("/proc/nothing/here"), "cannot be written"),
+    ):
         outcome = run_here("generate", *tiny_model, f"output_dir={folder}")
-        _refused(outcome, f"output_dir={folder} cannot be written")
+        _refused(outcome, f"output_dir={folder} {words}")
     assert file.read_text() == "not a folder" and list(tmp_path.iterdir()) == [file]
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mar_accel.config.compose import compose_settings
-from mar_accel.generate import generate
+from mar_accel.runs.generation import generate
 
 # One level of 255: sums are taken in another order on another device.
 ONE_LEVEL = 1

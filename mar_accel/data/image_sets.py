@@ -218,11 +218,11 @@ class _RunImages(ImageFolder):
             self.record = json.loads(file.read_text())
             dataset = self.record["config"]["dataset"]
             labels, per_class = dataset["labels"], dataset.get("images_per_class") or 1
-            turns = torch.tensor(self.keys) // per_class
+            turns = torch.tensor(self.keys, dtype=torch.long) // per_class
             if labels is None:
                 self.labels = turns % dataset["num_classes"]
             else:
-                labels = torch.tensor([labels] if isinstance(labels, int) else labels)
+                labels = torch.tensor([labels] if isinstance(labels, int) else labels, dtype=torch.long)
                 self.labels = labels[turns % len(labels)].long()
         except (ValueError, KeyError, TypeError, ArithmeticError, RuntimeError) as error:
             raise DataError(f"{file} is not a valid run record; remove it or run generate again.") from error

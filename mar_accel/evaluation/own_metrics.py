@@ -124,7 +124,7 @@ def _try(name: str, metric: Metric, shape: Sequence[int]) -> None:
     """Reject a metric whose ``update`` fails, or whose ``compute`` returns something else than numbers."""
     copied = copy.deepcopy(metric)
     try:
-        copied.update(torch.zeros(2, *shape, dtype=torch.uint8), torch.tensor([0, 1]))
+        copied.update(torch.zeros(2, *shape, dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.long))
     except Exception as error:
         raise ConfigError(
             f"metrics.{name} ({type(metric).__name__}): update(images, labels) fails on uint8 images "

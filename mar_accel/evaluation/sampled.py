@@ -32,8 +32,9 @@ from mar_accel.evaluation.resume import Earlier, nothing_earlier, read_earlier
 from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.processes import SameConfig, further_processes
+from mar_accel.inference.processes import further_processes
 from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.same_config import SameConfig
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter, write_grid

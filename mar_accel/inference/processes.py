@@ -11,12 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
-from mar_accel.errors import ConfigError, ExitCode
+from mar_accel.errors import ExitCode
 
 # Names the file with the resolved config of the run that started this process.
 CONFIG_VARIABLE = "MAR_ACCEL_PARENT_CONFIG"
@@ -66,36 +65,6 @@ def end_with_parent() -> None:
         os._exit(ExitCode.STOPPED)
 
     threading.Thread(target=watch, name="parent-observer", daemon=True).start()
-
-
-def leave_signals_alone(trainer: pl.Trainer) -> None:
-    """Keep Lightning from handling SIGTERM in a prediction.
-
-    Its handler waits for the other processes inside the handler. A process that gets the signal alone would
-    never end, and neither would the run. Without it, a further process ends at once, which ends the run, and
-    the first process ends as :mod:`mar_accel.runs.entry` says.
-    """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-
-
-class SameConfig(pl.Callback):
-    """Refuses to sample unless all processes run the same config.
-
-    Args:
-        config_hash: hash of everything that decides the images and where they are written.
-    """
-
-    def __init__(self, config_hash: str):
-        self.config_hash = config_hash
-
-    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        # All processes compare and all raise, so none waits for another one.
-        same = trainer.strategy.broadcast(self.config_hash) == self.config_hash
-        if not trainer.strategy.reduce_boolean_decision(same):
-            raise ConfigError(
-                "trainer.devices: the processes of this run read different configs, perhaps because "
-                "config.yaml or the weights changed while they started; run the command again."
-            )
 
 
 def task_of_parent() -> Callable[[Settings], Any] | None:

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.processes import leave_signals_alone
 
 # Warnings of Lightning that do not help our users. They are about Lightning's own code, about data loaders
 # without worker processes, and about files of a training that is resumed.
@@ -63,7 +62,7 @@ def build_trainer(
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    leave_signals_alone(trainer)
+    _leave_signals_alone(trainer)
     return trainer
 
 
@@ -104,3 +103,13 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
         if isinstance(error, ImportError):
             advice = "install the package, or use another accelerator, precision, strategy or profiler"
         raise ConfigError(f"trainer: {reason}; {advice}.") from error
+
+
+def _leave_signals_alone(trainer: pl.Trainer) -> None:
+    """Keep Lightning from handling SIGTERM in a prediction.
+
+    Its handler waits for the other processes inside the handler. A process that gets the signal alone would
+    never end, and neither would the run. Without it, a further process ends at once, which ends the run, and
+    the first process ends as :mod:`mar_accel.runs.entry` says.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -15,7 +15,8 @@ from mar_accel.config.settings import Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.inference.build import build_node
 from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.processes import SameConfig, further_processes
+from mar_accel.inference.processes import further_processes
+from mar_accel.inference.same_config import SameConfig
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.stopwatch import Stopwatch
 from mar_accel.inference.trainer import build_trainer, check_num_processes

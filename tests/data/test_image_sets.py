@@ -23,7 +23,8 @@ from mar_accel.data.image_sets import open_images
 from mar_accel.data.pictures import read_image
 from mar_accel.errors import DataError
 from mar_accel.evaluation.comparison import Sampled, compare_with_folder, open_baseline
-from mar_accel.evaluation.result import Evaluation, metric_text
+from mar_accel.evaluation.result import Evaluation
+from mar_accel.metrics.catalogue import METRICS
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.metrics.fidelity import EQUAL_IMAGES_PSNR
 from mar_accel.metrics.frechet import frechet_distance, gaussian_statistics
@@ -304,5 +305,6 @@ def test_distance_of_a_set_to_itself_is_not_negative() -> None:
         features = torch.randn(200, 8, generator=torch.Generator().manual_seed(seed))
         statistics = gaussian_statistics(features)
         assert frechet_distance(statistics, statistics) >= 0
-    assert metric_text({"fid": -1e-12}, "fid", ".3f") == "0.000"
-    assert metric_text({"kid": -2e-3}, "kid", ".3f") == "-2.000"
+    shown = {metric.key: metric for metric in METRICS}
+    assert shown["fid"].text({"fid": -1e-12}) == "0.000"
+    assert shown["kid"].text({"kid": -2e-3}) == "-2.000"

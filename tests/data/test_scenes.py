@@ -114,7 +114,7 @@ def test_objects_are_drawn_in_their_colour_at_their_place(captioned: list[tuple[
 
 
 def test_unknown_words_and_long_prompts_are_refused() -> None:
-    with pytest.raises(DataError, match=r"does not know \(dog\)"):
+    with pytest.raises(DataError, match=r"words outside the vocabulary \(dog\)"):
         tokenize(["a red dog"])
     with pytest.raises(DataError, match="shorten it"):
         tokenize(["a " * MAX_LENGTH])

@@ -22,7 +22,7 @@ from mar_accel.errors import ConfigError, ExitCode, IncompleteError
 from mar_accel.evaluation.run import evaluate
 from mar_accel.inference import session as session_module
 from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.processes import SameConfig
+from mar_accel.inference.same_config import SameConfig
 from mar_accel.inference.session import Prediction, Session
 from mar_accel.runs.folder import image_indices
 from mar_accel.runs.generation import build_callbacks, generate

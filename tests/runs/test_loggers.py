@@ -50,7 +50,13 @@ def test_tensorboard_holds_throughput_and_grid(tiny_model: list[str], tmp_path: 
 
 def test_none_leaves_only_the_run_folder(tiny_model: list[str], tmp_path: Path) -> None:
     _run(tmp_path, tiny_model, "logger=none")
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "grid.png", "images", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
+        "config.yaml",
+        "grid.png",
+        "images",
+        "run.json",
+    }
 
 
 @pytest.mark.slow

@@ -230,11 +230,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "T_rec of 0": (
         {"diffusion_steps": (StageAwareDiffusionSteps, 50, 20, 0)},
-        r"num_diffusion_steps must be .* got 0\.",
+        "per_step must return a list of integers ≥ 1, got 0 at AR step",
     ),
     "T_min of 0": (
         {"diffusion_steps": (StageAwareDiffusionSteps, 50, 0, 20)},
-        r"num_diffusion_steps must be .* got 0\.",
+        "per_step must return a list of integers ≥ 1, got 0 at AR step",
     ),
     "DiSA that grows": (
         {"diffusion_steps": (AnnealedDiffusionSteps, 4, 5)},

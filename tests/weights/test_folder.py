@@ -134,16 +134,16 @@ def test_broken_folders(tmp_path: Path, tiny_model: MAR, tiny_config: MARConfig)
 
 
 BAD_SIZES: dict[str, tuple[dict[str, Any], str]] = {
-    "no heads": ({"num_heads": 0}, "num_heads must be between 1 and"),
-    "text": ({"embed_dim": "16"}, "embed_dim must be a number, got '16'"),
-    "one size of the grid": ({"grid": [16]}, "grid must have two sizes"),
-    "no patch": ({"patch_size": 0}, "patch_size must be between 1 and"),
-    "negative depth": ({"encoder_depth": -1}, "encoder_depth must be between 1 and 1000, got -1"),
-    "depth without end": ({"decoder_depth": 10**7}, "decoder_depth must be between 1 and 1000"),
-    "true": ({"head_width": True}, "head_width must be a number, got True"),
-    "grid of text": ({"grid": "ab"}, r"grid\[0\] must be a number, got 'a'"),
+    "no heads": ({"num_heads": 0}, "num_heads must be an integer between 1 and"),
+    "text": ({"embed_dim": "16"}, "embed_dim must be an integer between 1 and 1000000, got '16'"),
+    "one size of the grid": ({"grid": [16]}, "grid must be two sizes"),
+    "no patch": ({"patch_size": 0}, "patch_size must be an integer between 1 and"),
+    "negative depth": ({"encoder_depth": -1}, "encoder_depth must be an integer between 0 and 1000, got -1"),
+    "depth without end": ({"decoder_depth": 10**7}, "decoder_depth must be an integer between 1 and 1000"),
+    "true": ({"head_width": True}, "head_width must be an integer between 1 and 1000000, got True"),
+    "grid of text": ({"grid": "ab"}, "grid must be an integer between 1 and 1000000, got 'a'"),
     "no grid": ({"grid": None}, "does not describe a MAR model"),
-    "infinite ratio": ({"mlp_ratio": float("inf")}, "mlp_ratio must be between"),
+    "infinite ratio": ({"mlp_ratio": float("inf")}, "mlp_ratio must be a number > 0, got inf"),
     "stranger": ({"width": 3}, "does not describe a MAR model"),
 }
 
