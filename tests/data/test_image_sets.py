@@ -194,8 +194,6 @@ def _dataset(**values: Any) -> str:
 
 
 BAD_RUNS: dict[str, tuple[str, bytes, str]] = {
-    "record of 0 bytes": ("run.json", b"", "is not a valid run record"),
-    "list for a record": ("run.json", b"[]", "is not a valid run record"),
     "no classes": ("run.json", _dataset(num_classes=0).encode(), "is not a valid run record"),
     "text for labels": ("run.json", _dataset(labels="three").encode(), "is not a valid run record"),
     "no labels": ("run.json", _dataset(labels=[]).encode(), "is not a valid run record"),
