@@ -230,9 +230,7 @@ def test_images_that_another_process_adds_are_noticed(
 ) -> None:
     images = tmp_path / "run" / "images"
     while_sampling(lambda indices: 3 in indices and (images / image_name(9)).write_bytes(b""))
-    with pytest.raises(
-        IncompleteError, match="has 5 images, of an earlier run or of another process, but this run makes 4"
-    ):
+    with pytest.raises(IncompleteError, match=r"has 5 images, .* but this run makes 4"):
         generate(config())
     assert not (tmp_path / "run" / "run.json").exists()
 
