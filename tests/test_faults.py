@@ -123,7 +123,7 @@ BAD_INPUT = {
     ),
     "unknown size": (["+model.architecture.widht=3"], "model.architecture.widht is not a key of the config"),
     "folders in a name": (["model.name=../../x"], "model.name must be a plain name without slashes"),
-    "no folder": (["output_dir=''"], "output_dir must be a separate folder, got ''"),
+    "no folder": (["output_dir=''"], "output_dir must name a separate folder, got ''"),
     "no sampler": (["sampler=null"], "a group needs a member"),
     "unknown key of a part": (
         ["sampler.solver.orde=1", "sampler/solver=ddim"],
@@ -131,7 +131,7 @@ BAD_INPUT = {
     ),
     "key of training": (["trainer.max_steps=3"], "trainer.max_steps only applies to training; remove it"),
     "another command": (["command=evaluate"], "command cannot be changed"),
-    "the folder above": (["output_dir=.."], "output_dir must be a separate folder, got '..'"),
+    "the folder above": (["output_dir=.."], "output_dir must name a separate folder, got '..'"),
     "two run folders": (["hydra.run.dir=x", "output_dir=y"], "hydra.run.dir and output_dir both name"),
     "a file as folder": (["output_dir=/dev/null"], "output_dir=/dev/null is a file"),
     "default of no model": (["+model.sampling.nonsense=3"], "model.sampling.nonsense is not a key"),

@@ -412,13 +412,12 @@ class Settings:
     feature_training: FeatureTrainingSettings = field(default_factory=FeatureTrainingSettings)
 
     def __post_init__(self) -> None:
-        folder = Path(self.output_dir.strip())
-        if Path.cwd().is_relative_to(folder.resolve()):
+        # "", ".", ".." and the like: images would be scattered over a folder of other things.
+        if all(part == ".." for part in Path(self.output_dir.strip()).parts):
             raise ConfigError(
-                f"output_dir must be a separate folder, got {self.output_dir!r}, which contains the working "
-                "directory; choose a folder for this run."
+                f"output_dir must name a separate folder, got {self.output_dir!r}; "
+                "choose a folder for this run."
             )
-
         classes = self.model.architecture.get("num_classes", self.dataset.num_classes)
         if isinstance(classes, int) and self.dataset.num_classes > classes:
             raise ConfigError(

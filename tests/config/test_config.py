@@ -195,8 +195,7 @@ UNKNOWN_MODULE = "does not exist: there is no module nope; use an importable cla
         ("trainer.devices=0", "trainer.devices must be ≥ 1, got 0."),
         (
             "output_dir=''",
-            "output_dir must be a separate folder, got '', which contains the working directory; "
-            "choose a folder for this run.",
+            "output_dir must name a separate folder, got ''; choose a folder for this run.",
         ),
         ("model.name=a/b", "model.name must be a plain name without slashes, got 'a/b'."),
         # Unions and lists
