@@ -86,7 +86,12 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
                     end_with_parent()
                     settings = settings_of_parent()
                     if settings is not None:
-                        return (task_of_parent() or function)(settings)
+                        (task_of_parent() or function)(settings)
+                        # The threads of torch's process group sometimes abort while Python ends, which
+                        # would end the whole run. Files are whole, so nothing is left to tidy up.
+                        sys.stdout.flush()
+                        sys.stderr.flush()
+                        os._exit(0)
                     _check_config_folders(sys.argv[1:])
                     sys.argv[1:] = group_choices(sys.argv[1:])
                     return compose_and_run(run)()
