@@ -162,6 +162,16 @@ def nodes_below(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any], A
             yield from nodes_below(f"{key}.{name}", value)
 
 
+def model_defaults_below(key: str, node: Any, unset: str = "") -> Iterator[tuple[str, str, Any, Any]]:
+    """Each setting at or below a node that may come from the model.
+
+    Yields its key, the name in ``model.sampling``, the fallback, and the value in the node, else ``unset``.
+    """
+    for where, values, target in nodes_below(key, node):
+        for name, (default, fallback) in getattr(target, "model_defaults", {}).items():
+            yield f"{where}.{name}", default, fallback, values.get(name, unset)
+
+
 def check_arguments(key: str, arguments: Mapping[str, Any], target: Any, given: Sequence[str] = ()) -> None:
     """Check named arguments against the signature of a class or function.
 

@@ -196,12 +196,11 @@ def read_settings(config: DictConfig) -> Settings:
 
 def _check_model_defaults(settings: Settings) -> None:
     """Refuse a default of the model that no model has and that neither sampler nor cache uses."""
-    from mar_accel.config.check import nodes_below, unknown_key
+    from mar_accel.config.check import model_defaults_below, unknown_key
 
     known = {str(name) for member in _members("model").values() for name in member.get("sampling", {})}
-    for group in ("sampler", "cache"):
-        for _, _, target in nodes_below(group, getattr(settings, group)):
-            known |= {default for default, _ in getattr(target, "model_defaults", {}).values()}
+    for group in GROUPS_WITH_PARTS:
+        known |= {default for _, default, _, _ in model_defaults_below(group, getattr(settings, group))}
     for name in settings.model.sampling:
         if known and name not in known:
             raise ConfigError(unknown_key(f"model.sampling.{name}", sorted(known)))

@@ -16,7 +16,7 @@ from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError, IncompleteError
 from mar_accel.runs.identity import Identity, decides_per_batch, differences
 from mar_accel.runs.record import git_revision, read_json, write_json
-from mar_accel.utils.images import image_name, index_of, is_whole_png
+from mar_accel.utils.images import image_index, image_name, is_whole_png
 from mar_accel.utils.ranks import is_first_process
 from mar_accel.utils.whole_files import sync_folder, written_whole
 
@@ -86,7 +86,7 @@ def image_indices(output_dir: Path) -> list[int]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        found = [index_of(entry.name) for entry in entries if entry.is_file()]
+        found = [image_index(entry.name) for entry in entries if entry.is_file()]
     return sorted(index for index in found if index is not None)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mar_accel.config.check import locate, nodes_below
+from mar_accel.config.check import locate, model_defaults_below
 from mar_accel.config.settings import Settings
 from mar_accel.runs.contents import content_of, size_and_time, sources_of
 from mar_accel.sampling.model_defaults import MODEL
@@ -136,10 +136,9 @@ def _left_to_model(settings: Settings) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for group in ("sampler", "cache"):
-        for key, node, target in nodes_below(group, getattr(settings, group)):
-            for name, (default, fallback) in getattr(target, "model_defaults", {}).items():
-                if node.get(name, MODEL) == MODEL:
-                    found[f"{key}.{name}"] = settings.model.sampling.get(default, fallback)
+        for key, default, fallback, value in model_defaults_below(group, getattr(settings, group), MODEL):
+            if value == MODEL:
+                found[key] = settings.model.sampling.get(default, fallback)
     return found
 
 

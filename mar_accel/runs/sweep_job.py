@@ -157,7 +157,7 @@ def with_numbers(result: RunResult, identity: Identity | None) -> RunResult:
     measured = environment(run)
     there = record.get("identity", {}).get("measurement")
     if identity is not None and there != identity.measurement_hash:
-        metrics = {key: value for key, value in metrics.items() if not key.startswith(SPEEDS)}
+        metrics = {key: value for key, value in metrics.items() if key not in SPEEDS}
         return replace(result, metrics=metrics, environment=measured, other_conditions=True)
     return replace(result, metrics=metrics, environment=measured)
 

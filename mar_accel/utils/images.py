@@ -35,14 +35,6 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].numpy() if pixels.shape[0] == 1 else pixels.permute(1, 2, 0).numpy())
 
 
-def index_of(name: str) -> int | None:
-    """The sample index of a file name; None unless :func:`image_name` makes exactly this name."""
-    stem = name.removesuffix(".png")
-    if not (stem.isascii() and stem.isdecimal()):
-        return None
-    return int(stem) if image_name(int(stem)) == name else None
-
-
 def save_png(image: Image.Image, path: Path, sync_name: bool = True) -> None:
     """Write a PNG file; see :func:`mar_accel.utils.whole_files.written_whole`."""
     with written_whole(path, sync_name) as temporary:

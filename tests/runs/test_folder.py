@@ -29,7 +29,7 @@ from mar_accel.runs.generation import build_callbacks, generate
 from mar_accel.runs.lock import RunLock
 from mar_accel.runs.sweep_result import RunResult
 from mar_accel.utils import whole_files
-from mar_accel.utils.images import image_name, index_of
+from mar_accel.utils.images import image_index, image_name
 
 NUM_IMAGES = 4
 
@@ -147,11 +147,11 @@ def test_an_image_has_the_name_of_its_index(run: Path) -> None:
     folder = run / "images"
     for name in ("5.png", "0000005.png", "٥.png", "²5.png", "00000٥.png", "-00005.png", "000005.PNG"):
         (folder / name).write_bytes((folder / image_name(0)).read_bytes())
-        assert index_of(name) is None
+        assert image_index(name) is None
     (folder / image_name(6)).mkdir()
     os.mkfifo(folder / image_name(7))
     assert image_indices(run) == list(range(NUM_IMAGES))
-    assert [index_of(name) for name in ("000005.png", "1234567.png")] == [5, 1234567]
+    assert [image_index(name) for name in ("000005.png", "1234567.png")] == [5, 1234567]
 
 
 # -- one list for all processes ------------------------------------------------------------------------------
