@@ -4,6 +4,7 @@
 #   make test       the test suite; with CI=true the slow tests too
 #   make test-long  the tests that take minutes: killed runs and sweeps, notebooks
 #   make test-gpu   the tests that need a CUDA device
+#   make experiments  tables and figures of the experiments with an experiment.yaml: three hours of one core, see experiments/README.md
 #   make check      linter, formatter, types
 #
 # pip is used as this machine configures it. To fetch torch from another place, set pip's own variables, such as
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-gpu check clean
+.PHONY: help demo test test-long test-gpu experiments check clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -73,6 +74,10 @@ test-long: $(DEV)
 # One process: a device's memory is not shared among workers, and these tests may time it.
 test-gpu: $(DEV)
 	@$(PYTHON) -m pytest -n 0 -m gpu $(PYTEST_ARGS)
+
+# EXPERIMENTS="gtr_table ar_steps" runs some of them; overrides may follow, see experiments/run.py.
+experiments: $(DEV)
+	@$(PYTHON) experiments/run.py $(EXPERIMENTS)
 
 check: $(DEV)
 	@$(PYTHON) -m ruff check .

@@ -22,7 +22,7 @@ def main(settings: Settings) -> float | None:
     for warning in evaluation.warnings:
         console.print(f"note: {warning}", style="yellow", markup=False)
     console.print(f"Results: {settings.output_dir}", markup=False, soft_wrap=True)
-    return evaluation.metrics.get(settings.evaluate.objective)
+    return evaluation.metrics.get(settings.evaluate.objectives[0])
 
 
 if __name__ == "__main__":

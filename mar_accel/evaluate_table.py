@@ -10,11 +10,9 @@ from mar_accel.runs.entry import command
 def main(settings: Settings) -> None:
     from hydra.core.hydra_config import HydraConfig
 
-    from mar_accel.evaluation.table import show_table
-    from mar_accel.evaluation.table_run import evaluate_table
+    from mar_accel.sweeps.table_run import evaluate_table, show_table
 
-    result = evaluate_table(settings, HydraConfig.get().overrides.task)
-    show_table(result.rows, result.correlation, result.failures, settings.output_dir)
+    show_table(evaluate_table(settings, HydraConfig.get().overrides.task), settings.output_dir)
 
 
 if __name__ == "__main__":

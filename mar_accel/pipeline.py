@@ -13,31 +13,48 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mar_accel.config.compose import compose_sampling, compose_settings
+from mar_accel.config.compose import compose_model, compose_sampling
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.inference.arguments import (
     check_callbacks,
+    check_parts,
+    check_place,
     check_progress,
     integer,
     labels_of,
+    masks_of,
+    member,
     name_or_node,
     numbers,
     overrides_of,
+    path_of,
+    pixels_of,
+    prompts_of,
     seed_of,
+    shown,
+    switch,
 )
-from mar_accel.inference.build import build_model, build_node
+from mar_accel.inference.build import build_model, build_node, build_text_encoder
+from mar_accel.inference.conditioner import Conditioner, PromptConditioner
+from mar_accel.inference.inpainting import Inpainting, fitting_images, fitting_masks
 from mar_accel.inference.session import Prediction, Session
-from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
-from mar_accel.models.mar import MAR
+from mar_accel.models.autoencoders import Autoencoder
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.lightgen import LightGenConfig
+from mar_accel.models.mar import MARConfig
+from mar_accel.models.text_encoder import TextEncoder
+from mar_accel.models.word_encoder import WordEncoder
 from mar_accel.sampling.observer import Observer, Observers
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.images import to_pil
-from mar_accel.weights.folder import PIXEL, read_description, save_model_folder
-from mar_accel.weights.loading import MODEL_HUB_FILES, MODEL_KEY, load_kl_autoencoder, load_mar
+from mar_accel.weights.autoencoders import load_autoencoder, require_latents
+from mar_accel.weights.folder import PIXEL, TEXT_ENCODER_FOLDER, read_description, save_model_folder
+from mar_accel.weights.loading import AUTOENCODER_KEY, MODEL_HUB_FILES, MODEL_KEY, load_mar
 from mar_accel.weights.sources import locate
+from mar_accel.weights.text_folder import load_word_encoder
 
 # (pipeline, index of the AR step, the step, {"tokens": [B, L, C] in decode order, "order": [B, L]})
 StepEndCallback = Callable[["MARPipeline", int, ARStep, dict[str, Tensor]], object]
@@ -62,10 +79,14 @@ class MARPipeline:
 
     Args:
         model, autoencoder: both in evaluation mode, on the same device and with the same dtype.
+            A name or path alone is loaded as by ``from_pretrained``.
         name: name of the model. It is saved with the model.
-        sampling: default sampling settings of the model, as ``model.sampling`` in the configs.
+        sampling: default sampling settings of the model, as ``model.sampling`` in the configs. Without a
+            ``guidance_scale`` there, calls sample without guidance unless they set one.
+        text_encoder: text encoder of a text-to-image model. None: the model takes labels.
 
     Example:
+        >>> MARPipeline("scenes")("two red sevens", sampler="gtr").images[0].save("sevens.png")
         >>> pipe = MARPipeline.from_pretrained("digits")
         >>> pipe([3, 7], sampler="gtr", cache="lazymar").images[0].save("three.png")
         >>> print(pipe.summary())
@@ -73,13 +94,26 @@ class MARPipeline:
 
     def __init__(
         self,
-        model: MAR,
-        autoencoder: Autoencoder,
+        model: TokenBackbone | str | Path,
+        autoencoder: Autoencoder | None = None,
         *,
         name: str = "mar",
         sampling: Mapping[str, Any] | None = None,
+        text_encoder: TextEncoder | None = None,
     ):
+        if isinstance(model, (str, Path)):
+            if (autoencoder, name, sampling, text_encoder) != (None, "mar", None, None):
+                raise ConfigError(
+                    f"model={model} is a name, which brings all other arguments; leave them out, or use "
+                    "from_pretrained."
+                )
+            vars(self).update(vars(type(self).from_pretrained(model)))
+            return
+        if autoencoder is None:
+            raise ConfigError("autoencoder is missing; give it with the model, or give the name of a model.")
+        check_parts(model, autoencoder, name, sampling, text_encoder)
         self.model = model
+        self.text_encoder = text_encoder
         self.autoencoder = autoencoder
         self.name = name
         self.sampling = dict(sampling or {})
@@ -110,15 +144,20 @@ class MARPipeline:
             WeightsError: the weights are missing, damaged or belong to another model.
             ConfigError: ``model`` is unknown.
         """
-        weights, autoencoder = str(weights), None if autoencoder is None else str(autoencoder)
+        weights, ema = path_of("weights", weights), switch("ema", ema)
+        autoencoder = None if autoencoder is None else path_of("autoencoder", autoencoder)
         if model is None:
             return cls._from_folder(weights, autoencoder)
-        settings = compose_settings("generate", [f"model={model}"]).model
+        settings = compose_model(member("model", model))
         node = settings.autoencoder
-        if "weights" in node:
+        if "weights" not in node:
+            _refuse_autoencoder(autoencoder, model)
+        else:
             node = {**node, "weights": weights if autoencoder is None else autoencoder}
-        network, decoder = build_model(replace(settings, weights=weights, ema=ema, autoencoder=node))
-        return cls(network, decoder, name=settings.name, sampling=settings.sampling)
+        settings = replace(settings, weights=weights, ema=ema, autoencoder=node)
+        network, decoder = build_model(settings)
+        encoder = build_text_encoder(settings) if settings.text_encoder is not None else None
+        return cls(network, decoder, name=settings.name, sampling=settings.sampling, text_encoder=encoder)
 
     @classmethod
     def _from_folder(cls, weights: str, autoencoder: str | None) -> MARPipeline:
@@ -128,22 +167,37 @@ class MARPipeline:
                 f'{weights} does not say which model it belongs to; name it, as in model="mar_base".'
             )
         described = read_description(path, MODEL_KEY)
+        if described.autoencoder == PIXEL:
+            _refuse_autoencoder(autoencoder, described.name)
         network = load_mar(described.architecture, weights, described.name)
-        decoder = (
-            PixelAutoencoder()
-            if described.autoencoder == PIXEL
-            else load_kl_autoencoder(weights if autoencoder is None else autoencoder)
-        )
-        return cls(network, decoder, name=described.name, sampling=described.sampling)
+        source = weights if autoencoder is None else autoencoder
+        decoder = load_autoencoder(described.autoencoder, source)
+        require_latents(decoder, described.architecture, f"{AUTOENCODER_KEY}={source}")
+        encoder = None
+        if (path / TEXT_ENCODER_FOLDER).is_dir():
+            encoder = WordEncoder(load_word_encoder(str(path)))
+        elif isinstance(described.architecture, LightGenConfig):
+            raise WeightsError(
+                f"{weights} has no {TEXT_ENCODER_FOLDER}/; name a model with a text encoder, as in "
+                'model="lightgen_base".'
+            )
+        return cls(network, decoder, name=described.name, sampling=described.sampling, text_encoder=encoder)
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Write a model folder for ``from_pretrained`` and ``model.weights=PATH``; returns its path."""
-        return save_model_folder(path, self.model, self.autoencoder, name=self.name, sampling=self.sampling)
+        path = path_of("path", path)
+        words = self.text_encoder.encoder if isinstance(self.text_encoder, WordEncoder) else None
+        return save_model_folder(
+            path, self.model, self.autoencoder, name=self.name, sampling=self.sampling, text_encoder=words
+        )
 
     def to(self, *args: Any, **kwargs: Any) -> MARPipeline:
         """Move to a device or dtype in place; arguments as in ``nn.Module.to``. Returns the pipeline."""
+        check_place(*args, **kwargs)
         self.model.to(*args, **kwargs)
         self.autoencoder.to(*args, **kwargs)
+        if self.text_encoder is not None:
+            self.text_encoder.to(*args, **kwargs)
         return self
 
     @property
@@ -161,67 +215,103 @@ class MARPipeline:
             settings: arguments of :class:`rich.progress.Progress`. ``disable=True`` hides the bar.
         """
         check_progress(settings)
-        check_progress(settings)
         self._progress_bar = settings
 
     def __call__(
         self,
-        class_labels: Sequence[int] | int,
+        class_labels: Sequence[int] | int | Sequence[str] | str | None = None,
         *,
+        prompt: Sequence[str] | str | None = None,
         sampler: str | Mapping[str, Any] | Sampler = "mar",
         cache: str | Mapping[str, Any] | CachePolicy = "none",
         guidance_scale: float | None = None,
         num_iter: int | None = None,
         num_diffusion_steps: int | None = None,
         num_images_per_label: int = 1,
+        num_images_per_prompt: int = 1,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int = 16,
+        image: Any = None,
+        mask: Any = None,
+        keep_pixels: bool = True,
         output_type: Literal["pil", "np", "pt"] = "pil",
         overrides: Sequence[str] = (),
         callback_on_step_end: StepEndCallback | None = None,
         observer: Observer | None = None,
     ) -> PipelineOutput:
-        """Sample images of the given labels.
+        """Sample images of the given labels or prompts.
 
         The i-th image equals that of sample index i in ``python -m mar_accel.generate`` with the same seed,
         label and settings. Only with ``cache/refresh=adaptive`` does it depend on the batch size.
 
         Args:
-            class_labels: one label or a sequence of labels, each in 0..num_classes − 1.
+            class_labels: one label or a sequence of labels, each in 0..num_classes − 1. For a text-to-image
+                model, one prompt or a sequence of prompts. An empty prompt gives the unconditional image.
+            prompt: the same as ``class_labels``, by the name that diffusers has for it.
             sampler, cache: name of a member of the config group, a node with a ``_target_``, or an object.
             guidance_scale: w, at least 0. 1 disables guidance. None: the default of sampler and model.
             num_iter, num_diffusion_steps: K and T, for a sampler given by name. None: its defaults.
-            num_images_per_label: number of consecutive images of each label.
+            num_images_per_label, num_images_per_prompt: number of consecutive images of each label or prompt.
             seed: random seed, at least 0. None: 0. The images depend on the seed and their indices.
             generator: alternative to ``seed``; its initial seed is used.
             batch_size: number of images per batch, at least 1.
+            image: one image or several, whose masked parts are sampled (inpainting, outpainting). Each is a
+                PIL image, an array [H, W] or [H, W, C] (uint8, or 0..1), or a tensor [C, H, W] in 0..1. The
+                i-th sample takes image i mod N. None: whole images are sampled.
+            mask: one mask or several, as ``image`` or boolean, [H, W]; white, 1 or True where pixels are
+                sampled. A token is sampled if any of its pixels is masked; all others stay exactly.
+            keep_pixels: put the given pixels back outside the mask.
             output_type: "pil", "np" or "pt"; see :class:`PipelineOutput`.
-            overrides: Hydra overrides for a sampler or cache given by name: ``["sampler.order=halton"]``.
+            overrides: Hydra overrides for a sampler or cache given by name: ``["sampler/order=halton"]``.
             callback_on_step_end: called after every AR step of every batch, as in diffusers. Arguments: the
                 pipeline, the step's index, the step, ``{"tokens": …, "order": …}``. The result is ignored.
             observer: receives all events; see :class:`mar_accel.sampling.observer.Observer`.
 
         Raises:
             ConfigError: a value is out of range, a name is unknown, or the settings are incompatible.
+            DataError: the text encoder does not know a word of a prompt.
         """
-        labels = labels_of(class_labels, self.model.config.num_classes)
+        if class_labels is not None and prompt is not None:
+            raise ConfigError("class_labels and prompt name the same argument; set only one of them.")
+        key, given_labels = ("class_labels", class_labels) if prompt is None else ("prompt", prompt)
+        labels, conditioner = self._conditioned(key, given_labels)
         repeats = integer("num_images_per_label", num_images_per_label, 1)
+        repeats *= integer("num_images_per_prompt", num_images_per_prompt, 1)
         batch_size = integer("batch_size", batch_size, 1)
         check_callbacks(callback_on_step_end, observer, Observer)
+        keep_pixels = switch("keep_pixels", keep_pixels)
         if output_type not in ("pil", "np", "pt"):
-            raise ConfigError(f"output_type must be pil, np or pt, got {output_type!r}.")
+            raise ConfigError(f"output_type must be pil, np or pt, got {shown(output_type)}.")
         given = numbers(
             guidance_scale=guidance_scale, num_iter=num_iter, num_diffusion_steps=num_diffusion_steps
         )
         parts = self._sampling(sampler, cache, given, overrides)
         seed = seed_of(seed, generator)
-        self._last = session = Session.of(self.model, self.autoencoder, *parts, seed, self.sampling)
+        session = Session.of(self.model, self.autoencoder, *parts, seed, self.sampling, conditioner)
+        if image is not None or mask is not None:
+            session = session.with_inpainting(_inpainting(session, image, mask, keep_pixels))
+        count = len(labels) * repeats
+        session.check_batch(min(batch_size, count), "batch_size")
+        session.check_images(count)
+        self._last = session
         observers = [] if observer is None else [observer]
         if callback_on_step_end is not None:
             observers.append(_StepEnd(self, callback_on_step_end))
         labels = [label for label in labels for _ in range(repeats)]
         return _output(self._sample(session, labels, batch_size, observers), output_type)
+
+    def _conditioned(self, key: str, given: Any) -> tuple[list[int], Conditioner]:
+        """Labels, or numbers of prompts, and what turns them into the model's condition."""
+        if isinstance(self.model.config, MARConfig):
+            return labels_of(key, given, self.model.config.num_classes), Conditioner()
+        if self.text_encoder is None:
+            raise ConfigError("the pipeline has no text_encoder, which this model needs; give it one.")
+        prompts = prompts_of(given)
+        conditioner = PromptConditioner(self.text_encoder, prompts, "prompt")
+        for note in conditioner.notes:
+            warnings.warn(note, stacklevel=3)
+        return list(range(len(prompts))), conditioner
 
     def _sample(
         self, session: Session, labels: Sequence[int], batch_size: int, observers: list[Observer]
@@ -281,7 +371,8 @@ class MARPipeline:
 
     def _model_node(self) -> dict[str, Any]:
         """The model as a node of the config group ``model``, to which samplers and caches refer."""
-        return {"name": self.name, "sampling": self.sampling, "architecture": asdict(self.model.config)}
+        sampling = {"guidance_scale": 1.0, **self.sampling}
+        return {"name": self.name, "sampling": sampling, "architecture": asdict(self.model.config)}
 
     def __repr__(self) -> str:
         where = f"{self.device}, {self.dtype}".replace("torch.", "")
@@ -296,6 +387,21 @@ class _StepEnd(Observer):
 
     def step_end(self, state: DecodeState, step: ARStep) -> None:
         self.callback(self.pipe, step.index, step, {"tokens": state.decoded, "order": state.order})
+
+
+def _inpainting(session: Session, image: Any, mask: Any, keep_pixels: bool) -> Inpainting:
+    """The images and masks of a call; raises ConfigError if they do not fit the model."""
+    if image is None or mask is None:
+        raise ConfigError("image and mask belong together; set both, or none of them.")
+    shape = session.image_shape()
+    images = fitting_images("image", pixels_of("image", image), shape)
+    masks = fitting_masks("mask", masks_of("mask", mask) * 255, shape)
+    return Inpainting(images, masks, keep_pixels)
+
+
+def _refuse_autoencoder(autoencoder: str | None, name: str) -> None:
+    if autoencoder is not None:
+        raise ConfigError(f"autoencoder has no effect on {name}, which works on pixels; leave it out.")
 
 
 def _built(key: str, value: Any, kind: type[Any], node: Mapping[str, Any] | None) -> Any:

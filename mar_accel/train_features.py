@@ -1,4 +1,4 @@
-"""Train the feature network of the digits: ``python -m mar_accel.train_features``."""
+"""Train the feature network of the digits or scenes: ``python -m mar_accel.train_features``."""
 
 from __future__ import annotations
 

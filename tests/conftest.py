@@ -61,6 +61,22 @@ def tiny_model() -> list[str]:
     ]
 
 
+@pytest.fixture(scope="session")
+def tiny_scenes() -> list[str]:
+    """Overrides of a text-to-image model of one block, with random weights, and of a few diffusion steps."""
+    sizes = {"embed_dim": 32, "num_heads": 2, "head_width": 32}
+    sizes |= dict.fromkeys(("encoder_depth", "decoder_depth", "cross_depth", "text_depth", "head_depth"), 1)
+    return [
+        "model=scenes",
+        "model.weights=random",
+        *(f"model.architecture.{key}={value}" for key, value in sizes.items()),
+        "model.text_encoder.depth=1",
+        "sampler.num_diffusion_steps=4",
+        "callbacks=none",
+        "logger=none",
+    ]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended: exit status and what it printed."""
@@ -75,7 +91,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run_here(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """Runs a command in this process: ``run_here("generate", "dataset.num_images=4", …)``."""
 
     def run(name: str, *arguments: str) -> Outcome:
@@ -90,6 +108,8 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         finally:
             GlobalHydra.instance().clear()
         printed = capsys.readouterr()
+        # A failed assertion shows the start and end of it only.
+        request.node.add_report_section("call", f"mar_accel.{name}", printed.out + printed.err)
         return Outcome(status, printed.out, printed.err)
 
     return run

@@ -46,6 +46,7 @@ def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Pat
     assert (few["name"], mar["name"]) == ("few", "mar")
     assert (few["num_ar_steps"], mar["num_ar_steps"]) == (2, 6)
     assert len(few["seconds_per_image"]) == 2 and min(few["seconds_per_image"]) > 0
+    assert len(mar["processor_seconds_per_image"]) == 2 and min(mar["processor_seconds_per_image"]) > 0
     assert few["speedup"] == few["speedup_min"] == few["speedup_max"] == 1
     ratios = [a / b for a, b in zip(few["seconds_per_image"], mar["seconds_per_image"], strict=True)]
     assert mar["speedup"] == pytest.approx(sum(ratios) / 2)
@@ -100,8 +101,8 @@ def test_variants_of_one_model_share_its_weights() -> None:
 
 def test_ratios_are_taken_round_by_round() -> None:
     """Rounds that grow slower leave the ratios as they are."""
-    flops = FlopCount(encoder=1, decoder=2, head=3, per_step=(6,))
-    slow, fast = Measured([2.0, 4.0, 6.0], 20), Measured([1.0, 2.0, 3.0], 10)
+    flops = FlopCount(condition=0, encoder=1, decoder=2, head=3, per_step=(6,))
+    slow, fast = Measured([2.0, 4.0, 6.0], [], 20), Measured([1.0, 2.0, 3.0], [], 10)
     _, timing = compare(["slow", "fast"], [2, 1], [slow, fast], [flops, flops], 12.0)
     assert (timing.speedup, timing.speedup_min, timing.speedup_max) == (2, 2, 2)
     assert timing.achieved_flops == 3 and timing.share_of_peak == 0.25

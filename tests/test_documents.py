@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,24 @@ def _commands(document: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def _first_of_a_sweep(override: str) -> str:
-    """The override of a sweep's first run."""
+def _last_of_a_sweep(override: str) -> str:
+    """The override of a sweep's last run; earlier ones may lack a key, as with cache=none,lazymar."""
     parsed = OverridesParser.create().parse_override(override)
     if not parsed.is_sweep_override():
         return override
-    return f"{parsed.key_or_group}={next(parsed.sweep_string_iterator())}"
+    if parsed.is_interval_sweep():
+        return f"{parsed.key_or_group}={parsed.value().end}"
+    return f"{parsed.key_or_group}={list(parsed.sweep_string_iterator())[-1]}"
+
+
+def _searched(overrides: Sequence[str]) -> list[str]:
+    """What a search among the overrides adds: its parameters, those aside that stand among the overrides."""
+    given = dict(override.split("=", 1) for override in overrides)
+    if "hparams_search" not in given:
+        return []
+    file = ROOT / "conf" / "hparams_search" / f"{given['hparams_search']}.yaml"
+    params = yaml.safe_load(file.read_text())["hydra"]["sweeper"]["params"]
+    return [f"{key}={value}" for key, value in params.items() if key not in given]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -94,10 +107,12 @@ def test_commands_compose(document: Path) -> None:
         # Groups and classes of one's own, and what a shell puts in, are not here.
         if "--config-dir" in arguments or any("$(" in word or "_target_=" in word for word in arguments):
             continue
-        overrides = [_first_of_a_sweep(argument) for argument in arguments if not argument.startswith("-")]
-        settings = compose_settings(
-            name, [override for override in overrides if not override.startswith("hydra")]
-        )
+        # Settings of Hydra and of its sweep, and folders without a key, are no keys of the config.
+        # Overrides as a value are quoted by the command.
+        ours = [word for word in arguments if "=" in word and not word.startswith(("-", "hydra", "sweep."))]
+        ours = [word for word in ours if "=" not in word.partition("=")[2] or word[-1] in "]}"]
+        overrides = [_last_of_a_sweep(override) for override in [*_searched(ours), *ours]]
+        settings = compose_settings(name, overrides)
         assert settings.command == name, f"{document.name}: {name} {arguments}"
 
 

@@ -20,152 +20,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.data import run_images
 from mar_accel.errors import ExitCode
-from mar_accel.inference import writer
 from mar_accel.inference.build import build_architecture
 from mar_accel.models.mar import MAR
 from mar_accel.runs.record import git_revision
 from mar_accel.weights.folder import save_model_folder
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-
-BAD_INPUT = {
-    "label outside the classes": (["dataset.labels=[3,10]"], "dataset.labels must be classes of the model"),
-    "no labels": (["dataset.labels=[]"], "dataset.labels is empty"),
-    "word for a label": (["dataset.labels=[3,seven]"], "dataset.labels[1] must be an integer, got 'seven'."),
-    "more AR steps than tokens": (["sampler.num_iter=257"], "sampler.num_iter must be between 1 and 256"),
-    "negative guidance": (["sampler.guidance_scale=-0.5"], "(1 disables guidance), got -0.5."),
-    "infinite guidance": (["sampler.guidance_scale=inf"], "sampler.guidance_scale must be finite"),
-    "no number for guidance": (["sampler.guidance_scale=nan"], "sampler.guidance_scale must be finite"),
-    "no number for the temperature": (["sampler.temperature=nan"], "sampler.temperature must be finite"),
-    "infinite temperature": (["sampler.temperature=inf"], "sampler.temperature must be finite"),
-    "negative infinite temperature": (["sampler.temperature=-inf"], "sampler.temperature must be finite"),
-    "unknown member": (["sampler=fast"], "sampler=fast is unknown; choose one of "),
-    "unknown part": (["sampler/order=spiral"], "sampler/order=spiral is unknown; choose one of "),
-    "unknown part by name": (["sampler.order=spiral"], "sampler/order=spiral is unknown; choose one of "),
-    "unknown model": (["model=mar_tiny"], "model=mar_tiny is unknown; choose one of digits, "),
-    "unknown group": (["smapler=mar"], "smapler is not a key of the config; did you mean sampler?"),
-    "unknown key": (["dataset.num_image=4"], "did you mean dataset.num_images?"),
-    "unknown argument": (
-        ["+sampler.speed=9"],
-        "sampler.speed is not a key of the config; sampler takes order",
-    ),
-    "unknown key of the dataset": (["+dataset.nonsense=3"], "dataset.nonsense is not a key of the config"),
-    "unknown key of the trainer": (["+trainer.num_node=2"], "did you mean trainer.num_nodes?"),
-    "key of a training": (["+trainer.max_epochs=2"], "trainer.max_epochs only applies to training"),
-    "key of another command": (["+evaluate.lpips=true"], "evaluate belongs to mar_accel.evaluate"),
-    "unknown key of the command": (["+generate.foo=1"], "generate.foo is not a key of the config"),
-    "key that is there": (["+seed=1"], "seed is already in the config; write it without the +."),
-    "forked processes": (["trainer.strategy=ddp_spawn"], "trainer.strategy=ddp_spawn starts processes"),
-    "no batches": (["trainer.limit_predict_batches=0"], "trainer.limit_predict_batches must be a number of"),
-    "neither true nor false": (
-        ["generate.resume=flase"],
-        "generate.resume must be true or false, got 'flase'.",
-    ),
-    "unreadable command line": (["dataset.labels=[1,"], "dataset.labels=[1, cannot be read"),
-    "= in a path": (["output_dir=/x/a=b"], """write 'output_dir="/x/a=b"'."""),
-    "~ in a path": (["model.weights=/x/a~b"], """write 'model.weights="/x/a~b"'."""),
-    "home in a path": (
-        ["model.weights=~/a#b"],
-        f"""write 'model.weights="{Path.home()}/a#b"'.""",
-    ),
-    "comma in a path": (["output_dir=/x/a,b"], """for one value write 'output_dir="/x/a,b"'."""),
-    "umlaut in a path": (["output_dir=/x/ä"], """write 'output_dir="/x/ä"'."""),
-    "brackets in a path": (["output_dir=/x/a(1)"], """write 'output_dir="/x/a(1)"'."""),
-    "apostrophe in a path": (["output_dir=/x/a'b"], "two pairs of quotes; write"),
-    "no value": (["seed"], "seed cannot be read; write it as seed=VALUE."),
-    "member beside another": (["+sampler=gtr"], "choose another one by sampler=MEMBER, without the +."),
-    "unknown key in braces": (
-        ["sampler={_target_: my.Sampler, foo: 1}"],
-        "sampler.foo is not a key of the config; correct it, or add it to a class of your own",
-    ),
-    "unknown key in braces of a part": (
-        ["sampler.order={_target_: my.Order, foo: 1}"],
-        "sampler.order.foo is not a key of the config;",
-    ),
-    "key of another member": (
-        ["sampler.order.roll=true"],
-        "sampler.order.roll is not a key of the config; see",
-    ),
-    "folder of configs": (["--config-dir", "/nowhere"], "--config-dir=/nowhere is not a folder; correct"),
-    "folder of configs, short": (["-cd=/nowhere"], "-cd=/nowhere is not a folder; correct the path."),
-    "path of configs": (["--config-path=/nowhere"], "--config-path=/nowhere is not a folder;"),
-    "word for a number": (["dataset.num_images=abc"], "dataset.num_images must be an integer, got 'abc'."),
-    "word for a number in a part": (
-        ["sampler.num_iter=many"],
-        "sampler.num_iter must be an integer, got 'many'.",
-    ),
-    "half an image": (["dataset.num_images=1.5"], "dataset.num_images must be an integer, got 1.5."),
-    "no images": (["dataset.num_images=0"], "dataset.num_images must be ≥ 1, got 0."),
-    "no batch": (["trainer.batch_size=0"], "trainer.batch_size must be ≥ 1, got 0."),
-    "negative seed": (["seed=-1"], "seed must be ≥ 0, got -1."),
-    "heads that do not divide": (["model.architecture.num_heads=3"], "num_heads=3"),
-    "no heads": (["model.architecture.num_heads=0"], "num_heads must be an integer between 1 and"),
-    "grid of one side": (["model.architecture.grid=[16]"], "model.architecture.grid must be two sizes"),
-    "empty grid": (
-        ["model.architecture.grid=[16,0]"],
-        "grid must be an integer between 1 and",
-    ),
-    "no patch": (["model.architecture.patch_size=0"], "patch_size must be an integer between 1 and"),
-    "negative depth": (["model.architecture.encoder_depth=-1"], "encoder_depth must be an integer between 0"),
-    "no decoder": (["model.architecture.decoder_depth=0"], "decoder_depth must be an integer between 1 and"),
-    "no width": (["model.architecture.head_width=0"], "head_width must be an integer between 1 and"),
-    "endless depth": (["model.architecture.head_depth=10000000"], "between 0 and 1000, got 10000000."),
-    "negative ratio": (["+model.architecture.mlp_ratio=-1"], "mlp_ratio must be a number > 0, got -1"),
-    "all dropped": (["+model.architecture.dropout=1.0"], "dropout must be a number ≥ 0 and < 1, got 1.0."),
-    "model above the memory": (
-        ["model.architecture.embed_dim=300000"],
-        "model.architecture has 2.25e+03 billion parameters, which need",
-    ),
-    "classes that the model lacks": (
-        ["dataset.num_classes=100", "dataset.labels=50"],
-        "dataset.num_classes must be at most 10, the classes of model=digits, got 100.",
-    ),
-    "unknown size": (["+model.architecture.widht=3"], "model.architecture.widht is not a key of the config"),
-    "folders in a name": (["model.name=../../x"], "model.name must be a plain name without slashes"),
-    "no folder": (["output_dir=''"], "output_dir must name a separate folder, got ''"),
-    "no sampler": (["sampler=null"], "a group needs a member"),
-    "unknown key of a part": (
-        ["sampler.solver.orde=1", "sampler/solver=ddim"],
-        "sampler.solver.orde is not a",
-    ),
-    "key of training": (["trainer.max_steps=3"], "trainer.max_steps only applies to training; remove it"),
-    "another command": (["command=evaluate"], "command cannot be changed"),
-    "the folder above": (["output_dir=.."], "output_dir must name a separate folder, got '..'"),
-    "two run folders": (["hydra.run.dir=x", "output_dir=y"], "hydra.run.dir and output_dir both name"),
-    "a file as folder": (["output_dir=/dev/null"], "output_dir=/dev/null is a file"),
-    "default of no model": (["+model.sampling.nonsense=3"], "model.sampling.nonsense is not a key"),
-    "a group of nothing": (["model.sampling=null"], "model.sampling must be a group of settings"),
-    "labels for texts": (["model=scenes"], "dataset=digits has classes, but model=scenes takes text"),
-    "folder without a path": (["dataset=folder"], "dataset.path has no default; give it a value."),
-    "unknown group of a key": (["dataste.labels=1"], "did you mean dataset.labels?"),
-    "unknown precision": (["trainer.precision=17"], "trainer: Precision 17 is invalid"),
-    "unknown class": (["cache._target_=mar_accel.nothing.Here"], "cache._target_=mar_accel.nothing.Here"),
-    "unknown module": (
-        ["sampler.order._target_=my.Order"],
-        "there is no module my; use an importable class.",
-    ),
-    "no import path": (["sampler.order._target_=Order"], "must be an import path such as my_module.MyClass"),
-    "accelerator without its package": (["trainer.accelerator=tpu"], "trainer: Requirement 'torch_xla"),
-    "precision without its package": (
-        ["trainer.precision=transformer-engine"],
-        "not met; install the package, or use",
-    ),
-    "unknown plugin": (["+trainer.plugins=foo"], "trainer.plugins must be null, got 'foo'."),
-    "nodes that nobody starts": (["trainer.num_nodes=2"], "trainer.num_nodes=2 needs a launcher"),
-    "part of another kind": (
-        ["sampler.order._target_=mar_accel.sampling.solvers.DDPM"],
-        "sampler.order must be an Order, got DDPM() (DDPM).",
-    ),
-    "part of a cache of another kind": (
-        ["cache=lazymar", "cache.token._target_=mar_accel.sampling.orders.RasterOrder"],
-        "cache.token",
-    ),
-    "class of another kind": (
-        ["cache._target_=mar_accel.sampling.orders.RandomOrder"],
-        "must make a CachePolicy",
-    ),
-}
 
 
 def _refused(outcome: Any, sentence: str, *untouched: Path) -> None:
@@ -177,19 +39,69 @@ def _refused(outcome: Any, sentence: str, *untouched: Path) -> None:
         assert not path.exists()
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
-def test_bad_input_is_one_sentence(
-    arguments: list[str], sentence: str, run_here: Any, tiny_model: list[str], tmp_path: Path
-) -> None:
-    folder = tmp_path / "run"
-    _refused(run_here("generate", *tiny_model, f"output_dir={folder}", *arguments), sentence, folder)
-
-
-@pytest.mark.filterwarnings("ignore:provider=hydra.searchpath")
-def test_search_path_that_is_not_there(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
-    arguments = [f"output_dir={tmp_path / 'run'}", "hydra.searchpath=[file:///nowhere]"]
+def test_two_run_folders(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    arguments = [f"hydra.run.dir={tmp_path / 'one'}", f"output_dir={tmp_path / 'two'}"]
     outcome = run_here("generate", *tiny_model, *arguments)
-    _refused(outcome, "hydra.searchpath has /nowhere, which is not a folder", tmp_path / "run")
+    _refused(outcome, "hydra.run.dir and output_dir both name", tmp_path / "two")
+
+
+REFUSED = {
+    "config": (["seed=-1"], "seed must be"),
+    "later": (["model.weights=/nowhere.pth"], "model.weights=/nowhere.pth does not exist"),
+    "unknown member": (["sampler=nothing"], "sampler=nothing is unknown"),
+    "overrides on both sides of a flag": (["-m", "seed=0,1", "sampler.num_itre=3"], "sampler.num_itre"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_refused_command_leaves_no_folder(
+    arguments: list[str], words: str, run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    for folder in ("new/a", "own"):
+        outcome = run_here("generate", *tiny_model, f"hydra.run.dir={folder}", *arguments)
+        assert outcome.status == 2 and words in outcome.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "own"], "an empty folder of the user stays"
+
+
+def test_a_refused_sweep_leaves_no_folder(
+    run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Hydra's own sweeper has written its config and made the folders of the jobs by then."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    for folder in ("new/a", "own"):
+        outcome = run_here("plan", "-m", *tiny_model, "seed=-1,-2", f"hydra.sweep.dir={folder}")
+        assert outcome.status == 2 and "seed must be" in outcome.stderr
+    assert [*tmp_path.rglob("*")] == [tmp_path / "own"], "an empty folder of the user stays"
+
+
+def test_a_run_folder_of_hydra_is_used(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "a"
+    outcome = run_here("generate", *tiny_model, "dataset.num_images=1", f"hydra.run.dir={folder}")
+    assert outcome.status == 0 and (folder / "run.json").is_file()
+
+
+def test_a_part_of_ones_own_inherits_within_its_group(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    """Its group lies outside the package, and the member that it inherits inherits another one."""
+    parts = tmp_path / "conf" / "sampler" / "step_sizes"
+    parts.mkdir(parents=True)
+    (parts / "mine.yaml").write_text("defaults: [gtr_19, _self_]\nrates: [6, 16, 64]\n")
+    model = [item for item in tiny_model if not item.startswith("sampler.num_iter")]
+    arguments = [*model, "sampler=gtr", "dataset.num_images=1", f"output_dir={tmp_path / 'run'}"]
+    outcome = run_here(
+        "generate", "--config-dir", f"{tmp_path / 'conf'}", *arguments, "sampler/step_sizes=mine"
+    )
+    assert outcome.status == 0, outcome.stderr
+    sizes = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["sampler"]["step_sizes"]
+    assert (
+        sizes["rates"] == [6, 16, 64]
+        and sizes["split"] == "uniform"
+        and sizes["_target_"].endswith("StageSteps")
+    )
 
 
 QUOTED = ("a=b", "a~b", "a,b", "ä 図", "a(1)", "a[1]{2}", "a'b", "a#b&c;d")
@@ -229,13 +141,13 @@ def test_folder_that_fails_while_sampling(
 def test_folder_that_is_removed_while_sampling(
     run_here: Any, tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = writer.save_png
+    save = run_images.save_png
 
     def save_after_removal(image: Image.Image, path: Path, **options: Any) -> None:
         shutil.rmtree(tmp_path / "run")
         save(image, path, **options)
 
-    monkeypatch.setattr(writer, "save_png", save_after_removal)
+    monkeypatch.setattr(run_images, "save_png", save_after_removal)
     outcome = run_here("generate", *tiny_model, "dataset.num_images=2", f"output_dir={tmp_path / 'run'}")
     image = tmp_path / "run" / "images" / "000000.png"
     _refused(outcome, f"{image} cannot be read or written (No such file or directory)", tmp_path / "run")

@@ -115,7 +115,7 @@ def test_an_observer_sees_every_step_and_the_images(pipe: MARPipeline) -> None:
 
 def test_any_member_by_name(pipe: MARPipeline) -> None:
     """GtR's parts ask the model for its grid; the others for K and T."""
-    assert bool(pipe(3, sampler="gtr_18").tokens.isfinite().all())
+    assert bool(pipe(3, sampler="gtr_19").tokens.isfinite().all())
     assert not torch.equal(pipe(3, sampler="halton", **FAST).tokens, pipe(3, **FAST).tokens)
 
 
@@ -355,7 +355,9 @@ def test_a_summary_tells_of_the_last_call(pipe: MARPipeline) -> None:
     fresh(3, cache="lazymar", num_iter=16)
     summary = fresh.summary()
     steps = LazyMAR(FixedRefresh())
-    expected = steps.num_refreshes(Sampler(step_sizes=CosineSteps(16), guidance_scale=2.0).plan((8, 8)))
+    expected = steps.num_refreshes(
+        pipe.model.config, Sampler(step_sizes=CosineSteps(16), guidance_scale=2.0).plan((8, 8))
+    )
     assert (summary.num_ar_steps, summary.num_refreshes) == (16, expected) and 0 < expected < 16
     assert 0 < summary.share_reused < 1 and summary.cache_bytes > 0 and summary.flops_ratio > 4
     assert f"{expected} refreshes, {summary.share_reused:.0%} of the work reused" in str(summary)

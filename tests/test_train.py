@@ -18,7 +18,7 @@ from mar_accel.config.settings import TrainingSettings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.training.conditioning import LabelConditioner
-from mar_accel.training.module import TrainingModule, draw_mask_ratio
+from mar_accel.training.module import TrainingModule, draw_mask_ratio, draw_num_masked
 from mar_accel.training.run import train
 
 # The overrides of a sampler mean nothing to a training.
@@ -155,6 +155,15 @@ def test_mask_ratios_are_those_of_the_truncated_normal() -> None:
     assert float(ratios.min()) >= 0.7 and float(ratios.max()) <= 1
     # Mean of a normal around 1 (deviation 0.25) on [0.7, 1]: 1 - 0.25·(φ(0) - φ(1.2)) / (Φ(0) - Φ(-1.2)).
     assert float(ratios.mean()) == pytest.approx(0.8667, abs=0.005)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_batches_has_all_tokens_masked(share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([draw_num_masked(256, 0.7, share, generator) for _ in range(4000)])
+    assert int(drawn.min()) >= 180 and int(drawn.max()) <= 256
+    # MAR's ratio rounds up to all of 256 tokens in 1.6 % of the batches.
+    assert float((drawn == 256).float().mean()) == pytest.approx(share + (1 - share) * 0.016, abs=0.02)
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:

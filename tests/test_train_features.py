@@ -29,7 +29,7 @@ def test_trained_network_is_loaded_and_measured_on_scans_it_has_not_seen(tmp_pat
     ("override", "sentence"),
     [
         ("feature_training.epochs=0", r"feature_training\.epochs must be ≥ 1, got 0\.$"),
-        ("feature_training.held_out=1", r"feature_training\.held_out must be < 1\.0, got 1\.$"),
+        ("feature_training.held_out=1", r"feature_training\.held_out must be < 1, got 1\.$"),
     ],
 )
 def test_bad_settings_are_named(override: str, sentence: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from mar_accel.models.text_encoder import encode_text
 from mar_accel.training.build import build_trained
 from mar_accel.training.conditioning import TextConditioner
 from mar_accel.training.run import train
+from mar_accel.weights.folder import save_model_folder
 from mar_accel.weights.text_folder import load_text_model
 
 TINY = [
@@ -84,11 +87,36 @@ def test_dropped_texts_are_the_unconditional_branch() -> None:
     network, conditioner = build_trained(compose_settings("train", TINY).model)
     assert isinstance(conditioner, TextConditioner)
     ids, dropped = tokenize(["a red three", "two fives"]), torch.tensor([True, False])
-    (keys,) = conditioner(network, ids, dropped)
-    texts = network.text_keys(network.embed_text(encode_text(conditioner.encoder, ids)))
-    alone = network.unconditional_keys(1)
-    for (k, v), (text_k, text_v), (one_k, one_v) in zip(keys, texts, alone, strict=True):
+    (branch,) = conditioner(network, ids, dropped).branches
+    (texts,) = network.condition(encode_text(conditioner.encoder, ids)).branches
+    (alone,) = network.unconditional(1).branches
+    for (k, v), (text_k, text_v), (one_k, one_v) in zip(branch.keys, texts.keys, alone.keys, strict=True):
         torch.testing.assert_close(k[1], text_k[1])
         torch.testing.assert_close(v[1], text_v[1])
         torch.testing.assert_close(k[0], one_k[0].expand_as(k[0]))
         torch.testing.assert_close(v[0], one_v[0].expand_as(v[0]))
+
+
+@pytest.mark.parametrize("damage", ["code", "cut", "layers", "words", "pipe", "gone", "width"])
+def test_a_folder_of_a_text_model_that_is_damaged_is_one_sentence(damage: str, tmp_path: Path) -> None:
+    network, conditioner = build_trained(compose_settings("train", TINY).model)
+    assert isinstance(conditioner, TextConditioner)
+    names = {"name": "scenes", "sampling": {}}
+    folder = save_model_folder(tmp_path / "model", network, text_encoder=conditioner.encoder, **names)
+    load_text_model(folder)
+    file, config = (folder / "text_encoder" / name for name in ("model.safetensors", "config.json"))
+    values = json.loads(config.read_text())
+    if damage == "code":
+        torch.save({"a": torch.device}, file)
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:500])
+    elif damage in ("pipe", "gone"):
+        config.unlink()
+        if damage == "pipe":
+            os.mkfifo(config)
+    else:
+        wrong = {"layers": ("num_layers", 10**7), "words": ("num_heads", "many"), "width": ("d_ff", 10**9)}
+        values[wrong[damage][0]] = wrong[damage][1]
+        config.write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match=r"^model\.weights.*text_encoder[^\n]*\.$"):
+        load_text_model(folder)

@@ -76,8 +76,8 @@ def measure_decode(limit: float) -> None:
     plan, model = sampler.plan(config.grid), MAR(config).eval()
     noise = sampler.draw(plan, 0, range(batch), config.token_dim)
     engine = Engine(model, plan, sampler.solver, NoCache(), sampler.selection)
-    embedding = model.class_embedding(torch.tensor([3, 7]))
-    seconds = processor_seconds(lambda: decode(engine, embedding, noise), 1)
+    condition = model.condition(torch.tensor([3, 7]))
+    seconds = processor_seconds(lambda: decode(engine, condition, noise), 1)
     flops = batch * count_flops(config, sampler, NoCache()).total
     limit = max(limit, peak())
     print(

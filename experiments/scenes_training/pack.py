@@ -1,33 +1,90 @@
-"""Keep the state of the training of ``scenes`` in the repository, small enough to be committed.
+"""Keep the weights of a training of ``scenes`` in the repository.
 
-    python experiments/scenes_training/pack.py outputs/train/checkpoints/last.ckpt
+    python experiments/scenes_training/pack.py outputs/scenes/checkpoints/last.ckpt
+    python experiments/scenes_training/pack.py outputs/scenes/checkpoints/last.ckpt --ship
 
-writes ``model/`` beside this file: the averaged weights in half precision (8 MB). They can be sampled, and
-``training.initial_weights=experiments/scenes_training/model`` begins a training with them. The optimiser's
-moments (32 MB) are left out; a short warm-up finds them again.
+The first writes ``model/`` beside this file: the averaged weights in half precision (8 MB). They can be
+sampled, and ``training.initial_weights=experiments/scenes_training/model`` begins a training with them. The
+optimiser's moments (32 MB) are left out; a short warm-up finds them again. ``--ship`` also replaces the
+embedded model, ``mar_accel/assets/scenes``, and its model card, which states the number of steps.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.training.export import export_averaged
+from mar_accel.weights.sources import embedded_folder
+
+MODEL = Path(__file__).parent / "model"
+BATCH_SIZE = 32
+CARD = """# scenes
+
+A small LightGen (arXiv:2503.08619) with its text encoder: composed scenes of handwritten digits from
+captions, 64×64 pixels. Weights in half precision. The command and the state of the training are in
+[experiments/scenes_training](../../../experiments/scenes_training/README.md).
+
+| | |
+|---|---|
+| Training | {steps:,} steps of {batch_size} images ({images:,} images), averaged weights |
+| Parameters | {parameters:.1f} M, and {text_parameters:.1f} M in the text encoder |
+| Data | scenes drawn at random (`mar_accel/data/scenes.py`) with scikit-learn's handwritten digits |
+| Words | the 56 of `mar_accel.data.captions.VOCABULARY` |
+
+What it can do: `python -m mar_accel.evaluate model=scenes dataset=scenes_eval dataset.num_images=2400`
+
+Sample it: `python -m mar_accel.generate model=scenes dataset=prompts "dataset.prompts=[a red three]"`
+"""
+
+
+def steps_of(checkpoint: Path) -> int:
+    """The number of steps that a checkpoint has behind it."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(state["global_step"])
 
 
 def pack(checkpoint: Path, folder: Path) -> Path:
-    """Write the averaged weights of a checkpoint and the number of its steps."""
-    export_averaged(
-        checkpoint, compose_settings("train", ["model=scenes", "dataset=scenes"]).model, folder, torch.float16
+    """Write the averaged weights of a checkpoint as a model folder."""
+    model = compose_settings("train", ["model=scenes", "dataset=scenes"]).model
+    return export_averaged(checkpoint, model, folder, torch.float16)
+
+
+def model_card(checkpoint: Path) -> str:
+    """The model card of the weights of a checkpoint."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    sizes = {
+        part: sum(value.numel() for name, value in state.items() if name.startswith(part)) / 1e6
+        for part in ("model.", "conditioner.")
+    }
+    steps = steps_of(checkpoint)
+    return CARD.format(
+        steps=steps,
+        batch_size=BATCH_SIZE,
+        images=steps * BATCH_SIZE,
+        parameters=sizes["model."],
+        text_parameters=sizes["conditioner."],
     )
-    steps = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-    (folder / "progress.json").write_text(json.dumps({"steps": steps}) + "\n")
-    return folder
+
+
+def main() -> None:
+    """Pack a checkpoint, and ship it if that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--ship", action="store_true", help="also replace the embedded model")
+    arguments = parser.parse_args()
+    print(pack(arguments.checkpoint, MODEL))
+    progress = {"steps": steps_of(arguments.checkpoint)}
+    (MODEL / "progress.json").write_text(json.dumps(progress) + "\n")
+    if arguments.ship:
+        folder = pack(arguments.checkpoint, embedded_folder("scenes"))
+        (folder / "README.md").write_text(model_card(arguments.checkpoint))
+        print(folder)
 
 
 if __name__ == "__main__":
-    print(pack(Path(sys.argv[1]), Path(__file__).parent / "model"))
+    main()

@@ -23,13 +23,13 @@ from mar_accel.caching.token import TokenCache
 from mar_accel.config.settings import Node, Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_node
+from mar_accel.inference.build import build_node, build_sampling
 from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
 from mar_accel.profiling.flops import count_flops
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
 from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.progress import busy
@@ -58,11 +58,17 @@ def calibrate(settings: Settings) -> CalibrationResult:
             Nothing is written in this case.
     """
     check_device(settings.trainer.accelerator)
-    session, wanted = Session.from_settings(settings), settings.calibrate
-    if not isinstance(session.cache, LazyMAR) or session.cache.token is None:
+    _, _, cache, _ = build_sampling(settings)
+    token = cache.token if isinstance(cache, LazyMAR) else None
+    if token is None:
         raise ConfigError(
             "cache has no token cache, so there are no ratios to fit; use cache=lazymar or cache=token."
         )
+    output_dir = Path(settings.output_dir).absolute()
+    require_folder(output_dir)
+    build_trainer(on_one_device(settings.trainer), [], output_dir)
+    session, wanted = Session.from_settings(settings), settings.calibrate
+    session.check_batch(min(settings.trainer.batch_size, settings.dataset.num_images))
 
     def fitted(distances: Tensor, tolerance: float) -> Schedule:
         return schedule_of(distances, tolerance, wanted.drift_factor, wanted.warmup_steps)
@@ -72,7 +78,7 @@ def calibrate(settings: Settings) -> CalibrationResult:
         # The ratio for features that do not move is the upper limit. It is checked before sampling.
         still = fitted(torch.zeros(len(session.plan.steps), 1, 1, dtype=torch.float32), LARGEST_TOLERANCE)
         check_reached(flops_ratio(still), wanted.flops_ratio)
-    distances = _distances(settings, session, session.cache.token)
+    distances = _distances(settings, session, token)
     with busy("counting FLOPs"):
         schedule, reached = least_tolerance(partial(fitted, distances), flops_ratio, wanted.flops_ratio)
     result = CalibrationResult(schedule, reached, _overrides(schedule, len(distances)))
@@ -99,12 +105,13 @@ class _FlopsRatio:
         return policy.for_model(self.session.defaults)
 
     def _count(self, policy: CachePolicy) -> int:
-        return count_flops(self.session.model.config, self.session.sampler, policy).total
+        session = self.session
+        return count_flops(session.model.config, session.sampler, policy, session.plan).total
 
 
 def _distances(settings: Settings, session: Session, token: TokenCache) -> Tensor:
     recorder = MovementRecorder(token)
-    module = InferenceModule(session.with_sampling(session.sampler, recorder))
+    module = InferenceModule(session.with_sampling(session.sampler, recorder), "it is recorded as a whole")
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     requests = requests.limited(settings.trainer.limit_predict_batches, 1)
     output_dir = Path(settings.output_dir).absolute()

@@ -64,7 +64,7 @@ class HeadReuse(Observer):
         self.every = every
         self._totals: dict[tuple[int, str | range], float] = {}
         self._values: dict[int, int] = {}
-        self._timesteps: dict[int, tuple[int, ...]] = {}
+        self._timesteps: dict[int, tuple[float, ...]] = {}
 
     def chain_end(self, state: DecodeState, step: ARStep, chain: Chain, tokens: Tensor) -> None:
         """Run the chain again for each stretch.

@@ -12,7 +12,7 @@ from mar_accel.analysis.plan_view import grid_picture, grid_text, plan_rows, pla
 from mar_accel.config.settings import Settings
 from mar_accel.inference.build import build_sampling
 from mar_accel.profiling.flops import FlopCount, count_flops
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
 from mar_accel.sampling.noise import Stream, sample_generator
 from mar_accel.sampling.plan import Plan
 from mar_accel.utils.csv_files import write_csv
@@ -32,8 +32,9 @@ def show_plan(settings: Settings) -> Plan:
         ConfigError: sampler, cache and model cannot be combined. Nothing is written in this case.
     """
     architecture, sampler, cache, plan = build_sampling(settings)
+    require_folder(Path(settings.output_dir).absolute())
     with busy("counting FLOPs"):
-        counted = count_flops(architecture, sampler, cache) if settings.plan.flops else None
+        counted = count_flops(architecture, sampler, cache, plan) if settings.plan.flops else None
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     rows = plan_rows(plan, counted.per_step if counted else None)
     order = sampler.order.permutation(plan.grid, sample_generator(settings.seed, 0, Stream.ORDER))

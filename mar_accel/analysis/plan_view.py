@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from mar_accel.sampling.diffusion_schedule import respaced_timesteps
 from mar_accel.sampling.plan import ARStep, Plan
+from mar_accel.utils.figures import picture_font
 
 Color = tuple[int, int, int]
 
@@ -25,11 +25,9 @@ def head_evaluations(plan: Plan, step: ARStep) -> int:
     T diffusion steps visit fewer than T timesteps if ``max_timestep`` merges some.
     """
     detail = step.num_detail_tokens
-    evaluations = (step.num_tokens - detail) * len(
-        respaced_timesteps(step.num_diffusion_steps, plan.max_timestep)
-    )
+    evaluations = (step.num_tokens - detail) * plan.schedules[step.num_diffusion_steps].num_steps
     if detail:
-        evaluations += detail * len(respaced_timesteps(step.num_detail_diffusion_steps, plan.max_timestep))
+        evaluations += detail * plan.schedules[step.num_detail_diffusion_steps].num_steps
     return evaluations
 
 
@@ -126,8 +124,8 @@ def _panel(title: str, values: list[list[int]], count: int) -> Image.Image:
     width = max(len(values[0]) * _CELL, 160)
     panel = Image.new("RGB", (width, len(values) * _CELL + _TITLE), "white")
     draw = ImageDraw.Draw(panel)
-    draw.text((0, _TITLE // 2), title, fill="black", font=ImageFont.load_default(14), anchor="lm")
-    font = ImageFont.load_default(11)
+    draw.text((0, _TITLE // 2), title, fill="black", font=picture_font(14), anchor="lm")
+    font = picture_font(11)
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             ground, ink = _colors(value, count)

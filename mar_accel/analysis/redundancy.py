@@ -5,6 +5,7 @@ Source: LazyMAR (arXiv:2503.12450, section 3): token redundancy and condition re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +27,7 @@ class StepFeatures:
     """Features of all tokens at one AR step, in decode order.
 
     Attributes:
-        output: output of the last decoder block before its norm, conditional branch [B, L, D].
+        output: output of the last block before the norm, conditional branch [B, L, D].
         value: values in the pruning block, conditional branch [B, L, D].
         unconditional: like ``output``, unconditional branch; None if the step is not guided.
     """
@@ -66,7 +67,8 @@ class FeatureRecorder(CachePolicy):
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         batch = state.batch_size
         # Positions are in decode order, so the tokens of a step form a slice.
-        output = self.token.full_pass(state, step, state.order, rows=batch)
+        decoded = self.token.full_pass(state, step, state.order, rows=batch)
+        output = state.model.part_branches(decoded, state.order, state.condition_of(step))
         assert self.token.store is not None and self.token.store.feature is not None
         value = self.token.store.feature[:, state.model.config.buffer_size :]
         self._steps.append(
@@ -145,11 +147,16 @@ class RedundancyStatistics:
         ]
 
     def mse_rows(self) -> list[dict[str, float | int]]:
-        """Mean squared difference to the previous step, for both branches and their difference."""
-        rows: dict[int, dict[str, float | int]] = {}
-        for (step, name), total in self._mse.items():
-            rows.setdefault(step, {"step": step})[name] = total / self.num_images
-        return list(rows.values())
+        """Mean squared difference to the previous step, for both branches and their difference.
+
+        All rows have the same keys. A branch that a step or the one before it did not run is NaN.
+        """
+        means = {key: total / self.num_images for key, total in self._mse.items()}
+        names = dict.fromkeys(name for _, name in means)
+        return [
+            {"step": step, **{name: means.get((step, name), math.nan) for name in names}}
+            for step in dict.fromkeys(step for step, _ in means)
+        ]
 
     def residual_ratio(self) -> float | None:
         """Mean squared difference of the conditional branch divided by that of the residual.
@@ -159,7 +166,7 @@ class RedundancyStatistics:
         Returns:
             The ratio; None if no two neighbouring steps are guided.
         """
-        rows = [row for row in self.mse_rows() if "residual" in row]
+        rows = [row for row in self.mse_rows() if not math.isnan(row.get("residual", math.nan))]
         if not rows:
             return None
         return sum(row["conditional"] for row in rows) / sum(row["residual"] for row in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mar_accel.analysis.figures import check_matplotlib, write_figures
+from mar_accel.analysis.figures import write_figures
 from mar_accel.analysis.head_reuse import HeadReuse
 from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
 from mar_accel.caching.head import HeadCache
@@ -12,11 +12,13 @@ from mar_accel.caching.token import TokenCache
 from mar_accel.config.settings import Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_sampling
 from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
+from mar_accel.utils.figures import check_matplotlib
 
 
 def measure_redundancy(settings: Settings) -> RedundancyStatistics:
@@ -28,17 +30,21 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     check_device(settings.trainer.accelerator)
     check_matplotlib()
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
-    session = Session.from_settings(settings)
-    if len(session.plan.steps) < 2:
+    architecture, _, _, plan = build_sampling(settings)
+    if len(plan.steps) < 2:
         raise ConfigError("sampler.num_iter must be ≥ 2, since adjacent AR steps are compared, got 1.")
     token = TokenCache(prune_block=settings.redundancy.prune_block)
-    token.check(session.model.config)
+    token.check(architecture)
+    output_dir = Path(settings.output_dir).absolute()
+    require_folder(output_dir)
+    trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
+    session = Session.from_settings(settings)
+    session.check_batch(min(requests.batch_size, requests.num_images))
     recorder, reuse = FeatureRecorder(token), _probe(settings, session)
-    module = InferenceModule(session.with_sampling(session.sampler, recorder))
+    module = InferenceModule(session.with_sampling(session.sampler, recorder), "it is recorded as a whole")
     if reuse is not None:
         module.observers.append(reuse)
-    output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
-    trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
+    prepare_output_dir(output_dir)
     trainer.predict(
         module, requests.limited(settings.trainer.limit_predict_batches, 1), return_predictions=False
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mar_accel.caching.refresh import Refresh, RefreshBounds, check_counts, check_share, lacks_a_branch
+from mar_accel.caching.refresh import (
+    Branches,
+    Refresh,
+    RefreshBounds,
+    check_counts,
+    check_share,
+    lacks_a_branch,
+)
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.plan import ARStep, Plan
 
@@ -52,15 +59,15 @@ class AdaptiveRefresh(Refresh):
         self.max_new_share = max_new_share
         self.last_batch: tuple[bool, ...] = ()
         self._plan: Plan | None = None
-        self._both_branches = False
+        self._branches: Branches = "difference"
         self._decisions: list[bool] = []
         self._last = 0
         self._measured = False
         self._drift: Tensor | None = None
         self._on_host = _HostScalar()
 
-    def start(self, plan: Plan, both_branches: bool = False) -> None:
-        self._plan, self._both_branches = plan, both_branches
+    def start(self, plan: Plan, branches: Branches = "difference") -> None:
+        self._plan, self._branches = plan, branches
         self._decisions, self._last, self._drift = [], 0, None
 
     def due(self, step: ARStep) -> bool:
@@ -73,9 +80,7 @@ class AdaptiveRefresh(Refresh):
     def _forced(self, step: ARStep, last: int) -> bool:
         assert self._plan is not None
         bounds = RefreshBounds(self.warmup_steps, self.max_period, self.max_new_share)
-        return bounds.forced(self._plan, step, last) or lacks_a_branch(
-            self._plan, step, last, self._both_branches
-        )
+        return bounds.forced(self._plan, step, last) or lacks_a_branch(self._plan, step, last, self._branches)
 
     def _drifted(self, step: ARStep) -> bool:
         if self._drift is None:

@@ -41,7 +41,7 @@ class MovementRecorder(CachePolicy):
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         positions = state.predicted(step)
-        output = self.token.full_pass(state, step, positions, rows=state.batch_size)
+        decoded = self.token.full_pass(state, step, positions, rows=state.batch_size)
         assert self.token.store is not None and self.token.store.feature is not None
         feature = self.token.store.feature
         old = feature if self._feature is None else self._feature
@@ -50,9 +50,7 @@ class MovementRecorder(CachePolicy):
         self._feature = feature
         if step is state.plan.steps[-1]:
             self._batches.append(torch.stack(self._steps))
-        return state.model.conditioning_vectors(
-            output, positions.repeat(output.shape[0] // state.batch_size, 1)
-        )
+        return state.model.vectors(state.condition_of(step), decoded, positions)
 
     def distances(self) -> Tensor:
         """Distances [K, images, N] to the previous step: 1 − similarity, at least 0; 0 at step 0."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.models.backbone import BackboneConfig
 from mar_accel.models.diffusion_head import AdaLNMLP, ResBlock, modulate
 from mar_accel.sampling.guidance import Guidance
 from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
@@ -120,6 +121,20 @@ class HeadCache(ModelDefaults):
             or index < self.setting("refresh_below") * num_steps
         )
 
+    def reuses(self, num_steps: int) -> bool:
+        """Whether a chain with T timesteps reuses anything."""
+        return not all(self.refreshes(index, num_steps) for index in range(num_steps))
+
+    def denoiser(
+        self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, guidance: Guidance, guided: Sequence[bool]
+    ) -> HeadCacheDenoiser:
+        """The noise prediction of one chain; arguments as in :class:`HeadCacheDenoiser`."""
+        return HeadCacheDenoiser(self, net, z, time_embeddings, guidance, guided)
+
+    def kept_per_token(self, config: BackboneConfig, guided: bool) -> int:
+        """Elements that a chain keeps per token: contributions of all blocks, and the difference."""
+        return config.head_depth * config.head_width + (config.token_dim if guided else 0)
+
     def period_in(self, num_steps: int) -> int:
         """Number of timesteps from one refresh to the next in a chain with T timesteps."""
         if self.period_for is None:
@@ -176,16 +191,26 @@ class HeadCacheDenoiser:
         if index not in self._between:
             self._between = self._next_between(index)
         modulation = self._between.pop(index)
-        hidden = (
-            self._compute(x, modulation)
-            if self.cache.computes(index, self.num_steps)
-            else self._reuse(x, modulation)
-        )
+        hidden = self._run_between(x, index, modulation)
         epsilon, v = self._output(hidden, modulation).chunk(2, dim=-1)
         if self.guided[index]:
-            assert self.difference is not None
-            epsilon = self.guidance.extrapolate(epsilon, self.difference)
+            epsilon = self.guidance.extrapolate(epsilon, self._difference_at(index))
         return epsilon, v
+
+    def _run_between(self, x: Tensor, index: int, modulation: Modulation) -> Tensor:
+        """Output of the blocks [n, W] at a timestep that is no refresh."""
+        if self.cache.computes(index, self.num_steps):
+            return self._compute(x, modulation)
+        return self._reuse(x, modulation)
+
+    def _difference_at(self, index: int) -> Tensor:
+        """ε_c − ε_u [n, C] for a timestep that is no refresh."""
+        assert self.difference is not None
+        return self.difference
+
+    def _keep_difference(self, difference: Tensor | None, index: int) -> None:
+        """Keep ε_c − ε_u [n, C] of a refresh; None if it is not guided."""
+        self.difference = difference
 
     def tensors(self) -> list[Tensor]:
         """All tensors cached between timesteps, except modulations."""
@@ -199,6 +224,19 @@ class HeadCacheDenoiser:
             self._refreshes = self._next_refreshes(index)
         modulation = self._refreshes.pop(index)
         hidden = self.net.input_proj(torch.cat([x, x]) if guided else x)
+        out = self._output(self._run_refresh(hidden, index, modulation, count), modulation)
+        if not guided:
+            self._keep_difference(None, index)
+            epsilon, v = out.chunk(2, dim=-1)
+            return epsilon, v
+        conditional, unconditional = out.chunk(2)
+        epsilon, v = conditional.chunk(2, dim=-1)
+        epsilon_u = unconditional[:, : epsilon.shape[-1]]
+        self._keep_difference(epsilon - epsilon_u, index)
+        return self.guidance.combine(epsilon, epsilon_u), v
+
+    def _run_refresh(self, hidden: Tensor, index: int, modulation: Modulation, count: int) -> Tensor:
+        """Output of the blocks [rows, W] at a refresh; keeps what they contribute to the first n rows."""
         for number, block in enumerate(self.blocks):
             shift, scale, gate = modulation.blocks[number]
             output = block.mlp_output(hidden, shift, scale)
@@ -207,17 +245,8 @@ class HeadCacheDenoiser:
                 self.deltas[number] = gate[:count] * output[:count]
             else:
                 # Copy: a view would keep the memory of the unconditional half.
-                self.mlp_outputs[number] = output[:count].clone() if guided else output
-        out = self._output(hidden, modulation)
-        if not guided:
-            self.difference = None
-            epsilon, v = out.chunk(2, dim=-1)
-            return epsilon, v
-        conditional, unconditional = out.chunk(2)
-        epsilon, v = conditional.chunk(2, dim=-1)
-        epsilon_u = unconditional[:, : epsilon.shape[-1]]
-        self.difference = epsilon - epsilon_u
-        return self.guidance.combine(epsilon, epsilon_u), v
+                self.mlp_outputs[number] = output[:count].clone() if len(output) > count else output
+        return hidden
 
     def _compute(self, x: Tensor, modulation: Modulation) -> Tensor:
         """The noisiest timesteps: blocks that are not skipped compute their MLP."""

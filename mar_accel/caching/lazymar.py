@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mar_accel.caching.condition import ConditionCache
-from mar_accel.caching.head import HeadCache, HeadCacheDenoiser
+from mar_accel.caching.head import HeadCache
 from mar_accel.caching.refresh import Refresh
 from mar_accel.caching.token import TokenCache
 from mar_accel.errors import ConfigError
+from mar_accel.models.backbone import BackboneConfig
+from mar_accel.models.condition import Condition
 from mar_accel.models.diffusion_head import AdaLNMLP
-from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.denoiser import Denoiser
 from mar_accel.sampling.parts import check_part, is_flag, wrong_return
 from mar_accel.sampling.plan import ARStep, Plan
@@ -58,14 +59,14 @@ class LazyMAR(CachePolicy):
         self.condition = condition
         self.head = head
 
-    def check(self, model: MARConfig, plan: Plan, solver: Solver) -> None:
+    def check(self, model: BackboneConfig, plan: Plan, solver: Solver) -> None:
         self.refresh.check(plan)
         if self.token is not None:
             self.token.check(model)
         elif self.refresh.needs_similarity:
             raise ConfigError(
                 "cache.refresh needs the similarities of a token cache, but cache.token=null; add a token "
-                "cache or set cache.refresh=fixed."
+                "cache or set cache/refresh=fixed."
             )
         if self.head is not None:
             self.head.check(plan, solver)
@@ -75,22 +76,25 @@ class LazyMAR(CachePolicy):
                 "sampler.guidance_scale or set cache=none."
             )
         # A schedule of one's own fails here, before anything is sampled.
-        self.start_refresh(plan)
+        self.start_refresh(model, plan)
 
     def start(self, state: DecodeState) -> None:
         self.finish()
-        self.start_refresh(state.plan)
+        self.start_refresh(state.model.config, state.plan)
 
-    def start_refresh(self, plan: Plan) -> None:
+    def start_refresh(self, model: BackboneConfig, plan: Plan) -> None:
         """Start the refresh schedule for the caches of this policy."""
-        self.refresh.start(plan, both_branches=self.condition is None)
+        if self.condition is not None:
+            self.refresh.start(plan, "difference")
+        else:
+            self.refresh.start(plan, "shared" if model.shared_trunk else "both")
 
-    def num_refreshes(self, plan: Plan) -> int:
+    def num_refreshes(self, model: BackboneConfig, plan: Plan) -> int:
         """Number of refreshes. An adaptive schedule gives the number of the last batch."""
         last_batch: tuple[bool, ...] = getattr(self.refresh, "last_batch", ())
         if len(last_batch) == len(plan.steps):
             return sum(last_batch)
-        self.start_refresh(plan)
+        self.start_refresh(model, plan)
         count = sum([self.refresh.due(step) for step in plan.steps])
         self.refresh.finish()
         return count
@@ -115,16 +119,18 @@ class LazyMAR(CachePolicy):
         return horizon
 
     def _refresh(self, state: DecodeState, step: ARStep) -> Tensor:
-        """Output of the last block [R, n, D] at the predicted positions; fills the caches."""
+        """Outputs of all branches [R, n, D] at the predicted positions; fills the caches."""
         horizon, stop = self._horizon(step), step.stop
         if self.condition is not None:
             # The difference is needed at all positions that guided lazy steps will predict.
             stop = self.condition.stop(state.plan, step, horizon)
-        targets = state.order[:, step.start : stop]
+        targets, condition = state.order[:, step.start : stop], state.condition_of(step)
         if self.token is None or horizon == step.stop:
-            output = _plain_pass(state, step, targets, state.embedding(step))
+            decoded = _plain_pass(state, step, targets, condition)
         else:
-            output = self.token.full_pass(state, step, targets, self._rows(state, step))
+            rows = state.batch_size * self.trunk_branches(state.model.config, step)
+            decoded = self.token.full_pass(state, step, targets, rows)
+        output = state.model.part_branches(decoded, targets, condition)
         if self.condition is not None:
             self.condition.finish()
             if stop > step.stop:
@@ -132,28 +138,33 @@ class LazyMAR(CachePolicy):
         return output[:, : step.num_tokens]
 
     def _lazy(self, state: DecodeState, step: ARStep) -> Tensor:
-        """Output of the last block [R, n, D] at the predicted positions, with the help of the caches."""
-        rows = self._rows(state, step)
+        """Outputs of all branches [R, n, D] at the predicted positions, with the help of the caches."""
+        condition, positions = state.condition_of(step).first(self._branches(step)), state.predicted(step)
         if self.token is None:
-            output = _plain_pass(state, step, state.predicted(step), state.embedding(step)[:rows])
+            decoded = _plain_pass(state, step, positions, condition)
         else:
-            output, similarity = self.token.lazy_pass(state, step, rows)
+            decoded, similarity = self.token.lazy_pass(state, step, condition)
             self.refresh.observe(step, similarity[: state.batch_size])
+        output = state.model.part_branches(decoded, positions, condition)
         if self.condition is not None and step.guided:
             output = self.condition.both_branches(output, step)
         return output
 
-    def _rows(self, state: DecodeState, step: ARStep) -> int:
-        """Number of rows that a lazy step computes and that a refresh keeps."""
-        return state.batch_size * (1 if self.condition is not None else step.num_branches)
+    def _branches(self, step: ARStep) -> int:
+        """Number of branches that a lazy step computes."""
+        return 1 if self.condition is not None else step.num_branches
+
+    def trunk_branches(self, model: BackboneConfig, step: ARStep) -> int:
+        """Number of branches in encoder and decoder at a lazy step, for which a refresh keeps tokens."""
+        return 1 if model.shared_trunk else self._branches(step)
 
     def denoiser(
         self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]
     ) -> Denoiser:
         # With a refresh at every timestep, nothing is reused.
-        if self.head is None or self.head.period_in(time_embeddings.shape[0]) == 1:
+        if self.head is None or not self.head.reuses(time_embeddings.shape[0]):
             return super().denoiser(net, z, time_embeddings, step, guided)
-        return HeadCacheDenoiser(self.head, net, z, time_embeddings, step.guidance, guided)
+        return self.head.denoiser(net, z, time_embeddings, step.guidance, guided)
 
     def kept_tensors(self) -> list[Tensor]:
         """Tensors of token and condition cache that are kept between AR steps."""
@@ -168,9 +179,9 @@ class LazyMAR(CachePolicy):
         self.refresh.finish()
 
 
-def _plain_pass(state: DecodeState, step: ARStep, targets: Tensor, embedding: Tensor) -> Tensor:
-    """Output of the last block [rows, m, D] at grid positions [B, m], for embeddings [rows, D]."""
-    model, repeats = state.model, embedding.shape[0] // state.batch_size
-    tokens, known = state.known(step)
-    x = state.encoded(step, model.encode_tokens(embedding, tokens, known))
+def _plain_pass(state: DecodeState, step: ARStep, targets: Tensor, condition: Condition) -> Tensor:
+    """Output of the last decoder block [rows, m, D] at grid positions [B, m]."""
+    model, (tokens, known) = state.model, state.known(step)
+    x = state.encoded(step, model.encode_tokens(condition, tokens, known))
+    repeats = len(x) // state.batch_size
     return model.decode(model.decoder_inputs(x, known.repeat(repeats, 1)), targets.repeat(repeats, 1))

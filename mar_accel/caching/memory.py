@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.token import TokenCache
-from mar_accel.models.mar import MARConfig
-from mar_accel.sampling.diffusion_schedule import respaced_timesteps
+from mar_accel.models.backbone import BackboneConfig
 from mar_accel.sampling.plan import ARStep, Plan
 
 
@@ -30,7 +29,7 @@ class CacheMemory:
         return self.token + self.condition + self.head
 
 
-def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_element: int) -> CacheMemory:
+def cache_memory(policy: LazyMAR, config: BackboneConfig, plan: Plan, bytes_per_element: int) -> CacheMemory:
     """Compute the cache memory of a policy.
 
     Args:
@@ -40,12 +39,11 @@ def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_eleme
         bytes_per_element: size of the compute dtype: 4 for float32, 2 for bfloat16.
     """
     condition_cache, token_cache = policy.condition, policy.token
-    refreshes = _refreshes_that_keep(policy, plan)
+    refreshes = _refreshes_that_keep(policy, config, plan)
     token = condition = 0
     for step, horizon in refreshes:
         if token_cache is not None:
-            rows = 1 if condition_cache is not None else step.num_branches
-            token = max(token, rows * _token_elements(token_cache, config))
+            token = max(token, policy.trunk_branches(config, step) * _token_elements(token_cache, config))
         if condition_cache is not None:
             positions = condition_cache.stop(plan, step, horizon) - step.start
             condition = max(condition, positions * config.embed_dim if positions > step.num_tokens else 0)
@@ -53,10 +51,10 @@ def cache_memory(policy: LazyMAR, config: MARConfig, plan: Plan, bytes_per_eleme
     return CacheMemory(*(elements * bytes_per_element for elements in (token, condition, head)))
 
 
-def _refreshes_that_keep(policy: LazyMAR, plan: Plan) -> list[tuple[ARStep, int]]:
+def _refreshes_that_keep(policy: LazyMAR, config: BackboneConfig, plan: Plan) -> list[tuple[ARStep, int]]:
     """Refreshes that lazy steps may follow, each with the end of the last such step in the decode order."""
     refresh, found = policy.refresh, []
-    policy.start_refresh(plan)
+    policy.start_refresh(config, plan)
     for step in plan.steps:
         # An adaptive schedule can refresh at any step.
         if refresh.due(step) or refresh.needs_similarity:
@@ -67,14 +65,14 @@ def _refreshes_that_keep(policy: LazyMAR, plan: Plan) -> list[tuple[ARStep, int]
     return found
 
 
-def _token_elements(cache: TokenCache, config: MARConfig) -> int:
+def _token_elements(cache: TokenCache, config: BackboneConfig) -> int:
     """Elements per row: keys and values of the blocks, feature of the pruning block, decoder input."""
     after = config.decoder_depth - 1 - cache.prune_block_of(config)
     widths = 2 * (config.encoder_depth + after) + 2
     return (config.buffer_size + config.seq_len) * config.embed_dim * widths
 
 
-def _head_elements(cache: HeadCache, config: MARConfig, plan: Plan) -> int:
+def _head_elements(cache: HeadCache, config: BackboneConfig, plan: Plan) -> int:
     """Elements of the largest chain: contributions of all blocks, and the difference of the branches."""
     most = 0
     for step in plan.steps:
@@ -84,10 +82,9 @@ def _head_elements(cache: HeadCache, config: MARConfig, plan: Plan) -> int:
         ):
             if not tokens:
                 continue
-            timesteps = respaced_timesteps(length, plan.max_timestep)
-            if cache.period_in(len(timesteps)) == 1:
+            timesteps = plan.schedules[length].timesteps
+            if not cache.reuses(len(timesteps)):
                 continue
             guided = any(step.guidance.covers(timestep) for timestep in timesteps)
-            per_token = config.head_depth * config.head_width + (config.token_dim if guided else 0)
-            most = max(most, tokens * per_token)
+            most = max(most, tokens * cache.kept_per_token(config, guided))
     return most

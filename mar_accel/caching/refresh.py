@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,6 +15,11 @@ from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.utils.readable import Readable
 
 KEY = "cache.refresh"
+# What lazy steps take of the unconditional branch from the caches:
+# "difference": they compute the conditional branch and add the difference that the last refresh kept.
+# "both": they compute both branches with caches of both.
+# "shared": the caches do not depend on the branch.
+Branches = Literal["difference", "both", "shared"]
 
 
 class Refresh(Readable, ABC):
@@ -30,13 +36,12 @@ class Refresh(Readable, ABC):
         """Raise ConfigError if the schedule does not fit the plan."""
 
     @abstractmethod
-    def start(self, plan: Plan, both_branches: bool = False) -> None:
+    def start(self, plan: Plan, branches: Branches = "difference") -> None:
         """Prepare for a new batch.
 
         Args:
             plan: the AR steps.
-            both_branches: whether lazy steps compute both guidance branches, with caches of both.
-                False: they compute the conditional branch and add the cached difference.
+            branches: "difference", "both" or "shared": what lazy steps need of the unconditional branch.
         """
         raise NotImplementedError
 
@@ -60,7 +65,7 @@ class Refresh(Readable, ABC):
         """The batch has finished."""
 
 
-def lacks_a_branch(plan: Plan, step: ARStep, last: int, both_branches: bool) -> bool:
+def lacks_a_branch(plan: Plan, step: ARStep, last: int, branches: Branches) -> bool:
     """Whether a guided step has no cache of the unconditional branch.
 
     A guided refresh keeps the difference of the branches. Caches of both branches stay valid as long as
@@ -70,11 +75,11 @@ def lacks_a_branch(plan: Plan, step: ARStep, last: int, both_branches: bool) -> 
         plan: the AR steps.
         step: the step to check.
         last: index of the last refresh.
-        both_branches: as in :meth:`Refresh.start`.
+        branches: as in :meth:`Refresh.start`.
     """
-    if not step.guided:
+    if not step.guided or branches == "shared":
         return False
-    since = plan.steps[last : step.index if both_branches else last + 1]
+    since = plan.steps[last : step.index if branches == "both" else last + 1]
     return not all(earlier.guided for earlier in since)
 
 
@@ -98,14 +103,14 @@ class StaticRefresh(Refresh):
         """Whether ``step`` should be a refresh, if ``last`` is the index of the last refresh."""
         raise NotImplementedError
 
-    def start(self, plan: Plan, both_branches: bool = False) -> None:
+    def start(self, plan: Plan, branches: Branches = "difference") -> None:
         due, last = [True], 0
         for step in plan.steps[1:]:
             wanted = self.wants(plan, step, last)
             if not is_flag(wanted):
                 where = f" at AR step {step.index}"
                 raise wrong_return(KEY, self, "wants", "True or False", wanted, where)
-            due.append(bool(wanted) or lacks_a_branch(plan, step, last, both_branches))
+            due.append(bool(wanted) or lacks_a_branch(plan, step, last, branches))
             last = step.index if due[-1] else last
         self._plan, self._due = plan, tuple(due)
 

@@ -16,7 +16,9 @@ from mar_accel.caching.blocks import attend_and_mlp, blocks_of, project
 from mar_accel.caching.ratios import PUBLISHED_RATIOS, PUBLISHED_STEPS, Ratios
 from mar_accel.caching.rows import flat_rows, take_rows, write_rows
 from mar_accel.errors import ConfigError
-from mar_accel.models.mar import MARConfig
+from mar_accel.models.backbone import BackboneConfig
+from mar_accel.models.condition import Condition
+from mar_accel.models.transformer import Block
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.readable import Readable
@@ -125,7 +127,7 @@ class TokenCache(Readable):
         self.threshold = threshold
         self.store: TokenStore | None = None
 
-    def check(self, model: MARConfig) -> None:
+    def check(self, model: BackboneConfig) -> None:
         """Reject a pruning block beyond the depth of the decoder."""
         block = self.prune_block_of(model)
         if block >= model.decoder_depth:
@@ -134,13 +136,13 @@ class TokenCache(Readable):
                 f"{model.decoder_depth} decoder blocks, or {AUTO}, got {block}."
             )
 
-    def prune_block_of(self, model: MARConfig) -> int:
+    def prune_block_of(self, model: BackboneConfig) -> int:
         """Index p of the pruning block for an architecture."""
         if isinstance(self.prune_block, str):
             return min(PUBLISHED_PRUNE_BLOCK, model.decoder_depth // 4)
         return self.prune_block
 
-    def num_kept(self, model: MARConfig, plan: Plan, step: ARStep) -> int:
+    def num_kept(self, model: BackboneConfig, plan: Plan, step: ARStep) -> int:
         """Number of the N tokens that continue after the pruning block at a lazy step."""
         length = model.buffer_size + plan.num_tokens
         previous = plan.steps[step.index - 1]
@@ -163,10 +165,10 @@ class TokenCache(Readable):
         """
         model, store = state.model, self._store(rows)
         buffer, length = model.config.buffer_size, model.config.buffer_size + state.plan.num_tokens
-        repeats = step.num_branches
+        x = model.embed_buffer(state.condition_of(step))
+        repeats = len(x) // state.batch_size
         tokens, known = state.known(step)
-        embedded = model.embed_tokens(tokens, known).repeat(repeats, 1, 1)
-        x = torch.cat([model.embed_buffer(state.embedding(step)), embedded], dim=1)
+        x = torch.cat([x, model.embed_tokens(tokens, known).repeat(repeats, 1, 1)], dim=1)
         for index, block in enumerate(blocks_of(model.encoder_blocks)):
             q, kv = project(block, block.norm1(x))
             store.keep_kv(store.encoder, index, length, kv)
@@ -191,21 +193,27 @@ class TokenCache(Readable):
 
     # -- lazy step -----------------------------------------------------------------------------
 
-    def lazy_pass(self, state: DecodeState, step: ARStep, rows: int) -> tuple[Tensor, Tensor]:
-        """Recompute the tokens that moved, for the first ``rows`` rows. The cache drops all other rows.
+    def lazy_pass(self, state: DecodeState, step: ARStep, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Recompute the tokens that moved. The cache drops the rows of other branches than those given.
+
+        Args:
+            state: state of the decode.
+            step: the AR step.
+            condition: the branches to compute; they have ``rows`` rows in encoder and decoder.
 
         Returns:
             Output of the last decoder block [rows, n, D] at the predicted positions.
             Similarities of all tokens [rows, N].
         """
         assert self.store is not None
+        model, buffer = state.model, state.model.embed_buffer(condition)
+        rows = len(buffer)
         if rows < self.store.rows:
             self.store.narrow(rows)
-        model = state.model
         repeats = rows // state.batch_size
         previous = state.plan.steps[step.index - 1]
         decoded_last = state.predicted(previous).repeat(repeats, 1)
-        encoded = state.encoded(step, self._encode(state, step, previous))
+        encoded = state.encoded(step, self._encode(state, step, previous, buffer))
         x = self._decoder_input(state, encoded, decoded_last)
         prune_block = self.prune_block_of(model.config)
         for block in blocks_of(model.decoder_blocks)[:prune_block]:
@@ -213,15 +221,19 @@ class TokenCache(Readable):
         predicted = state.predicted(step).repeat(repeats, 1)
         return self._pruned_blocks(state, step, x, predicted, decoded_last)
 
-    def _encode(self, state: DecodeState, step: ARStep, previous: ARStep) -> Tensor:
-        """Encoder output [rows, S + n_prev, D] of the buffer and the n_prev tokens decoded last."""
+    def _encode(self, state: DecodeState, step: ARStep, previous: ARStep, embedded: Tensor) -> Tensor:
+        """Encoder output [rows, S + n_prev, D] of the buffer and the n_prev tokens decoded last.
+
+        Args:
+            embedded: encoder inputs of the buffer [rows, S, D].
+        """
         assert self.store is not None
         model, rows = state.model, self.store.rows
         buffer = model.config.buffer_size
         added = slice(previous.start, previous.stop)
         tokens = model.embed_tokens(state.decoded[:, added], state.order[:, added])
         tokens = tokens.repeat(rows // state.batch_size, 1, 1)
-        x = torch.cat([model.embed_buffer(state.embedding(step)[:rows]), tokens], dim=1)
+        x = torch.cat([embedded, tokens], dim=1)
         for index, block in enumerate(blocks_of(model.encoder_blocks)):
             q, kv = project(block, block.norm1(x))
             kept = self.store.encoder[index]
@@ -235,10 +247,10 @@ class TokenCache(Readable):
         assert self.store is not None and self.store.decoder_input is not None
         model, kept = state.model, self.store.decoder_input
         buffer = model.config.buffer_size
-        pos_embed = model.decoder_pos_embed_learned
+        pos_embed = model.positions(model.decoder_pos_embed_learned)
         values = model.decoder_embed(model.encoder_norm(encoded))
-        kept[:, :buffer] = values[:, :buffer] + pos_embed[:, :buffer]
-        new = values[:, buffer:] + pos_embed[0, buffer:][decoded_last]
+        kept[:, :buffer] = values[:, :buffer] + pos_embed[:buffer]
+        new = values[:, buffer:] + pos_embed[buffer:][decoded_last]
         write_rows(kept, flat_rows(decoded_last + buffer, kept.shape[1]), new)
         return kept
 
@@ -259,7 +271,8 @@ class TokenCache(Readable):
         similarity = self.similarities(feature, old_feature, model.config.num_heads)
         old_feature.copy_(feature)
         always = torch.cat([predicted, decoded_last], dim=1) + buffer
-        positions, moved = self._choose(similarity, always, self.num_kept(model.config, state.plan, step))
+        ranks = self._ranks(block, normed, kv, similarity, decoded_last + buffer)
+        positions, moved = self._choose(ranks, always, self.num_kept(model.config, state.plan, step))
         # The other tokens provide keys and values to this block, but need no query and no MLP.
         rows = flat_rows(positions[:, :num_predicted] if prune_block == last else positions, length)
         q = block.attn.project_q(take_rows(normed, rows))
@@ -278,6 +291,20 @@ class TokenCache(Readable):
             write_rows(kept, rows, kv)
             x = attend_and_mlp(block, x, q, kept)
         return x, similarity
+
+    def _ranks(
+        self, block: Block, normed: Tensor, kv: Tensor, similarity: Tensor, decoded_last: Tensor
+    ) -> Tensor:
+        """Numbers [rows, N] by which tokens are chosen, lowest first.
+
+        Args:
+            block: the pruning block.
+            normed: its normalised inputs [rows, N, D].
+            kv: its keys and values [rows, N, 2D].
+            similarity: similarities to the previous step [rows, N].
+            decoded_last: sequence positions of the tokens decoded last [rows, n_prev].
+        """
+        return similarity
 
     def _choose(self, similarity: Tensor, always: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
         """Choose the positions to recompute.

@@ -39,6 +39,7 @@ _MUST_BE = {
     "less_than_equal": "≤ {le}",
     "less_than": "< {lt}",
     "literal_error": "{expected}",
+    "string_too_short": "a text that is not empty",
 }
 
 
@@ -95,6 +96,8 @@ def locate(key: str, target: Any) -> Any:
     """
     if not isinstance(target, str) or "." not in target:
         raise ConfigError(f"{key}._target_ must be an import path such as my_module.MyClass, got {target!r}.")
+    # Python keeps a listing of each folder, and misses a module that was written within the clock tick of it.
+    importlib.invalidate_caches()
     parts = target.split(".")
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])
@@ -198,8 +201,8 @@ def _signature_model(target: Any, given: tuple[str, ...]) -> Any:
 
     try:
         parameters = inspect.signature(target).parameters
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (TypeError, ValueError, NameError):
+        hints = _hints(target.__init__ if inspect.isclass(target) else target)
+    except (TypeError, ValueError):
         return None
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     fields: dict[str, Any] = {}
@@ -214,6 +217,19 @@ def _signature_model(target: Any, given: tuple[str, ...]) -> Any:
         return create_model("Arguments", __config__=config, **fields)
     except Exception:  # an annotation or a name that pydantic does not support
         return None
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """The annotations of a function; Any for one whose names are only there for type checkers."""
+    found: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        one = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            names = getattr(inspect.unwrap(function), "__globals__", {})
+            found |= typing.get_type_hints(one, globalns=names, include_extras=True)
+        except (NameError, TypeError, AttributeError):
+            found[name] = Any
+    return found
 
 
 def _plain_hint(hint: Any) -> Any:
@@ -289,7 +305,12 @@ def _must_be(error: Any) -> str:
     for suffix in ("_type", "_parsing", "_from_float", "_required", "_exact_type"):
         kind = kind.removesuffix(suffix)
     text = _MUST_BE.get(kind, error["msg"])
-    return text.format(**error.get("ctx", {})).replace("'", "")
+    # A limit that is a whole number is shown as one, also where it is stored as 1.0.
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else value
+        for name, value in error.get("ctx", {}).items()
+    }
+    return text.format(**context).replace("'", "")
 
 
 def _shown(value: Any) -> str:

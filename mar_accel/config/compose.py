@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,22 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.default_element import ConfigDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mar_accel.config.check import check_node, check_settings
-from mar_accel.config.settings import TRAINING_ONLY, Node, Settings, training_only
+from mar_accel.config.help import keys_of
+from mar_accel.config.image_size import put_grid_in
+from mar_accel.config.prompts import put_prompts_in
+from mar_accel.config.settings import TRAINING_ONLY, ModelSettings, Node, Settings, training_only
 from mar_accel.errors import ConfigError
 
 # Groups whose members have parts with their own groups, such as sampler/order.
 GROUPS_WITH_PARTS = ("sampler", "cache")
 # Groups whose members describe an object by a node with a _target_.
 OBJECT_GROUPS = ("sampler", "cache", "features", "reference", "logger")
+# Groups whose default is the member with the name of the dataset, if there is one.
+OPTIONAL_GROUPS = ("features", "reference")
 _NAME = re.compile(r"[A-Za-z_]\w*")
+# A value that is taken from another key, with or without a default.
+_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
 _NOT_NAMES = ("null", "true", "false", "auto")
 
 
@@ -53,9 +64,10 @@ def _run_dir(command: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Register ``${run_dir:command}`` with OmegaConf; repeated calls have no effect."""
+    """Register ``${run_dir:command}`` and ``${keys_of:command}``; repeated calls have no effect."""
     if not OmegaConf.has_resolver("run_dir"):
         OmegaConf.register_new_resolver("run_dir", _run_dir, use_cache=True)
+        OmegaConf.register_new_resolver("keys_of", keys_of)
 
 
 # -- composing outside a command line ----------------------------------------------------------------------
@@ -84,6 +96,14 @@ def compose_settings(config_name: str, overrides: Sequence[str] = ()) -> Setting
             raise ConfigError(str(sentence_for(error, config_name))) from error
 
 
+def compose_model(member: str) -> ModelSettings:
+    """Compose the settings of a member of the group ``model``; raises ConfigError if it is unknown."""
+    with our_hydra():
+        config = _composed("generate", [f"model={member}"])
+        values: Any = OmegaConf.to_container(config.model, resolve=True)
+    return check_settings(ModelSettings, values, "model")
+
+
 def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Node, Node]:
     """Compose the nodes ``sampler`` and ``cache`` for an existing model.
 
@@ -96,7 +116,14 @@ def compose_sampling(model: Mapping[str, Any], overrides: Sequence[str]) -> tupl
     """
     sampling = _sampling_config(tuple(overrides)).copy()
     sampling.model = {**model}
-    nodes: list[Any] = [OmegaConf.to_container(sampling[group], resolve=True) for group in GROUPS_WITH_PARTS]
+    nodes: list[Any] = []
+    for group in GROUPS_WITH_PARTS:
+        try:
+            nodes.append(OmegaConf.to_container(sampling[group], resolve=True))
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                f"{error.full_key} has no value, since the model's sampling settings lack it; give it."
+            ) from error
     for group, node in zip(GROUPS_WITH_PARTS, nodes, strict=True):
         check_node(group, node)
     return nodes[0], nodes[1]
@@ -116,6 +143,7 @@ def _sampling_config(overrides: tuple[str, ...]) -> DictConfig:
 def _composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     from mar_accel.config.messages import sentence_for
 
+    check_choices(overrides)
     try:
         return compose(config_name=config_name, overrides=group_choices(overrides))
     except Exception as error:
@@ -148,6 +176,21 @@ def _is_ours() -> bool:
     return any(source.path == str(conf_dir()) for source in singleton.config_loader().get_sources())
 
 
+def check_choices(overrides: Sequence[str]) -> None:
+    """Refuse an unknown member of a group whose default is optional; Hydra would leave the group empty.
+
+    Raises:
+        ConfigError: names the members that there are.
+    """
+    for override in overrides:
+        group, _, member = override.lstrip("+").partition("=")
+        if group not in OPTIONAL_GROUPS or not _NAME.fullmatch(member) or member in _NOT_NAMES:
+            continue
+        members = _members(group)
+        if member not in members:
+            raise ConfigError(f"{group}={member} is unknown; choose one of {', '.join(sorted(members))}.")
+
+
 def group_choices(overrides: Sequence[str]) -> list[str]:
     """Rewrite overrides that choose a part by name: ``sampler.order=gtr`` becomes ``sampler/order=gtr``.
 
@@ -176,65 +219,149 @@ def read_settings(config: DictConfig) -> Settings:
     Raises:
         ConfigError: a key is unknown, or a value has the wrong type or range.
     """
-    _check_kind(config)
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    _check_groups(raw)
+    _check_kind(raw)
     _put_parts_in(config)
-    for key in _missing_keys(config):
+    raw = OmegaConf.to_container(config, resolve=False)
+    for key in _missing_keys(raw):
         raise ConfigError(f"{key} has no default; give it a value.")
-    values: Any = OmegaConf.to_container(config, resolve=True)
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        reason, key = str(error).splitlines()[0].rstrip("."), next(_failing_keys(config), "the config")
+        raise ConfigError(f"{key} cannot be resolved: {reason}; correct the value.") from error
     _refuse_training_keys(values)
-    settings = check_settings(Settings, values)
-    for group in OBJECT_GROUPS:
-        check_node(group, getattr(settings, group))
-    check_node("dataset.training_data", settings.dataset.training_data, given=("batch_size",))
-    for group in ("metrics", "callbacks"):
-        for name, node in getattr(settings, group).items():
-            check_node(f"{group}.{name}", node)
-    check_node("model.autoencoder", settings.model.autoencoder)
+    put_prompts_in(values["dataset"])
+    put_grid_in(values["model"])
+    try:
+        settings = check_settings(Settings, values)
+        _check_nodes(settings)
+    except ConfigError as error:
+        raise ConfigError(_at_origin(str(error), raw)) from error.__cause__
     _check_model_defaults(settings)
     return settings
+
+
+def _failing_keys(node: DictConfig, above: str = "") -> Iterator[str]:
+    """Keys whose values cannot be resolved."""
+    for name in map(str, node):
+        try:
+            value = node[name]
+        except OmegaConfBaseException:
+            yield above + name
+            continue
+        if isinstance(value, DictConfig):
+            yield from _failing_keys(value, f"{above}{name}.")
+
+
+def _check_nodes(settings: Settings) -> None:
+    """Check every node with a ``_target_`` against the signature of its class."""
+    nodes = {group: getattr(settings, group) for group in OBJECT_GROUPS}
+    nodes["model.autoencoder"] = settings.model.autoencoder
+    for key in (*GROUPS_WITH_PARTS, "model.autoencoder"):
+        if nodes[key].get("_target_") is None:
+            raise ConfigError(f"{key}._target_ is not set; name a class, or choose a member of the group.")
+    for group in ("metrics", "callbacks"):
+        nodes |= {f"{group}.{name}": node for name, node in getattr(settings, group).items()}
+    for key, node in nodes.items():
+        # The data set gives metrics their prompts.
+        prompts = key.startswith("metrics.") and "prompts" not in (node or {})
+        check_node(key, node, given=("prompts",) if prompts else ())
+    check_node("model.text_encoder", settings.model.text_encoder, given=("length", "width"))
+    check_node("dataset.training_data", settings.dataset.training_data, given=("batch_size",))
+
+
+def _at_origin(sentence: str, raw: Mapping[str, Any]) -> str:
+    """A sentence that begins with a key; if that key takes its value from another one, with that one.
+
+    The user has set ``sampler.num_iter``, and not ``sampler.step_sizes.num_iter``, which refers to it.
+    """
+    key, space, rest = sentence.partition(" ")
+    value: Any = raw
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    referred = _REFERENCE.fullmatch(str(value))
+    return _at_origin(referred[1] + space + rest, raw) if referred else sentence
 
 
 def _check_model_defaults(settings: Settings) -> None:
     """Refuse a default of the model that no model has and that neither sampler nor cache uses."""
     from mar_accel.config.check import model_defaults_below, unknown_key
 
-    known = {str(name) for member in _members("model").values() for name in member.get("sampling", {})}
+    sampling = [member.get("sampling", {}) for member in _members("model").values()]
+    shipped = {str(name) for defaults in sampling for name in defaults}
+    nodes = {str(name) for defaults in sampling for name in defaults if isinstance(defaults[name], dict)}
+    known = set(shipped)
     for group in GROUPS_WITH_PARTS:
         known |= {default for _, default, _, _ in model_defaults_below(group, getattr(settings, group))}
-    for name in settings.model.sampling:
+    for name, value in settings.model.sampling.items():
+        key = f"model.sampling.{name}"
         if known and name not in known:
-            raise ConfigError(unknown_key(f"model.sampling.{name}", sorted(known)))
+            raise ConfigError(unknown_key(key, sorted(known)))
+        # Parts check the values that they use, and those of one's own parts may be anything.
+        if name in shipped:
+            _check_numbers(key, value, name in nodes)
+
+
+def _check_numbers(key: str, value: Any, may_be_node: bool) -> None:
+    """Refuse what is not a finite number ≥ 0, auto or null; of a node, in each of its keys."""
+    if may_be_node and isinstance(value, dict):
+        for name, item in value.items():
+            _check_numbers(f"{key}.{name}", item, may_be_node)
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value not in (None, "auto") and not (is_number and 0 <= value < math.inf):
+        raise ConfigError(f"{key} must be a finite number ≥ 0, auto or null, got {_shown(value)}.")
 
 
 def _refuse_training_keys(values: Mapping[str, Any]) -> None:
-    for key in values.get("trainer") or {}:
+    for key in values["trainer"]:
         if key in TRAINING_ONLY:
             raise ConfigError(training_only(f"trainer.{key}"))
 
 
-def _missing_keys(node: DictConfig, above: str = "") -> Iterator[str]:
-    """Keys without a value; interpolations of such a key are not listed beside it."""
-    for name in map(str, node):
-        if OmegaConf.is_interpolation(node, name):
-            continue
-        if OmegaConf.is_missing(node, name):
-            yield above + name
-        elif isinstance(node[name], DictConfig):
-            yield from _missing_keys(node[name], f"{above}{name}.")
+def _missing_keys(raw: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Keys without a value; those that refer to such a key are not listed beside it."""
+    for name, value in raw.items():
+        if value == "???":
+            yield f"{above}{name}"
+        elif isinstance(value, dict):
+            yield from _missing_keys(value, f"{above}{name}.")
 
 
-def _check_kind(config: DictConfig) -> None:
-    """Refuse a model without its nodes, and labels for a model that takes text."""
+def _check_groups(raw: Mapping[str, Any]) -> None:
+    """Refuse a group that is a single value, and a model without its nodes."""
+    for name in ("model", "dataset", "trainer", *GROUPS_WITH_PARTS):
+        if not isinstance(raw.get(name), dict):
+            raise ConfigError(
+                f"{name} must be a group of settings, got {_shown(raw.get(name))}; choose a member."
+            )
     for name in ("architecture", "sampling", "autoencoder"):
-        if not isinstance(config.model.get(name), DictConfig):
-            raise ConfigError(f"model.{name} must be a group of settings, got {config.model.get(name)}.")
-    takes_text = "num_classes" not in config.model.architecture
-    dataset: Any = OmegaConf.to_container(config.dataset, resolve=False)
-    if takes_text and "num_classes" in dataset:
+        value = raw["model"].get(name)
+        if not isinstance(value, dict):
+            raise ConfigError(f"model.{name} must be a group of settings, got {_shown(value)}.")
+
+
+def _check_kind(raw: Mapping[str, Any]) -> None:
+    """Refuse data whose conditions are not what the model takes."""
+    model, dataset = raw["model"], raw["dataset"]
+    if not {"_target_", "num_classes"} & model["architecture"].keys():
+        raise ConfigError("model.architecture.num_classes is not set; give it a value.")
+    if "num_classes" not in model["architecture"] and "num_classes" in dataset:
         raise ConfigError(
-            f"dataset={dataset['name']} has classes, but model={config.model.name} takes text; choose a "
-            "data set of texts for it, such as dataset=scenes."
+            f"dataset={dataset.get('name')} has classes, but model={model.get('name')} takes text; choose a "
+            "data set of texts for it, such as dataset=prompts."
         )
+    if "num_classes" in model["architecture"] and "prompts" in dataset:
+        raise ConfigError(
+            f"dataset={dataset.get('name')} has prompts, but model={model.get('name')} takes labels; choose "
+            "a data set of classes for it, such as dataset=digits."
+        )
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
 
 
 def _put_parts_in(config: DictConfig) -> None:
@@ -243,10 +370,6 @@ def _put_parts_in(config: DictConfig) -> None:
         if isinstance(config.get(group), DictConfig):
             _drop_keys_of_other_classes(group, config[group], _members(group))
     for group in GROUPS_WITH_PARTS:
-        if not isinstance(config.get(group), DictConfig):
-            raise ConfigError(
-                f"{group} must be a group of settings, got {config.get(group)}; choose a member."
-            )
         for part, value in list(config[group].items()):
             members = _members(f"{group}/{part}")
             if isinstance(value, str) and members:
@@ -258,14 +381,49 @@ def _put_parts_in(config: DictConfig) -> None:
                 _drop_keys_of_other_classes(f"{group}.{part}", value, members)
 
 
-def _members(group: str) -> dict[str, DictConfig]:
-    """The members of a group by name, from all folders in Hydra's search path."""
+# Members of groups by name of the group and stamp of the folders that they were read from.
+_READ_MEMBERS: dict[tuple[Any, ...], dict[str, DictConfig]] = {}
+
+
+def _members(group: str) -> Mapping[str, DictConfig]:
+    """The members of a group by name, from all folders in Hydra's search path; they must not be changed.
+
+    They are kept while their files stay the same: reading the YAML of all groups takes tenths of a second.
+    """
     if not GlobalHydra.instance().is_initialized():
         return {}
     loader: Any = GlobalHydra.instance().config_loader()
-    names = loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-    loaded = {name: loader.repository.load_config(f"{group}/{name}") for name in names}
-    return {name: result.config for name, result in loaded.items() if result is not None}
+    key = (group, *(_stamp(source.path, group) for source in loader.get_sources()))
+    if key not in _READ_MEMBERS:
+        names = loader.repository.get_group_options(group, ObjectType.CONFIG)
+        loaded = {name: loader.repository.load_config(f"{group}/{name}") for name in names}
+        found = {name: result for name, result in loaded.items() if result is not None}
+        _READ_MEMBERS[key] = {name: _with_base(result, found) for name, result in found.items()}
+    return _READ_MEMBERS[key]
+
+
+def _with_base(member: ConfigResult, group: Mapping[str, ConfigResult]) -> DictConfig:
+    """The values of a member, with those of the members of its group that its defaults list names.
+
+    For example, ``step_sizes/gtr_19.yaml`` inherits ``gtr`` of the same group and changes its stages.
+    """
+    merged = OmegaConf.create({})
+    for entry in member.defaults_list or []:
+        base = group.get(str(entry.path)) if isinstance(entry, ConfigDefault) else None
+        if base is not None:
+            merged.merge_with(_with_base(base, group))
+    merged.merge_with(member.config)
+    return merged
+
+
+def _stamp(source: str, group: str) -> tuple[Any, ...]:
+    """A folder of the search path, with sizes and times of the files of a group in it."""
+    folder = Path(source) / group
+    if not folder.is_dir():  # inside a package, or without this group
+        return (source,)
+    with os.scandir(folder) as entries:
+        files = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".yaml")]
+    return (source, *sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
 
 
 def _drop_keys_of_other_classes(key: str, part: DictConfig, members: Mapping[str, DictConfig]) -> None:

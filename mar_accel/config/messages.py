@@ -23,7 +23,7 @@ from mar_accel.config.check import nearest
 from mar_accel.config.settings import TRAINING_ONLY, foreign_key, training_only
 from mar_accel.errors import MarAccelError
 
-_KEY = re.compile(r"(?:Could not (?:override|append|delete)|Key) '([^']+)'")
+_KEY = re.compile(r"(?:Could not (?:override|append|delete)(?: from config\.)?|Key) '([^']+)'")
 _CHOICE = re.compile(r"[a-z_]+(/[a-z_]+)*=\w+")
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+)'")
 _TWICE = re.compile(r"Multiple values for (\S+)\.")
@@ -31,9 +31,11 @@ _OF_THE_SYSTEM = re.compile(r"(.*)\(os error (\d+)\)")
 # Faults of a disk or a folder, which are no bug of the program.
 _OF_FOLDERS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
-    *(errno.EISDIR, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENAMETOOLONG),
+    *(errno.EISDIR, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY),
+    *(errno.EEXIST, errno.ENOTEMPTY),
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTEMPTY}
 _THERE = re.compile(r"An item is already at '([^']+)'")
 
 
@@ -113,12 +115,12 @@ def _fault_of_folder(error: BaseException) -> str | None:
     if number not in _OF_FOLDERS:
         return None
     where = "a file" if name is None else _shown_file(Path(str(name)))
-    advice = (
-        "free some space, then run the same command again"
-        if number in _FULL
-        else "check that it exists and that you may use it, then run the same command again"
-    )
-    return f"{where} cannot be read or written ({reason}); {advice}."
+    advice = "check that it exists and that you may use it"
+    if number in _FULL:
+        advice = "free some space"
+    elif number in _IN_THE_WAY:
+        advice = "remove it"
+    return f"{where} cannot be read or written ({reason}); {advice}, then run the same command again."
 
 
 def _shown_file(file: Path) -> str:

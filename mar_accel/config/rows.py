@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +27,26 @@ class Row:
     overrides: tuple[str, ...]
 
 
-def load_rows(path: str | Path) -> list[Row]:
+def load_rows(path: str | Path, key: str = "table.rows") -> list[Row]:
     """Read the rows of a YAML list of {name, overrides}; the other rows are compared with the first.
+
+    Args:
+        path: the file.
+        key: config key of the file, for messages.
 
     Raises:
         ConfigError: the file is missing, is not such a list, or uses a name twice.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"table.rows={path} is not a file; use a YAML list of name and overrides.")
+    if not os.path.isfile(path):
+        raise ConfigError(f"{key}={path} is not a file; use a YAML list of name and overrides.")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
         rows = [Row(str(row["name"]), tuple(row.get("overrides") or ())) for row in content]  # type: ignore[union-attr,index,call-overload]
     except Exception as error:  # YAML's own errors come as several types
-        raise ConfigError(
-            f"table.rows={path} is not a list of name and overrides; correct the file."
-        ) from error
+        raise ConfigError(f"{key}={path} is not a list of name and overrides; correct the file.") from error
     names = [row.name for row in rows]
     if not rows or len(set(names)) < len(names) or any("/" in name for name in names):
-        raise ConfigError(f"table.rows={path} needs rows with unique names without slashes; rename them.")
+        raise ConfigError(f"{key}={path} needs rows with unique names without slashes; rename them.")
     return rows
 
 
@@ -62,12 +65,12 @@ def select_rows(
         ConfigError: a name is unknown, or no row is left.
     """
     known = {row.name: row for row in rows}
+    if only is not None and not only:
+        raise ConfigError(f"{key} is empty; name at least one row, or set it to null for all.")
     names = list(known) if only is None else [*list(known)[: int(keep_first)], *only]
     for name in names:
         if name not in known:
             raise ConfigError(f"{key}: {name} is not defined; choose one of {', '.join(known)}.")
-    if not names:
-        raise ConfigError(f"{key} is empty; name at least one row, or set it to null for all.")
     return [known[name] for name in dict.fromkeys(names)]
 
 
@@ -85,9 +88,14 @@ def compose_rows(command: str, rows: Sequence[Row], shared: Sequence[str], own_n
     Raises:
         ConfigError: an override is wrong.
     """
-    whole = (f"{own_node}.", "output_dir", "hydra.")
-    shared = [override for override in shared if not override.lstrip("+~").startswith(whole)]
+    shared = shared_overrides(shared, own_node)
     return [compose_settings(command, merge_overrides(shared, row.overrides)) for row in rows]
+
+
+def shared_overrides(overrides: Sequence[str], own_node: str) -> list[str]:
+    """The overrides of a command line that apply to all rows, without those of the run as a whole."""
+    whole = (f"{own_node}.", "output_dir", "hydra.")
+    return [override for override in overrides if not override.lstrip("+~").startswith(whole)]
 
 
 def merge_overrides(*lists: Sequence[str]) -> list[str]:

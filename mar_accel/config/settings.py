@@ -7,19 +7,28 @@ Objects such as sampler and cache are described by a node with a ``_target_``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from mar_accel.errors import ConfigError
 
 T = TypeVar("T")
 Node = dict[str, Any]
-Count = Annotated[int, Ge(0)]
-Positive = Annotated[int, Ge(1)]
+# Python counts further than its own ranges and torch, which fail above this.
+_MOST = 10**15
+Count = Annotated[int, Ge(0), Le(_MOST)]
+Positive = Annotated[int, Ge(1), Le(_MOST)]
 Share = Annotated[float, Ge(0), Le(1)]
+# The seed of torch's generators is an integer of 64 bits.
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+# More devices than any machine has; a list of all is made before they are counted.
+Devices = Annotated[int, Ge(1), Le(1024)]
+# An empty path would be the working directory.
+Text = Annotated[str, MinLen(1)]
 
 # Keys of Lightning's Trainer that only apply to training.
 TRAINING_ONLY = (
@@ -29,10 +38,16 @@ TRAINING_ONLY = (
     *("gradient_clip_algorithm", "reload_dataloaders_every_n_epochs", "log_every_n_steps"),
     *("enable_checkpointing", "enable_model_summary", "sync_batchnorm", "enable_autolog_hparams"),
 )
-# Lightning's short names of precisions.
-PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-# Strategies that start processes without a command line, which could not know their run.
-FORKING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+# Lightning's precisions, and its short names of some.
+PRECISIONS = (
+    *("32-true", "bf16-true", "16-true", "64-true", "bf16-mixed", "16-mixed"),
+    *("transformer-engine", "transformer-engine-float16"),
+)
+# Value of model.weights for the weights that their authors put on the Hub.
+PUBLISHED = "published"
+SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+# In the names of strategies that start processes without a command line, which could not know their run.
+FORKING = ("spawn", "fork", "notebook")
 
 
 def checked(cls: type[T]) -> type[T]:
@@ -51,22 +66,48 @@ class ModelSettings:
         architecture: sizes; see :class:`mar_accel.models.mar.MARConfig`.
         autoencoder: node of the autoencoder.
         weights: a file, a folder, a Hub repository id, an embedded model or "random".
+            "published": those of ``published``.
+        published: where the published weights are on the Hub. ``weights`` is a Hub repository id or
+            ``owner/name:file@revision``; ``autoencoder`` has keys of the autoencoder's node.
         ema: use the averaged weights of a checkpoint.
         sampling: the model's defaults for samplers and caches, by name.
-        text_encoder: sizes of the text encoder. None: the model is conditioned on labels.
+        text_encoder: node of the text encoder, or sizes of one that is trained with the model.
+            None: the model is conditioned on labels.
+        image_size: height and width in pixels, or one number for both, in place of ``architecture.grid``.
     """
 
     name: str
     architecture: dict[str, Any]
     autoencoder: Node
-    weights: str | None = None
+    weights: Text | None = None
     ema: bool = True
     sampling: dict[str, Any] = field(default_factory=dict)
     text_encoder: dict[str, Any] | None = None
+    image_size: Positive | list[Positive] | None = None
+    published: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        self._find_published()
         if not self.name or set(self.name) & set("/\\\0") or self.name.startswith("."):
             raise ConfigError(f"model.name must be a plain name without slashes, got {self.name!r}.")
+
+    def _find_published(self) -> None:
+        """Replace "published" by the places on the Hub, in weights and autoencoder."""
+        there = self.published or {}
+        if self.weights == PUBLISHED:
+            if "weights" not in there:
+                raise ConfigError(
+                    f"model.weights={PUBLISHED}: no published weights of model={self.name} are known on the "
+                    "Hub; set model.weights to a file (docs/checkpoints.md)."
+                )
+            object.__setattr__(self, "weights", there["weights"])
+        if self.autoencoder.get("weights") == PUBLISHED:
+            if "autoencoder" not in there:
+                raise ConfigError(
+                    f"model.autoencoder.weights={PUBLISHED}: no published autoencoder of model={self.name} "
+                    "is known on the Hub; set it to a file (docs/checkpoints.md)."
+                )
+            object.__setattr__(self, "autoencoder", {**self.autoencoder, **there["autoencoder"]})
 
 
 @checked
@@ -81,7 +122,15 @@ class DatasetSettings:
         labels: a label, or a list of labels that is repeated. None: all classes in turn.
         images_per_class: number of consecutive samples with the same label.
         training_data: node of a LightningDataModule. None: there is no training data.
-        path: folder of the user's own images (dataset=folder).
+        path: folder of the user's own images (dataset=folder). Files of prompts are read into ``prompts``.
+        prompts: the prompts of a text-to-image model. None: the model takes labels.
+        num_images_per_prompt: number of consecutive samples of each prompt.
+        prompt_column: column or key of the prompts in a .csv or .jsonl file.
+        prompt_source: import path of a function that makes a number of prompts. None: they are given.
+        metadata: lines of GenEval's metadata, one for each prompt.
+        images: image file or folder whose masked parts are sampled (dataset=inpaint). None: whole images.
+        mask: what is masked: a name such as center, an image file or a folder (white is masked).
+        keep_pixels: whether the pixels outside the mask are those of the given image.
     """
 
     name: str
@@ -90,23 +139,44 @@ class DatasetSettings:
     labels: int | list[int] | None = None
     images_per_class: Positive = 1
     training_data: Node | None = None
-    path: str | None = None
+    path: Text | None = None
+    prompts: list[str] | None = None
+    num_images_per_prompt: Positive = 1
+    prompt_column: Text = "prompt"
+    prompt_source: str | None = None
+    metadata: list[str] | None = None
+    images: Text | None = None
+    mask: Text | None = None
+    keep_pixels: bool = True
 
     def __post_init__(self) -> None:
         if self.labels == []:
             raise ConfigError("dataset.labels is empty; set at least one label, or null for all classes.")
-        for label in self.label_list:
+        for label in [] if self.labels is None else self.label_list:
             if not 0 <= label < self.num_classes:
                 raise ConfigError(
                     f"dataset.labels must be classes of the model, 0 to {self.num_classes - 1}, got {label}."
                 )
 
     @property
-    def label_list(self) -> list[int]:
-        """The labels that are repeated."""
+    def label_list(self) -> Sequence[int]:
+        """The labels that are repeated; numbers of prompts where there are prompts."""
+        if self.prompts is not None:
+            return range(len(self.prompts))
         if self.labels is None:
-            return list(range(self.num_classes))
+            return range(self.num_classes)
         return [self.labels] if isinstance(self.labels, int) else self.labels
+
+    @property
+    def images_per_label(self) -> int:
+        """Number of consecutive samples with the same label or prompt."""
+        return self.images_per_class if self.prompts is None else self.num_images_per_prompt
+
+    def name_of(self, label: int) -> str:
+        """What a label stands for, for captions: the prompt, or the class."""
+        if self.prompts is not None:
+            return self.prompts[label].strip() or "(empty prompt)"
+        return f"class {label}"
 
 
 @checked
@@ -124,7 +194,7 @@ class TrainerSettings:
 
     batch_size: Positive = 16
     accelerator: str = "cpu"
-    devices: Positive | Literal["auto", -1] | str | list[Count] = 1
+    devices: Devices | Literal["auto", -1] | str | list[Count] = 1
     num_nodes: Positive = 1
     strategy: str = "auto"
     precision: str | int = "32-true"
@@ -140,7 +210,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", self._precision())
-        if self.strategy in FORKING:
+        if any(word in self.strategy for word in FORKING):
             raise ConfigError(
                 f"trainer.strategy={self.strategy} starts processes without a command line, which runs need; "
                 "use trainer.strategy=ddp."
@@ -153,7 +223,10 @@ class TrainerSettings:
             )
 
     def _precision(self) -> str | int:
-        precision = PRECISIONS.get(str(self.precision), self.precision)
+        precision = SHORT_PRECISIONS.get(str(self.precision), self.precision)
+        if precision not in PRECISIONS:
+            known = ", ".join((*PRECISIONS, *SHORT_PRECISIONS))
+            raise ConfigError(f"trainer.precision must be one of {known}, got {self.precision!r}.")
         return "bf16-mixed" if precision == "16-mixed" and self._on_cpu() else precision
 
     def _on_cpu(self) -> bool:
@@ -170,6 +243,10 @@ class TrainerSettings:
         return {key: value for key, value in asdict(self).items() if key not in own}
 
 
+# How the images of a run lie on disk; see mar_accel.data.shards.FORMATS.
+ImageFormat = Literal["png", "npz", "webdataset"]
+
+
 @checked
 @dataclass(frozen=True)
 class GenerateSettings:
@@ -177,9 +254,11 @@ class GenerateSettings:
 
     Attributes:
         resume: keep the images of an earlier run of the same config.
+        format: "png", "npz" (one file with all images, as ADM's evaluator reads) or "webdataset" (tar files).
     """
 
     resume: bool = False
+    format: ImageFormat = "png"
 
 
 @checked
@@ -197,28 +276,79 @@ class EvaluateSettings:
         lpips: also measure LPIPS; needs torchvision.
         profile: sample one more batch to measure the time of each component.
         save_images: save all images, not only the grid.
+        format: the format of these images, as in ``generate``.
         resume: keep the images of an earlier run of the same config.
-        objective: the metric that is returned to an optimising sweeper.
+        objective: the metric that is returned to an optimising sweeper, or several for a search.
     """
 
-    images: str | None = None
+    images: Text | None = None
     fidelity_images: Count = 64
-    baseline: str = "generate"
+    baseline: Text = "generate"
     baseline_sampler: dict[str, Any] = field(
         default_factory=lambda: {"num_iter": None, "num_diffusion_steps": None}
     )
-    baseline_dir: str | None = None
+    baseline_dir: Text | None = None
     timing_rounds: Count = 3
     lpips: bool = False
     profile: bool = True
     save_images: bool = True
+    format: ImageFormat = "png"
     resume: bool = False
-    objective: str = "fid"
+    objective: str | list[str] = "fid"
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise ConfigError("evaluate.objective is empty; name at least one metric.")
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics that an optimising sweeper gets, in their order."""
+        return [self.objective] if isinstance(self.objective, str) else self.objective
 
     @property
     def baseline_folder(self) -> str | None:
         """The run folder with the unaccelerated images; None if ``baseline`` names no folder."""
         return None if self.baseline in ("generate", "none") else self.baseline
+
+
+@checked
+@dataclass(frozen=True)
+class SweepSettings:
+    """The node ``sweep`` of generate and evaluate; it only applies to sweeps (-m).
+
+    Attributes:
+        name: name of the sweep's table. None: a hash of its overrides.
+        rows: path of a YAML list of {name, overrides}; every row is run. None: no rows.
+        only: conditions one of which a run must fulfil, such as "sampler=gtr seed<3". None: all runs.
+        skip: conditions none of which a run may fulfil. None: no run is skipped.
+        adjust: a swept key of which every combination gets the value that comes nearest to a cost.
+        flops_ratio: this cost, as a factor that divides the unaccelerated sampler's FLOPs.
+        tflops: or in TFLOPs per image.
+        latency: or in seconds per image, measured on this machine.
+        speedup: or as a measured speedup over the unaccelerated sampler.
+        gpus: GPUs that local processes are dealt, as in CUDA_VISIBLE_DEVICES. None: all of them.
+    """
+
+    name: str | None = None
+    rows: str | None = None
+    only: str | list[str] | None = None
+    skip: str | list[str] | None = None
+    adjust: str | None = None
+    flops_ratio: Annotated[float, Gt(0)] | None = None
+    tflops: Annotated[float, Gt(0)] | None = None
+    latency: Annotated[float, Gt(0)] | None = None
+    speedup: Annotated[float, Gt(0)] | None = None
+    gpus: list[int | str] | None = None
+
+    def __post_init__(self) -> None:
+        targets = [self.flops_ratio, self.tflops, self.latency, self.speedup]
+        if len(targets) - targets.count(None) != (0 if self.adjust is None else 1):
+            raise ConfigError(
+                "sweep.adjust needs one of sweep.flops_ratio, sweep.tflops, sweep.latency and sweep.speedup, "
+                "and these need sweep.adjust."
+            )
+        if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name[0] == "."):
+            raise ConfigError(f"sweep.name must be a plain name without slashes, got {self.name!r}.")
 
 
 @checked
@@ -231,14 +361,16 @@ class TableSettings:
         only: names of the rows to evaluate. None: all rows.
         timing_rounds: number of rounds in which each row samples one batch.
         timing_batch_size: images per batch in these rounds. None: trainer.batch_size.
-        strip_images: number of images of each row in the picture.
+        strip_images: number of images of each row in the pictures.
+        paired: also compare every row with the first one, image by image.
     """
 
-    rows: str = "experiments/readme_table/rows.yaml"
+    rows: Text = "experiments/readme_table/rows.yaml"
     only: list[str] | None = None
     timing_rounds: Positive = 5
     timing_batch_size: Positive | None = None
     strip_images: Positive = 10
+    paired: bool = True
 
 
 @checked
@@ -258,15 +390,20 @@ class BenchmarkSettings:
         default_factory=lambda: {
             "mar": ["sampler=mar", "cache=none"],
             "gtr": ["sampler=gtr", "cache=none"],
-            "gtr_18": ["sampler=gtr_18", "cache=none"],
+            "gtr_19": ["sampler=gtr_19", "cache=none"],
+            "gtr_16": ["sampler=gtr_16", "cache=none"],
             "lazymar": ["sampler=mar", "cache=lazymar"],
-            "gtr_18+lazymar": ["sampler=gtr_18", "cache=lazymar"],
+            "gtr_19+lazymar": ["sampler=gtr_19", "cache=lazymar"],
         }
     )
     only: list[str] | None = None
     rounds: Positive = 5
     warmup_rounds: Count = 1
     autoencoder: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise ConfigError("benchmark.variants is empty; give at least one variant.")
 
 
 @checked
@@ -290,11 +427,71 @@ class CalibrateSettings:
         flops_ratio: target for the counted FLOPs without a cache divided by those with it; > 1.
         drift_factor: allowed drift between refreshes, as a multiple of the tolerance; > 0.
         warmup_steps: AR steps 0 to this one are refreshes.
+        head_threshold: calibrate the first-block cache of the head instead: relative change of the first
+            block at which a timestep is a refresh; > 0. None: calibrate the token cache.
     """
 
     flops_ratio: Annotated[float, Gt(1)] = 2.5
     drift_factor: Annotated[float, Gt(0)] = 3.0
     warmup_steps: Count = 1
+    head_threshold: Annotated[float, Gt(0)] | None = None
+
+
+def _check_baseline(node: str, baseline: str | None) -> None:
+    if baseline is not None and not all("=" in part for part in baseline.split()):
+        raise ConfigError(f"{node}.baseline={baseline} must be overrides, such as 'sampler=mar cache=none'.")
+
+
+@checked
+@dataclass(frozen=True)
+class CollectSettings:
+    """The node ``collect``.
+
+    Attributes:
+        folders: folders of runs, sweeps or tables; on the command line they need no key.
+        baseline: overrides of the row to compare with. None: the row with the most FLOPs.
+        tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
+        objective: the metric that says which value is best.
+        paired: also compare every row with the baseline row image by image.
+        worst: number of worst images in the picture of each row.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    baseline: str | None = None
+    tuned: list[str] = field(default_factory=list)
+    objective: str = "fid"
+    paired: bool = False
+    worst: Count = 10
+
+    def __post_init__(self) -> None:
+        _check_baseline("collect", self.baseline)
+
+
+@checked
+@dataclass(frozen=True)
+class ReportSettings:
+    """The node ``report``.
+
+    Attributes:
+        folders: folders of runs, sweeps or tables; on the command line they need no key.
+        baseline: overrides of the row to compare with. None: the row with the most FLOPs.
+        tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
+        objective: the metric that says which value is best.
+        paired: also compare every setting with the baseline image by image, where images were kept.
+        title: heading of the page. None: the names of the folders.
+        figures: also write every figure as PNG and SVG.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    baseline: str | None = None
+    tuned: list[str] = field(default_factory=list)
+    objective: str = "fid"
+    paired: bool = True
+    title: str | None = None
+    figures: bool = True
+
+    def __post_init__(self) -> None:
+        _check_baseline("report", self.baseline)
 
 
 @checked
@@ -310,7 +507,7 @@ class RedundancySettings:
 
     prune_block: Count | Literal["auto"] = "auto"
     head_every: Positive | None = 8
-    head_period: Annotated[int, Ge(2)] = 7
+    head_period: Annotated[int, Ge(2), Le(_MOST)] = 7
 
 
 @checked
@@ -328,6 +525,7 @@ class TrainingSettings:
         ema_decay: decay of the averaged weights, which are used for sampling.
         label_drop: probability that a label or text is replaced by the unconditional embedding.
         mask_ratio_min: smallest share of masked tokens (MAR, section 4).
+        full_mask_share: share of the batches in which all tokens are masked, besides MAR's mask ratio.
         gradient_clip: largest gradient norm.
         timestep_draws: noised versions of each masked token per step (4 in MAR).
             The head processes all of them; the backbone runs once.
@@ -345,11 +543,12 @@ class TrainingSettings:
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
     label_drop: Share = 0.1
     mask_ratio_min: Share = 0.7
+    full_mask_share: Share = 0.0
     gradient_clip: Annotated[float, Ge(0)] = 3.0
     timestep_draws: Positive = 1
     checkpoint_every: Positive = 500
-    resume: str | None = "last"
-    initial_weights: str | None = None
+    resume: Text | None = "last"
+    initial_weights: Text | None = None
 
 
 @checked
@@ -358,8 +557,8 @@ class FeatureTrainingSettings:
     """The node ``feature_training`` of train_features.
 
     Attributes:
-        epochs: number of passes over the scans.
-        batch_size: scans per step.
+        epochs: number of passes over the scans; for scenes, an epoch has 4,096 new scenes.
+        batch_size: scans, or scenes, per step.
         learning_rate: peak learning rate of AdamW in a one-cycle schedule.
         weight_decay: weight decay of AdamW.
         held_out: share of the scans that are only used to measure the accuracy.
@@ -392,7 +591,7 @@ class Settings:
     dataset: DatasetSettings
     sampler: Node
     cache: Node
-    seed: Count = 0
+    seed: Seed = 0
     output_dir: str = ""
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     callbacks: dict[str, Node | None] = field(default_factory=dict)
@@ -401,6 +600,7 @@ class Settings:
     reference: Node = field(default_factory=dict)
     metrics: dict[str, Node | None] = field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    sweep: SweepSettings = field(default_factory=SweepSettings)
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     table: TableSettings = field(default_factory=TableSettings)
@@ -408,6 +608,8 @@ class Settings:
     plan: PlanSettings = field(default_factory=PlanSettings)
     calibrate: CalibrateSettings = field(default_factory=CalibrateSettings)
     redundancy: RedundancySettings = field(default_factory=RedundancySettings)
+    collect: CollectSettings = field(default_factory=CollectSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     feature_training: FeatureTrainingSettings = field(default_factory=FeatureTrainingSettings)
 
@@ -425,14 +627,23 @@ class Settings:
                 f"{self.dataset.num_classes}."
             )
 
+    @property
+    def image_format(self) -> ImageFormat:
+        """How the images of a run lie on disk."""
+        return self.generate.format if self.command == "generate" else self.evaluate.format
+
     def plain(self) -> dict[str, Any]:
-        """Plain values for records, logs and further processes, without nodes of other commands."""
+        """Plain values for records, logs and further processes, without nodes of other commands.
+
+        The node ``sweep`` says nothing about one run and is left out, too.
+        """
         others = {*COMMAND_NODES.values()} - {self.command}
         if self.command not in COMMAND_NODES.values():
             others = set()
         elif self.command == "evaluate_table":
             others.remove("evaluate")
-        return {key: value for key, value in asdict(self).items() if COMMAND_NODES.get(key) not in others}
+        left_out = {"sweep", *(node for node, owner in COMMAND_NODES.items() if owner in others)}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
     def with_(self, **nodes: Any) -> Settings:
         """A copy with other values; a dict for a typed node changes only its keys.
@@ -456,6 +667,8 @@ COMMAND_NODES = {
     "plan": "plan",
     "calibrate": "calibrate",
     "redundancy": "redundancy",
+    "collect": "collect",
+    "report": "report",
     "training": "train",
     "feature_training": "train_features",
     "dtype": "convert",

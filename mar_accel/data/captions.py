@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,11 +86,22 @@ def unknown_words(text: str) -> list[str]:
     return [word for word in _words(text) if word not in _IDS]
 
 
+def nearest_word(word: str) -> str:
+    """The word of the vocabulary that is spelt most like another word."""
+    known = [other for other in VOCABULARY if other not in (PAD, END)]
+    return difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.0)[0]
+
+
+def cut(text: str) -> str:
+    """The words of a text that ``tokenize`` cuts off; "" if there are none."""
+    return " ".join(_words(text)[MAX_LENGTH - 1 :])
+
+
 def tokenize(texts: Sequence[str]) -> Tensor:
-    """Convert texts to word ids, int64 [B, 24]. Each text gets an end token and padding.
+    """Convert texts to word ids, int64 [B, 24]: at most 23 words, an end token, and padding.
 
     Raises:
-        DataError: a word is not in the vocabulary, or a text has more than 23 words.
+        DataError: a word is not in the vocabulary.
 
     Example:
         >>> tokenize(["a red three"])[0, :5].tolist()
@@ -97,16 +109,11 @@ def tokenize(texts: Sequence[str]) -> Tensor:
     """
     ids = torch.zeros(len(texts), MAX_LENGTH, dtype=torch.long)
     for row, text in enumerate(texts):
-        words = _words(text)
+        words = _words(text)[: MAX_LENGTH - 1]
         if unknown := unknown_words(text):
             raise DataError(
                 f"The prompt {text!r} has words outside the vocabulary ({', '.join(unknown)}); "
                 "use the words in mar_accel.data.captions.VOCABULARY."
-            )
-        if len(words) >= MAX_LENGTH:
-            raise DataError(
-                f"The prompt {text[:60]!r} must have at most {MAX_LENGTH - 1} words, got {len(words)}; "
-                "shorten it."
             )
         ids[row, : len(words) + 1] = torch.tensor([_IDS[word] for word in (*words, END)], dtype=torch.long)
     return ids

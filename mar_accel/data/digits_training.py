@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from mar_accel.data.digits import load_scans, random_affine, render
+from mar_accel.data.digits import IMAGE_SIZE, NUM_SCANS, load_scans, random_affine, render
 
 
 class DigitsTrainingData(pl.LightningDataModule):
@@ -18,12 +18,17 @@ class DigitsTrainingData(pl.LightningDataModule):
         batch_size: images per step.
     """
 
-    # Number of image channels.
     channels = 1
+    image_size = IMAGE_SIZE
+    num_classes = 10
 
     def __init__(self, batch_size: int):
         super().__init__()
         self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return NUM_SCANS
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(

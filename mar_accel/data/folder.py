@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -30,6 +33,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, path: str | Path, image_size: int, channels: int):
         root = Path(path).expanduser()
+        if not os.path.isdir(root):
+            raise DataError(f"dataset.path={path} is not a folder; give the path of an existing one.")
         folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
         self.classes = [folder.name for folder in folders]
         self.files = [
@@ -38,8 +43,6 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
             for file in sorted(folder.rglob("*"))
             if file.suffix.lower() in SUFFIXES
         ]
-        if not Path(path).is_dir():
-            raise DataError(f"dataset.path={path} is not a folder; give the path of an existing one.")
         if not self.files:
             raise DataError(
                 f"dataset.path={path} has no sub-folders with images; put the images of each class in one."
@@ -71,12 +74,24 @@ class FolderTrainingData(pl.LightningDataModule):
         num_workers: number of processes that read images. 0: the training process reads them.
     """
 
-    def __init__(self, path: str, image_size: int, channels: int, batch_size: int, num_workers: int = 0):
+    def __init__(
+        self,
+        path: Annotated[str, MinLen(1)],
+        image_size: Annotated[int, Ge(1)],
+        channels: Literal[1, 3],
+        batch_size: int,
+        num_workers: Annotated[int, Ge(0)] = 0,
+    ):
         super().__init__()
-        self.channels = channels
+        self.channels, self.image_size = channels, image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.images = FolderImages(path, image_size, channels)
+        self.num_classes = len(self.images.classes)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mar_accel.data.npz import array_names, load_npz
 from mar_accel.data.pictures import read_image
+from mar_accel.data.run_images import IMAGES
+from mar_accel.data.shards import JOINED_NPZ, JOINED_TARS, read_tar
 from mar_accel.errors import DataError
 from mar_accel.utils.images import image_index
 
@@ -69,6 +74,12 @@ class ImageSet:
 class ImageFolder(ImageSet):
     """All image files of a folder and its subfolders, sorted by sample index, else by path.
 
+    Args:
+        path: path as given by the user.
+        images: folder with the images. None: ``path``.
+        only_samples: whether only names that a run gives count.
+        key: config key of the path, for error messages.
+
     Raises:
         DataError: the folder does not exist or has no images. While reading: a file is damaged, or its
             size differs from the first image.
@@ -77,7 +88,7 @@ class ImageFolder(ImageSet):
         for batch in ImageFolder(Path("my_images")).batches(64): ...
     """
 
-    def __init__(self, path: Path, images: Path | None = None, only_samples: bool = False):
+    def __init__(self, path: Path, images: Path | None = None, only_samples: bool = False, key: str = "path"):
         self.root = images or path
         files = [
             file for file in self.root.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir()
@@ -88,7 +99,7 @@ class ImageFolder(ImageSet):
         self.files = list(self._file_of.values())
         if not self.files:
             named = "named 000000.png, 000001.png, …" if only_samples else f"({', '.join(SUFFIXES)})"
-            raise DataError(f"{self.root} has no images {named}; choose another folder.")
+            raise DataError(f"{key}={path} has no images {named}; choose another folder.")
         super().__init__(path, len(self.files), list(self._file_of))
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
@@ -151,7 +162,7 @@ class NpzImages(ImageSet):
                 f"{path} must have the images in arr_0, got {', '.join(array_names(path)) or 'no array'}; "
                 "rename it."
             )
-        images = arrays["arr_0"]
+        self.file, images = path, arrays["arr_0"]
         if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
             raise DataError(
                 f"{path}: arr_0 must have the shape [N, H, W, 3] or [N, H, W, 1], got {list(images.shape)}."
@@ -184,7 +195,7 @@ class NpzImages(ImageSet):
         return (block.float() * 255).round().to(torch.uint8)
 
     def content_hash(self) -> str:
-        with self.path.open("rb") as file:
+        with self.file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -200,32 +211,103 @@ def _labels(path: Path, labels: np.ndarray | None, num_images: int) -> Tensor | 
     return torch.from_numpy(labels.astype(np.int64))
 
 
-class _RunImages(ImageFolder):
+class _PngRun(ImageFolder):
     """Images, labels and tokens of a run folder, written by generate or evaluate."""
 
-    def __init__(self, path: Path):
-        # A power cut or a full disk can leave a record without content, which is no record.
-        file = path / RECORD_NAME
-        has_record = file.is_file() and file.read_text().strip() not in ("", "[]", "null")
+    def __init__(self, path: Path, key: str):
+        record = _read_record(path)
         # Only names that a run gives are its samples.
-        super().__init__(path, path / "images", only_samples=has_record)
-        if has_record:
-            self._read_record(path / RECORD_NAME)
+        super().__init__(path, path / IMAGES, record is not None, key)
+        if record is not None:
+            self.record, self.labels = record, _recorded_labels(path, record, self.keys)
         self.tokens = _read_tokens(path / TOKENS_NAME)
 
-    def _read_record(self, file: Path) -> None:
-        try:
-            self.record = json.loads(file.read_text())
-            dataset = self.record["config"]["dataset"]
-            labels, per_class = dataset["labels"], dataset.get("images_per_class") or 1
-            turns = torch.tensor(self.keys, dtype=torch.long) // per_class
-            if labels is None:
-                self.labels = turns % dataset["num_classes"]
-            else:
-                labels = torch.tensor([labels] if isinstance(labels, int) else labels, dtype=torch.long)
-                self.labels = labels[turns % len(labels)].long()
-        except (ValueError, KeyError, TypeError, ArithmeticError, RuntimeError) as error:
-            raise DataError(f"{file} is not a valid run record; remove it or run generate again.") from error
+
+class _NpzRun(NpzImages):
+    """The run folder of a run with ``format=npz``."""
+
+    def __init__(self, path: Path):
+        super().__init__(path / JOINED_NPZ)
+        self.path, self.record = path, _read_record(path) or {}
+        self.tokens = _read_tokens(path / TOKENS_NAME)
+
+
+class _TarRun(ImageSet):
+    """The run folder of a run with ``format=webdataset``."""
+
+    def __init__(self, path: Path):
+        self.files = sorted(filter(os.path.isfile, (path / JOINED_TARS).glob("*.tar")))
+        self._file_of = {index: file for file in self.files for index, _ in read_tar(file)}
+        if not self._file_of:
+            raise DataError(f"{path / JOINED_TARS} has no images; run the same command again.")
+        keys = sorted(self._file_of)
+        record = _read_record(path)
+        super().__init__(path, len(keys), keys, record=record or {})
+        if record is not None:
+            self.labels = _recorded_labels(path, record, keys)
+        self.tokens = _read_tokens(path / TOKENS_NAME)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        for start in range(0, self.num_images, batch_size):
+            yield self.at(self.keys[start : start + batch_size])
+
+    def at(self, keys: Sequence[Key]) -> Tensor:
+        found: dict[Key, Tensor] = {}
+        for file in dict.fromkeys(self._file_of[int(key)] for key in keys):
+            for index, (png, _) in read_tar(file):
+                if index in keys:
+                    found[index] = _decoded(png, f"{file}: image {index}")
+        return torch.stack([found[key] for key in keys])
+
+    def content_hash(self) -> str:
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+
+def _decoded(png: bytes, where: str) -> Tensor:
+    """The pixels of a PNG in memory, uint8 [1 or 3, H, W]."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            pixels = torch.from_numpy(np.array(image))
+    except Exception as error:  # a decoder on damaged data may raise anything
+        raise DataError(f"{where} cannot be read; run the same command again.") from error
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """The record of a run folder; None without one."""
+    # A power cut or a full disk can leave a record without content, which is no record.
+    file = path / RECORD_NAME
+    if not file.is_file() or (content := file.read_text().strip()) in ("", "[]", "null"):
+        return None
+    try:
+        record = json.loads(content)
+        record["config"]["dataset"]["labels"]
+        return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_valid(file) from error
+
+
+def _recorded_labels(path: Path, record: dict[str, Any], keys: Sequence[Key]) -> Tensor:
+    """Labels int64 [N] of sample indices, or numbers of prompts, from the config in the record of a run."""
+    try:
+        dataset, indices = record["config"]["dataset"], torch.tensor(keys, dtype=torch.long)
+        if prompts := dataset.get("prompts"):
+            return indices // (dataset.get("num_images_per_prompt") or 1) % len(prompts)
+        labels, per_class = dataset["labels"], dataset.get("images_per_class") or 1
+        turns = indices // per_class
+        if labels is None:
+            return turns % dataset["num_classes"]
+        labels = torch.tensor([labels] if isinstance(labels, int) else labels, dtype=torch.long)
+        return labels[turns % len(labels)].long()
+    except (ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, IndexError) as error:
+        raise _not_valid(path / RECORD_NAME) from error
+
+
+def _not_valid(file: Path) -> DataError:
+    return DataError(f"{file} is not a valid run record; remove it or run generate again.")
 
 
 def _read_tokens(file: Path) -> Tensor | None:
@@ -260,9 +342,18 @@ def open_images(path: str | Path, key: str = "evaluate.images") -> ImageSet:
     Raises:
         DataError: the path does not exist or has no images.
     """
-    path = Path(path)
-    if path.is_dir():
-        return _RunImages(path) if (path / "images").is_dir() else ImageFolder(path)
-    if path.is_file() and path.suffix == ".npz":
+    path = Path(path).expanduser()
+    # Unlike pathlib, os.path takes a name that is too long for one that is not there.
+    if os.path.isdir(path):
+        return _open_folder(path, key)
+    if os.path.isfile(path) and path.suffix == ".npz":
         return NpzImages(path)
     raise DataError(f"{key} must be a folder of images, an .npz file or a run folder, got {path}.")
+
+
+def _open_folder(path: Path, key: str) -> ImageSet:
+    if (path / IMAGES).is_dir():
+        return _PngRun(path, key)
+    if (path / JOINED_NPZ).is_file():
+        return _NpzRun(path)
+    return _TarRun(path) if (path / JOINED_TARS).is_dir() else ImageFolder(path, key=key)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -37,6 +39,27 @@ def load_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read as an .npz of arrays; replace the file.") from error
 
 
+def map_array(path: Path, name: str) -> np.ndarray:
+    """An array of a whole .npz file. Without compression, its values are read where they are used."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            return np.load(path)[name]
+        # The head of a member ends with its name and an extra field, whose lengths it holds.
+        start = member.header_offset
+        file.seek(start + 26)
+        file.seek(start + 30 + sum(struct.unpack("<HH", file.read(4))))
+        shape, _, dtype = read_header(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape)
+
+
+def read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and dtype in the head of an open .npy, which is read up to its values."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0
+    return (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(member)
+
+
 def array_names(path: Path) -> list[str]:
     """Names of the arrays of an .npz file that can be opened."""
     with zipfile.ZipFile(path) as archive:
@@ -64,9 +87,5 @@ def _judge_sizes(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> 
 def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, int]:
     """Bytes of the header of an array, and of its values according to the header."""
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(file)
+        shape, _, dtype = read_header(file)
         return file.tell(), math.prod(shape) * dtype.itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,11 @@ def read_picture(file: Path) -> Image.Image:
     if not file.is_file():
         raise DataError(f"{file} is not a file that can be read; replace or remove it.")
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings():
+            # A large image is as good as a small one; a much larger one is refused below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+        with image:
             deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
             if image.mode in _GREY_16 or (image.mode == "I" and deep):
                 values = np.asarray(image).astype(np.uint32)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from mar_accel.config.settings import DatasetSettings
 from mar_accel.errors import ConfigError
 
 
-class LabelledIndices(Dataset[tuple[int, int]]):
+class LabelledIndices(Sequence[tuple[int, int]]):
     """Pairs (sample index, label). The labels repeat in order, ``images_per_class`` samples each."""
 
     def __init__(self, indices: Sequence[int], labels: Sequence[int], images_per_class: int = 1):
@@ -28,7 +28,7 @@ class LabelledIndices(Dataset[tuple[int, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, item: int) -> tuple[int, int]:
+    def __getitem__(self, item: Any) -> Any:
         index = self.indices[item]
         return index, self.labels[index // self.images_per_class % len(self.labels)]
 
@@ -72,10 +72,49 @@ class OtherBatches(Sequence[int]):
         return there and self.indices.index(index) // self.batch_size not in self.finished
 
 
+@dataclass(frozen=True)
+class DealtBatches:
+    """The batches of one process: every n-th request, where n is the number of processes.
+
+    No request is dealt twice, and none is repeated to fill up a batch. Nothing is listed, so a billion
+    requests take no memory. Lightning's own sampler lists the indices on each process, and keeps all batches.
+
+    Args:
+        requests: the requests of all processes.
+        batch_size: requests per batch; the last batch may have fewer.
+        rank: number of this process, from 0.
+        num_processes: number of processes.
+
+    Example:
+        >>> [indices.tolist() for indices, _ in DealtBatches(LabelledIndices(range(7), [0]), 2, 1, 2)]
+        [[1, 3], [5]]
+    """
+
+    requests: LabelledIndices
+    batch_size: int
+    rank: int = 0
+    num_processes: int = 1
+
+    @property
+    def places(self) -> range:
+        """Places of this process's requests."""
+        return range(self.rank, len(self.requests), self.num_processes)
+
+    def __len__(self) -> int:
+        return -(-len(self.places) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields indices [B] and labels [B], int64."""
+        for start in range(0, len(self.places), self.batch_size):
+            pairs = [self.requests[place] for place in self.places[start : start + self.batch_size]]
+            yield torch.tensor(pairs, dtype=torch.long).unbind(1)  # type: ignore[misc]
+
+
 class GenerationRequests(pl.LightningDataModule):
     """Requests for the images of a dataset. With several devices, each process gets a part.
 
-    Sample i has the label ``labels[(i // images_per_class) % len(labels)]``.
+    Sample i has the label ``labels[(i // images_per_label) % len(labels)]``. Labels of a data set of prompts
+    are numbers of prompts.
 
     Args:
         dataset: number of images, labels, and images per class.
@@ -86,7 +125,7 @@ class GenerationRequests(pl.LightningDataModule):
         super().__init__()
         self.batch_size = batch_size
         self.requests = LabelledIndices(
-            range(dataset.num_images), dataset.label_list, dataset.images_per_class
+            range(dataset.num_images), dataset.label_list, dataset.images_per_label
         )
 
     def setup(self, stage: str) -> None:
@@ -148,11 +187,7 @@ class GenerationRequests(pl.LightningDataModule):
     def num_images(self) -> int:
         return len(self.requests)
 
-    def predict_dataloader(self) -> DataLoader[tuple[int, int]]:
-        return DataLoader(self.requests, batch_size=self.batch_size, collate_fn=_collate)
-
-
-def _collate(pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Indices [B] and labels [B], int64."""
-    indices, labels = zip(*pairs, strict=True)
-    return torch.tensor(indices, dtype=torch.long), torch.tensor(labels, dtype=torch.long)
+    def predict_dataloader(self) -> DealtBatches:
+        if self.trainer is None:
+            return DealtBatches(self.requests, self.batch_size)
+        return DealtBatches(self.requests, self.batch_size, self.trainer.global_rank, self.trainer.world_size)

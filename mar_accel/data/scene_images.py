@@ -21,10 +21,16 @@ _EDGE, _CONTRAST = 0.40, 3.0
 
 
 class SceneDrawer:
-    """Draws scenes with the augmented scans of handwritten digits (needs scikit-learn)."""
+    """Draws scenes with the augmented scans of handwritten digits (needs scikit-learn).
 
-    def __init__(self) -> None:
+    Args:
+        chosen: numbers of the scans to draw with, int64 [n]. None: all 1,797.
+    """
+
+    def __init__(self, chosen: Tensor | None = None) -> None:
         scans, labels = load_scans()
+        if chosen is not None:
+            scans, labels = scans[chosen], labels[chosen]
         self.scans = scans
         self.by_digit = [torch.nonzero(labels == digit).flatten().numpy() for digit in range(10)]
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mar_accel.data.captions import caption, tokenize
 from mar_accel.data.scene_images import SceneDrawer
-from mar_accel.data.scenes import draw_scene
+from mar_accel.data.scenes import IMAGE_SIZE, draw_scene
 
 
 class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -42,8 +42,8 @@ class SceneTrainingData(pl.LightningDataModule):
         batch_size: images per step.
     """
 
-    # Number of image channels.
     channels = 3
+    image_size = IMAGE_SIZE
 
     def __init__(self, batch_size: int):
         super().__init__()

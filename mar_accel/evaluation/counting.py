@@ -19,7 +19,8 @@ def count_metrics(evaluation: Evaluation, session: Session, per_step: bool) -> N
             It is 0 at a refresh, and near 1 if almost everything is reused.
     """
     config, sampler = session.model.config, session.sampler
-    counted = count_flops(config, sampler, session.cache)
+    plan = session.plan
+    counted = count_flops(config, sampler, session.cache, plan)
     evaluation.metrics |= {
         "tflops_per_image": counted.total / 1e12,
         "tflops_encoder": counted.encoder / 1e12,
@@ -27,7 +28,7 @@ def count_metrics(evaluation: Evaluation, session: Session, per_step: bool) -> N
         "tflops_head": counted.head / 1e12,
     }
     if per_step and len(evaluation.steps) == len(counted.per_step):
-        plain = counted if type(session.cache) is NoCache else count_flops(config, sampler, NoCache())
+        plain = counted if type(session.cache) is NoCache else count_flops(config, sampler, NoCache(), plan)
         _add_steps(evaluation, counted, plain)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
 
 from mar_accel.config.settings import Settings
 from mar_accel.inference.build import build_node
@@ -16,6 +19,21 @@ class Judge:
 
     extractor: FeatureExtractor
     reference: Reference | None
+
+    @staticmethod
+    def check(settings: Settings) -> None:
+        """Raise MarAccelError if features or reference are not available; nothing is computed."""
+        source: ReferenceSource | None = build_node("reference", settings.reference, ReferenceSource)
+        if build_node("features", settings.features, FeatureExtractor) is not None and source is not None:
+            source.check()
+
+    def try_on(self, shape: Sequence[int]) -> None:
+        """Try the extractor on a black image; raises DataError if it does not support such images.
+
+        Args:
+            shape: channels, height and width of the images.
+        """
+        self.extractor(torch.zeros(1, *shape, dtype=torch.uint8, device=self.extractor.device))
 
     @staticmethod
     def of(settings: Settings) -> Judge | None:

@@ -9,6 +9,7 @@ from mar_accel.metrics.catalogue import keys_of
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import environment, read_json
+from mar_accel.runs.stored import damaged_key, damaged_number, numbers_of, read_record
 
 FLOPS = "tflops_per_image"
 
@@ -24,10 +25,12 @@ def read_measured(output_dir: Path, identity: Identity, flops: bool) -> Evaluati
         identity: identity of the current evaluation.
         flops: also return the counted FLOPs.
     """
-    metrics, record = read_json(output_dir / METRICS_FILE), read_json(output_dir / RECORD_FILE)
-    there = metrics.get("identity", {}).get("measurement")
+    metrics, record = read_json(output_dir / METRICS_FILE), read_record(output_dir / RECORD_FILE)
+    if damaged_key(metrics) or damaged_number(metrics):
+        return Evaluation({})
+    there = (metrics.get("identity") or {}).get("measurement")
     same = there == identity.measurement_hash and environment(record) == environment()
     # FLOPs are counted again, unless they depend on the sampled images.
     keys = (*(keys_of("speed") if same else ()), *(keys_of("flops") if flops else ()))
     numbers = {key: metrics[key] for key in keys if metrics.get(key) is not None}
-    return Evaluation(numbers, time_shares=(metrics.get("time_shares") or {}) if same else {})
+    return Evaluation(numbers, time_shares=numbers_of(metrics.get("time_shares")) if same else {})

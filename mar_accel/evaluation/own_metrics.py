@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,16 +14,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from mar_accel.config.check import known_arguments, locate
 from mar_accel.config.settings import Settings
-from mar_accel.data.pictures import read_image
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_node
 from mar_accel.inference.session import Prediction
 from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.metrics.features import quantise
-from mar_accel.runs.folder import IMAGES
 from mar_accel.sampling.parts import got
-from mar_accel.utils.images import image_name
 
 
 class OwnMetrics(pl.Callback):
@@ -44,6 +41,7 @@ class OwnMetrics(pl.Callback):
         self.metrics = dict(metrics)
         self.numbers: dict[str, float | None] = {}
         self.warnings: list[str] = []
+        self._failed: dict[str, str] = {}
 
     @classmethod
     def of(cls, settings: Settings, shape: Sequence[int] | None) -> OwnMetrics:
@@ -51,7 +49,7 @@ class OwnMetrics(pl.Callback):
 
         Args:
             settings: settings of the evaluation.
-            shape: channels, height and width of the images. None: unknown, and nothing is tried.
+            shape: channels, height and width of the images. None: unknown yet, and nothing is tried.
 
         Raises:
             ConfigError: a metric is not a torchmetrics.Metric, has the name of a built-in metric, or fails.
@@ -60,28 +58,41 @@ class OwnMetrics(pl.Callback):
         for name, node in settings.metrics.items():
             if name in METRIC_KEYS:
                 raise ConfigError(f"metrics.{name} is the name of a built-in metric; use another name.")
-            built = build_node(f"metrics.{name}", node or {}, Metric)
+            built = build_node(f"metrics.{name}", node or {}, Metric, **_prompts(settings, name, node or {}))
             if built is not None:
-                if shape is not None:
-                    _try(name, built, shape)
                 metrics[name] = built
-        return cls(metrics)
+        own = cls(metrics)
+        if shape is not None:
+            own.try_on(shape)
+        return own
+
+    def try_on(self, shape: Sequence[int]) -> None:
+        """Try a copy of each metric on two black images; raises ConfigError if one fails.
+
+        Args:
+            shape: channels, height and width of the images.
+        """
+        for name, metric in self.metrics.items():
+            _try(name, metric, shape)
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Add images uint8 [B, C, H, W] with labels [B]."""
-        for metric in self.metrics.values():
-            metric.update(images, labels)
-
-    def update_from_folder(self, output_dir: Path, indices: Sequence[int], labels: Sequence[int]) -> None:
-        """Add images of an earlier run from its folder, one by one."""
-        for index, label in zip(indices, labels, strict=True):
-            if self.metrics:
-                image = read_image(output_dir / IMAGES / image_name(index))
-                self.update(image[None], torch.tensor([label], dtype=torch.long))
+        """Add images uint8 [B, C, H, W] with labels [B]; a metric that fails costs only its own value."""
+        for name, metric in self.metrics.items():
+            if name in self._failed:
+                continue
+            try:
+                metric.update(images, labels)
+            except Exception as error:
+                self._failed[name] = f"update fails: {_reason(error)}"
 
     def compute(self) -> dict[str, float | None]:
         """The values over all images of all devices; a metric that fails does not stop the others."""
+        failed = _of_all_processes(self._failed)
         for name, metric in self.metrics.items():
+            if name in failed:
+                self.numbers[name] = None
+                self.warnings.append(f"metrics.{name} has no value: {failed[name]}.")
+                continue
             try:
                 numbers: dict[str, float | None] = {**_numbers(name, metric.compute())}
             except Exception as error:
@@ -106,6 +117,24 @@ class OwnMetrics(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.compute()
+
+
+def _prompts(settings: Settings, name: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompts of the data set, if the class of a metric takes them and the config does not set them."""
+    target = node.get("_target_")
+    if target is None or "prompts" in node:
+        return {}
+    takes = "prompts" in (known_arguments(locate(f"metrics.{name}", target)) or ())
+    return {"prompts": settings.dataset.prompts} if takes else {}
+
+
+def _of_all_processes(failed: dict[str, str]) -> dict[str, str]:
+    """Metrics that have failed on any process; computing one waits for all processes."""
+    if not torch.distributed.is_initialized():
+        return failed
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, failed)
+    return {name: reason for one in gathered for name, reason in one.items()}
 
 
 def _numbers(name: str, value: Any) -> dict[str, float]:

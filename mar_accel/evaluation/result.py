@@ -51,6 +51,7 @@ class Evaluation:
             Other runs use them to compute their fidelity to this run.
         baseline: config hash or path of the baseline images, or None.
         weights_entry: entry of the checkpoint that the model's weights were taken from, or None.
+        divided: whether batches were sampled in parts, because they did not fit into memory.
     """
 
     metrics: dict[str, float | None]
@@ -62,6 +63,7 @@ class Evaluation:
     tokens: Tensor | None = None
     baseline: str | None = None
     weights_entry: str | None = None
+    divided: bool = False
 
     def record(self, **extra: Any) -> dict[str, Any]:
         """The content of metrics.json: first the metrics, then ``extra`` and the rest."""

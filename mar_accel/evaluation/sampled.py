@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from mar_accel.config.settings import Settings
-from mar_accel.data.image_sets import ImageSet
-from mar_accel.data.requests import GenerationRequests
-from mar_accel.errors import ConfigError, IncompleteError
-from mar_accel.evaluation.baseline_store import Samples, shared_samples
+from mar_accel.data.shards import Shards
+from mar_accel.errors import IncompleteError
+from mar_accel.evaluation.against_baseline import add_baseline
 from mar_accel.evaluation.collect import Collected, Collector
-from mar_accel.evaluation.comparison import (
-    Sampled,
-    add_lpips,
-    check_lpips,
-    compare,
-    compare_with_folder,
-    open_baseline,
-)
+from mar_accel.evaluation.comparison import add_lpips
 from mar_accel.evaluation.counting import count_metrics
-from mar_accel.evaluation.judge import Judge
-from mar_accel.evaluation.measured import FLOPS, read_measured
-from mar_accel.evaluation.own_metrics import OwnMetrics
+from mar_accel.evaluation.measured import FLOPS
+from mar_accel.evaluation.preparation import Preparation, prepare
 from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import Earlier, nothing_earlier, read_earlier
 from mar_accel.evaluation.token_files import TokenWriter
-from mar_accel.evaluation.unaccelerated import unaccelerated
-from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.processes import further_processes
+from mar_accel.inference.between_batches import StopBetweenBatches
+from mar_accel.inference.children import further_processes
 from mar_accel.inference.progress import ImageProgress
-from mar_accel.inference.same_config import SameConfig
-from mar_accel.inference.session import Session, check_device
-from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter, write_grid
 from mar_accel.metrics.quality import measure_quality
 from mar_accel.profiling.estimate import announce
-from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.profiling.profile import Profiler
-from mar_accel.profiling.speed import latency_summary, machine_peak, speedup
+from mar_accel.profiling.speed import latency_summary, machine_peak
 from mar_accel.profiling.timer import BatchTimer
 from mar_accel.runs.folder import (
     CONFIG_FILE,
@@ -52,39 +37,12 @@ from mar_accel.runs.folder import (
     require_complete,
     require_finite,
 )
+from mar_accel.runs.generation import how_to_continue
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.runs.lock import RunLock
+from mar_accel.runs.loggers import RunLog
 from mar_accel.utils.progress import busy
 from mar_accel.utils.ranks import is_first_process
-
-
-@dataclass
-class _Run:
-    """Everything that one evaluation needs.
-
-    Attributes:
-        judge: features and reference. None: no quality is measured.
-        num_compared: number of samples that are compared with unaccelerated ones.
-        plain: settings and session of the unaccelerated sampling; None if it is not run.
-        baseline: folder of unaccelerated samples; None if there is none.
-        measured: measurements of an earlier evaluation in the run folder.
-    """
-
-    settings: Settings
-    identity: Identity
-    output_dir: Path
-    requests: GenerationRequests
-    session: Session
-    judge: Judge | None
-    own_metrics: OwnMetrics
-    num_compared: int
-    plain: tuple[Settings, Session] | None
-    baseline: ImageSet | None
-    measured: Evaluation
-
-    def trainer(self, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
-        same = SameConfig(f"{self.identity.measurement_hash} {self.output_dir}")
-        return build_trainer(self.settings.trainer, [*callbacks, same], self.output_dir)
 
 
 def evaluate_sampling(
@@ -92,6 +50,7 @@ def evaluate_sampling(
     identity: Identity,
     output_dir: Path,
     lock: RunLock,
+    log: RunLog,
     callbacks: Sequence[pl.Callback] = (),
 ) -> Evaluation | None:
     """Sample images and evaluate them.
@@ -101,24 +60,28 @@ def evaluate_sampling(
         identity: identity of the evaluation.
         output_dir: absolute path of the run folder; it is created after all checks of the config.
         lock: the lock of the run folder.
+        log: the log of the run, which starts before the first image is sampled.
         callbacks: further callbacks during sampling, such as a progress bar.
 
     Returns:
         The evaluation on the first process; None on all others.
     """
-    run = _prepare(settings, identity, output_dir)
+    run = prepare(settings, identity, output_dir)
     lock.take()
     claim_run_folder(output_dir, settings, identity)
-    with further_processes(output_dir / CONFIG_FILE, "mar_accel.evaluation.run:evaluate"):
+    log.start()
+    task = "mar_accel.evaluation.run:evaluate"
+    with how_to_continue(run.images, settings), further_processes(output_dir / CONFIG_FILE, task):
         evaluation, collected = _sample(run, callbacks)
         bars = [ImageProgress("unaccelerated") for shown in callbacks if isinstance(shown, ImageProgress)]
-        _add_baseline(evaluation, run, collected, bars)
+        add_baseline(evaluation, run, collected, bars)
     if not is_first_process():
         return None
     _add_quality(evaluation, run, collected)
     evaluation.samples = (collected.images[:SHOWN_IMAGES], collected.labels[:SHOWN_IMAGES])
     evaluation.tokens = collected.tokens
     evaluation.weights_entry = run.session.model.weights_entry
+    evaluation.warnings += run.session.conditioner.notes
     add_lpips(evaluation, settings.evaluate)
     if FLOPS not in evaluation.metrics:
         with busy("counting FLOPs"):
@@ -129,40 +92,7 @@ def evaluate_sampling(
     return evaluation
 
 
-def _prepare(settings: Settings, identity: Identity, output_dir: Path) -> _Run:
-    """Check the config and load everything."""
-    check_device(settings.trainer.accelerator)
-    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
-    trainer = build_trainer(settings.trainer, [], output_dir)
-    requests = requests.limited(settings.trainer.limit_predict_batches, trainer.world_size)
-    if requests.num_images < 2:
-        raise ConfigError("dataset.num_images must be ≥ 2 for statistics, got 1.")
-    check_num_processes(trainer, requests.num_images)
-    check_lpips(settings.evaluate)
-    session = Session.from_settings(settings)
-    plain = None
-    if settings.evaluate.baseline == "generate":
-        other = unaccelerated(settings)
-        plain = other, session.with_settings(other)
-    num_compared = min(settings.evaluate.fidelity_images, requests.num_images)
-    return _Run(
-        settings=settings,
-        identity=identity,
-        output_dir=output_dir,
-        requests=requests,
-        session=session,
-        judge=Judge.of(settings),
-        own_metrics=OwnMetrics.of(settings, session.image_shape()),
-        num_compared=num_compared,
-        plain=plain,
-        baseline=open_baseline(
-            settings.evaluate, Sampled.of(settings, identity), "this run has", range(num_compared)
-        ),
-        measured=read_measured(output_dir, identity, flops=decides_per_batch(settings)),
-    )
-
-
-def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> None:
+def _add_quality(evaluation: Evaluation, run: Preparation, collected: Collected) -> None:
     """Add the metrics of all images; without features only their number and user-defined metrics."""
     evaluation.metrics |= run.own_metrics.numbers
     evaluation.warnings += run.own_metrics.warnings
@@ -175,23 +105,24 @@ def _add_quality(evaluation: Evaluation, run: _Run, collected: Collected) -> Non
     evaluation.warnings += quality.warnings
 
 
-def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collected]:
+def _sample(run: Preparation, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Collected]:
     """Sample all images, or the missing ones, and measure speed and memory meanwhile."""
-    settings, requests = run.settings.evaluate, run.requests
+    settings, requests = run.settings, run.requests
     keep = min(max(run.num_compared, SHOWN_IMAGES), requests.num_images)
     earlier = _earlier(run, keep)
     extractor = run.judge.extractor if run.judge is not None else None
     collector = Collector(extractor, keep, earlier.features, earlier.kept)
-    timer, profiler = BatchTimer(), Profiler() if settings.profile else None
+    timer, profiler = BatchTimer(), Profiler() if settings.evaluate.profile else None
     extra: list[pl.Callback] = [timer, collector, run.own_metrics]
-    if settings.save_images:
+    if settings.evaluate.save_images:
         extra += [
-            ImageWriter(run.output_dir, (METRICS_FILE, RECORD_FILE)),
+            ImageWriter(run.images, (METRICS_FILE, RECORD_FILE), anew=not settings.evaluate.resume),
             TokenWriter(run.output_dir, keep),
         ]
     if profiler is not None:
         extra.append(profiler)
-    trainer, module = run.trainer([*callbacks, *extra]), InferenceModule(run.session)
+    extra.append(StopBetweenBatches())
+    trainer, module = run.trainer([*callbacks, *extra]), run.module(run.session)
     if earlier.missing.num_images:
         _announce(run, earlier.missing.num_images, trainer.world_size)
     # Only the first process knows whether anything is missing, so the others ask it in any case.
@@ -206,32 +137,37 @@ def _sample(run: _Run, callbacks: Sequence[pl.Callback]) -> tuple[Evaluation, Co
         return _nothing_sampled(run), collector.collected
     evaluation = Evaluation({"peak_memory_bytes": timer.peak_memory})
     _add_machine(evaluation, run, trainer.world_size)
-    _add_speed(evaluation, timer, trainer)
+    if module.largest_batch is None:
+        _add_speed(evaluation, timer, trainer)
+    else:
+        _add_smaller_batch(evaluation, module.largest_batch, settings.trainer.batch_size)
     if profiler is not None and profiler.profile is not None:
         evaluation.time_shares, evaluation.steps = profiler.profile.shares(), profiler.profile.steps
     return evaluation, collector.collected
 
 
-def _earlier(run: _Run, keep: int) -> Earlier:
+def _earlier(run: Preparation, keep: int) -> Earlier:
     """The results of an earlier run. Only the first process looks at the folder, and tells the others."""
-    if not (run.settings.evaluate.resume and is_first_process()):
+    resume, images = run.settings.evaluate.resume, run.images
+    # Shards that cannot be read go in any case, since they would be joined.
+    if not is_first_process() or not (resume or isinstance(images, Shards)):
         return nothing_earlier(run.requests)
-    trainer, extractor = run.trainer(), run.judge.extractor if run.judge is not None else None
+    trainer = run.trainer()
+    there = kept_images(images, run.settings, trainer.world_size, run.session.image_shape())
+    if not resume:
+        return nothing_earlier(run.requests)
+    extractor = run.judge.extractor if run.judge is not None else None
     if extractor is not None:
         extractor.to(trainer.strategy.root_device)
-    shape = run.session.image_shape()
-    there = kept_images(run.output_dir, run.settings, trainer.world_size, shape)
-    earlier = read_earlier(run.requests, run.output_dir, there, extractor, keep, trainer.world_size)
-    run.own_metrics.update_from_folder(run.output_dir, *earlier.finished)
-    return earlier
+    return read_earlier(run.requests, images, there, extractor, run.own_metrics, keep, trainer.world_size)
 
 
-def _finish_images(run: _Run, collected: Collected, not_finite: Sequence[tuple[int, int]]) -> None:
+def _finish_images(run: Preparation, collected: Collected, not_finite: Sequence[tuple[int, int]]) -> None:
     """Check that every sample was judged and written, and write the grid."""
     num_images, saved = run.requests.num_images, run.settings.evaluate.save_images
     require_finite(not_finite, num_images, f"output_dir={run.output_dir}")
     if saved:
-        require_complete(run.output_dir, num_images)
+        require_complete(run.images, num_images)
     features = collected.features
     if features is not None and features.indices.tolist() != list(range(num_images)):
         raise IncompleteError(
@@ -239,10 +175,11 @@ def _finish_images(run: _Run, collected: Collected, not_finite: Sequence[tuple[i
             f"{num_images}; run the same command again with evaluate.resume=true."
         )
     if saved:
-        write_grid(run.output_dir, num_images, run.settings.dataset.num_classes)
+        run.images.join(num_images)
+        write_grid(run.images, num_images, run.settings.dataset)
 
 
-def _announce(run: _Run, num_images: int, num_processes: int) -> None:
+def _announce(run: Preparation, num_images: int, num_processes: int) -> None:
     """Say how long it will take, the unaccelerated samples included."""
     sessions, images = [run.session], [num_images]
     if run.plain is not None and run.plain[1].plan != run.session.plan:
@@ -251,7 +188,7 @@ def _announce(run: _Run, num_images: int, num_processes: int) -> None:
     announce(sessions, images, run.settings.trainer, num_processes)
 
 
-def _nothing_sampled(run: _Run) -> Evaluation:
+def _nothing_sampled(run: Preparation) -> Evaluation:
     """The measurements if all images exist already; speed can then only come from an earlier run."""
     evaluation = run.measured
     _add_machine(evaluation, run, run.trainer().world_size)
@@ -266,7 +203,7 @@ def _nothing_sampled(run: _Run) -> Evaluation:
     return evaluation
 
 
-def _add_machine(evaluation: Evaluation, run: _Run, num_devices: int) -> None:
+def _add_machine(evaluation: Evaluation, run: Preparation, num_devices: int) -> None:
     """Add the number of devices, and the peak FLOP/s of one of them."""
     evaluation.metrics |= {"num_devices": num_devices, "peak_flops": machine_peak(run.settings.trainer)}
 
@@ -284,62 +221,11 @@ def _add_speed(evaluation: Evaluation, timer: BatchTimer, trainer: pl.Trainer) -
         )
 
 
-def _add_baseline(
-    evaluation: Evaluation, run: _Run, collected: Collected, callbacks: Sequence[pl.Callback]
-) -> None:
-    """Add fidelity and speedup relative to unaccelerated sampling with the same seed."""
-    count, settings = run.num_compared, run.settings
-    images, tokens, labels = collected.images[:count], collected.tokens[:count], collected.labels[:count]
-    keys, first = range(count), is_first_process()
-    # Only the first process has the data of earlier images.
-    if run.baseline is not None and first:
-        compare_with_folder(evaluation, images, list(tokens), labels, keys, run.baseline)
-    if run.plain is None:
-        return
-    other, plain = run.plain
-    evaluation.baseline = Identity.of(other).evaluation_hash
-    if (other.sampler, other.cache) == (settings.sampler, settings.cache):
-        # The run is its own baseline. Sampling it again would only confirm that it is deterministic.
-        evaluation.metrics["speedup"] = 1.0
-        if count and first:
-            compare(evaluation, (images, tokens), (images, tokens), labels, keys)
-        return
-    if count:
-        baseline = _unaccelerated_samples(run, callbacks)
-        if first:
-            compare(evaluation, (images, tokens), baseline, labels, keys)
-    if settings.evaluate.timing_rounds:
-        _add_speedup(evaluation, run, plain)
-
-
-def _add_speedup(evaluation: Evaluation, run: _Run, plain: Session) -> None:
-    """Add the speedup of interleaved rounds; they also give the latency if no image was sampled."""
-    with busy("timing against the unaccelerated sampler"):
-        rounds = run.settings.evaluate.timing_rounds
-        slow, fast = measure_interleaved(run.settings, [plain, run.session], rounds, run.output_dir)
-    evaluation.metrics |= speedup(slow.latencies, fast.latencies)
-    if evaluation.metrics.get("latency_s_per_image") is None:
-        summary = latency_summary(fast.latencies)
-        summary["throughput_img_s"] *= evaluation.metrics["num_devices"] or 1
-        evaluation.metrics |= {**summary, "batch_size": run.settings.trainer.batch_size}
-
-
-def _unaccelerated_samples(run: _Run, callbacks: Sequence[pl.Callback]) -> Samples:
-    """The unaccelerated first samples; shared with other runs through ``evaluate.baseline_dir``."""
-    assert run.plain is not None
-    settings, session = run.plain
-
-    def sample() -> Samples:
-        collector = Collector(None, run.num_compared)
-        requests = run.requests.only(range(run.num_compared))
-        trainer, module = run.trainer([*callbacks, collector]), InferenceModule(session)
-        trainer.predict(module, requests, return_predictions=False)
-        require_finite(module.not_finite, run.num_compared, "evaluate.baseline=generate")
-        return collector.collected.images, collector.collected.tokens
-
-    folder = settings.evaluate.baseline_dir
-    # With several processes, each would need the lock while it samples.
-    if folder is None or run.trainer().world_size > 1:
-        return sample()
-    name = Identity.of(settings).images_hash
-    return shared_samples(Path(folder).absolute(), name, run.num_compared, sample)
+def _add_smaller_batch(evaluation: Evaluation, largest_batch: int, asked: int) -> None:
+    """Say that batches did not fit into memory. A speed would not be that of the asked batch size."""
+    evaluation.divided = True
+    evaluation.metrics |= {"batch_size": largest_batch, "peak_memory_bytes": None}
+    evaluation.warnings.append(
+        f"a batch of {asked} images did not fit into memory and was sampled {largest_batch} at a time, so no "
+        "speed is given; lower trainer.batch_size to measure it."
+    )

@@ -8,19 +8,15 @@ import torch
 
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
+from mar_accel.data.run_images import IMAGES
+from mar_accel.data.shards import formats_in
 from mar_accel.errors import ConfigError, DataError
-from mar_accel.evaluation.comparison import (
-    Sampled,
-    add_lpips,
-    check_lpips,
-    compare_with_folder,
-    open_baseline,
-)
+from mar_accel.evaluation.baseline import Sampled, open_baseline, require_size
+from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.metrics.quality import FeatureSet, measure_quality
-from mar_accel.runs.folder import IMAGES, image_indices
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.lock import RunLock
 from mar_accel.utils.progress import progress
@@ -51,8 +47,11 @@ def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Eval
     compared = images.keys[: settings.evaluate.fidelity_images]
     baseline = open_baseline(settings.evaluate, sampled, f"evaluate.images={path} with", compared)
     check_lpips(settings.evaluate)
+    shape = images.first(1).shape[1:]
+    if baseline is not None:
+        require_size(baseline, shape, "evaluate.images has")
+    own_metrics = OwnMetrics.of(_with_recorded_prompts(settings, images), shape)
     lock.take()
-    own_metrics = OwnMetrics.of(settings, images.first(1).shape[1:])
     features = _features(images, judge, own_metrics)
     quality = measure_quality(features, judge.extractor, judge.reference)
     shown = images.first(SHOWN_IMAGES)
@@ -72,13 +71,13 @@ def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Eval
 
 def _check_output_dir(images: str, output_dir: Path) -> None:
     """Refuse to write into the folder of the images, since this would overwrite their record and config."""
-    folder = output_dir.resolve()
-    if Path(images).resolve() not in (folder, folder / IMAGES) and image_indices(output_dir):
+    folder, source = output_dir.resolve(), Path(images).expanduser().resolve()
+    if source != folder and folder not in source.parents and formats_in(output_dir):
         raise ConfigError(
             f"output_dir={output_dir} is the folder of a run with its own images, and its record would be "
             "overwritten; choose another output_dir."
         )
-    if Path(images).resolve() in (folder, folder / IMAGES):
+    if source == folder or (folder in source.parents and formats_in(output_dir)):
         raise ConfigError(
             f"output_dir={output_dir} is the folder of evaluate.images={images}, and its record would be "
             "overwritten; choose another output_dir."
@@ -90,8 +89,7 @@ def _check_complete(images: ImageSet) -> None:
     recorded = images.record.get("num_images")
     if recorded is None or images.path.name == IMAGES:
         return
-    there = image_indices(images.path)
-    if there != list(range(recorded)) or images.num_images != recorded:
+    if list(images.keys) != list(range(recorded)):
         raise DataError(
             f"evaluate.images={images.path} has {images.num_images} images, but its run.json records the "
             f"images 0 to {recorded - 1}; run its command again with resume=true."
@@ -115,6 +113,12 @@ def _add_recorded_speed(evaluation: Evaluation, images: ImageSet) -> None:
     if seconds:
         evaluation.metrics |= {"latency_s_per_image": seconds, "throughput_img_s": 1 / seconds}
         evaluation.warnings.append("the latency is from the record of the run that made the images.")
+
+
+def _with_recorded_prompts(settings: Settings, images: ImageSet) -> Settings:
+    """The settings with the prompts that the images of a run were made from."""
+    prompts = images.record.get("config", {}).get("dataset", {}).get("prompts")
+    return settings if prompts is None else settings.with_(dataset={"prompts": prompts})
 
 
 def _without_weights(settings: Settings) -> Settings:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
-from mar_accel.inference.processes import further_processes
+from mar_accel.inference.children import further_processes
 from mar_accel.inference.session import Session
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.runs.folder import write_config

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -79,3 +79,12 @@ def _read(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError):
         return {}
+
+
+def num_tokens(folder: Path) -> int:
+    """Number of images whose tokens are stored in a run folder."""
+    try:
+        with safe_open(folder / TOKENS_NAME, framework="pt") as file:
+            return int(file.get_slice("tokens").get_shape()[0])
+    except (OSError, SafetensorError):
+        return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -11,15 +11,21 @@ from hydra.utils import instantiate
 
 from mar_accel.config.check import check_arguments, check_node, place_of
 from mar_accel.config.settings import ModelSettings, Settings
-from mar_accel.errors import ConfigError, MarAccelError, WeightsError
-from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder
+from mar_accel.errors import ConfigError, MarAccelError
+from mar_accel.inference.conditioner import Conditioner, PromptConditioner
+from mar_accel.models.autoencoders import Autoencoder
+from mar_accel.models.backbone import BackboneConfig, TokenBackbone
 from mar_accel.models.lightgen import LightGenConfig
-from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.sampling.parts import check_part
+from mar_accel.models.mar import MARConfig
+from mar_accel.models.text_encoder import T5Size, TextEncoder
+from mar_accel.models.word_encoder import WordEncoder
+from mar_accel.sampling.parts import check_part, with_article
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.weights.autoencoders import require_latents
 from mar_accel.weights.loading import load_mar
+from mar_accel.weights.text_folder import load_word_encoder
 
 
 def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **arguments: Any) -> Any:
@@ -48,7 +54,8 @@ def build_node(key: str, node: Mapping[str, Any], kind: type | None = None, **ar
         raise _build_failed(key, node, error) from error.__cause__
     if kind is not None and not isinstance(built, kind):
         raise ConfigError(
-            f"{key}._target_={node['_target_']} must make a {kind.__name__}, got a {type(built).__name__}."
+            f"{key}._target_={node['_target_']} must make {with_article(kind.__name__)}, got "
+            f"{with_article(type(built).__name__)}."
         )
     return built
 
@@ -81,26 +88,35 @@ def build_cache(settings: Settings) -> CachePolicy:
     return cache.for_model(settings.model.sampling)
 
 
-def build_sampling(settings: Settings) -> tuple[MARConfig, Sampler, CachePolicy, Plan]:
+def build_sampling(settings: Settings) -> tuple[BackboneConfig, Sampler, CachePolicy, Plan]:
     """Build architecture, sampler, cache and plan of a config, which needs no weights.
 
     Raises:
         ConfigError: they cannot be combined.
     """
     sampler, cache = build_sampler(settings), build_cache(settings)
-    architecture = mar_architecture(settings.model)
-    return architecture, sampler, cache, checked_plan(architecture, sampler, cache)
+    architecture = build_architecture(settings.model)
+    return architecture, sampler, cache, checked_plan(architecture, sampler, cache, settings.seed)
 
 
-def checked_plan(architecture: MARConfig, sampler: Sampler, cache: CachePolicy) -> Plan:
-    """The plan of a sampler on a model's grid; raises ConfigError if the cache does not fit both."""
+def checked_plan(
+    architecture: BackboneConfig,
+    sampler: Sampler,
+    cache: CachePolicy,
+    seed: int,
+    unknown: Sequence[int] | None = None,
+) -> Plan:
+    """The plan of a sampler on a model's grid; raises ConfigError if the cache does not fit both.
+
+    ``unknown`` is the number of unknown tokens of each stage, where some are known at the start.
+    """
     check_part("cache", cache, CachePolicy)
-    plan = sampler.plan(architecture.grid)
+    plan = sampler.plan(architecture.grid, seed, unknown)
     cache.check(architecture, plan, sampler.solver)
     return plan
 
 
-def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
+def build_architecture(model: ModelSettings) -> BackboneConfig:
     """Build the architecture of a model; without a ``_target_`` it is a MAR model.
 
     Raises:
@@ -108,12 +124,14 @@ def build_architecture(model: ModelSettings) -> MARConfig | LightGenConfig:
     """
     if "_target_" in model.architecture:
         check_node("model.architecture", model.architecture)
-        return build_node("model.architecture", model.architecture)
+        return build_node("model.architecture", model.architecture, BackboneConfig)
     check_arguments("model.architecture", model.architecture, MARConfig)
     return MARConfig(**model.architecture)
 
 
-def build_model(model: ModelSettings, autoencoder: Autoencoder | None = None) -> tuple[MAR, Autoencoder]:
+def build_model(
+    model: ModelSettings, autoencoder: Autoencoder | None = None
+) -> tuple[TokenBackbone, Autoencoder]:
     """Build model and autoencoder with their weights, on the CPU, in float32 and evaluation mode.
 
     Args:
@@ -122,27 +140,50 @@ def build_model(model: ModelSettings, autoencoder: Autoencoder | None = None) ->
 
     Raises:
         WeightsError: weights are missing, damaged or of another model.
-        ConfigError: this family of models cannot be sampled.
     """
-    network = load_mar(mar_architecture(model), model.weights, model.name, model.ema)
+    network = load_mar(build_architecture(model), model.weights, model.name, model.ema)
     return network, build_autoencoder(model) if autoencoder is None else autoencoder
 
 
-def mar_architecture(model: ModelSettings) -> MARConfig:
-    """The architecture of a model that can be sampled; raises ConfigError for other models."""
-    architecture = build_architecture(model)
-    if not isinstance(architecture, MARConfig):
-        raise ConfigError(f"model={model.name} takes text, which can be trained but not sampled yet.")
-    return architecture
+def build_conditioner(settings: Settings) -> Conditioner:
+    """Build what turns the labels of a batch into the model's condition.
+
+    Raises:
+        DataError: the text encoder does not know a word of a prompt.
+        WeightsError: the text encoder is missing or damaged.
+    """
+    prompts = settings.dataset.prompts
+    if prompts is None:
+        return Conditioner()
+    return PromptConditioner(build_text_encoder(settings.model), prompts, "dataset.prompts")
+
+
+def build_text_encoder(model: ModelSettings) -> TextEncoder:
+    """Build the text encoder of a text-to-image model; raises WeightsError if it is missing or damaged."""
+    node, architecture = model.text_encoder or {}, build_architecture(model)
+    if not isinstance(architecture, LightGenConfig):
+        raise ConfigError(f"model={model.name} takes labels, so it has no text encoder.")
+    length, width = architecture.max_text_length, architecture.caption_channels
+    if "_target_" in node:
+        return build_node("model.text_encoder", node, TextEncoder, length=length, width=width)
+    check_arguments("model.text_encoder", node, T5Size)
+    encoder = WordEncoder(load_word_encoder(model.weights, T5Size(**node)))
+    if encoder.shape[1] != width:
+        raise ConfigError(
+            f"model.architecture.caption_channels must be the width {encoder.shape[1]} of the text encoder, "
+            f"got {width}."
+        )
+    if encoder.shape[0] != length:
+        raise ConfigError(
+            f"model.architecture.max_text_length must be {encoder.shape[0]}, the length of the texts of "
+            f"scenes, got {length}."
+        )
+    return encoder
 
 
 def build_autoencoder(model: ModelSettings) -> Autoencoder:
     """Build the autoencoder of a model; raises WeightsError like ``build_model``."""
     autoencoder: Autoencoder = build_node("model.autoencoder", model.autoencoder, Autoencoder).eval()
-    channels = model.architecture["latent_channels"]
-    if isinstance(autoencoder, KLAutoencoder) and autoencoder.latent_channels != channels:
-        raise WeightsError(
-            f"model.autoencoder.weights={model.autoencoder['weights']} has {autoencoder.latent_channels} "
-            f"latent channels but model={model.name} has {channels}; use the autoencoder it was trained with."
-        )
+    where = f"model.autoencoder.weights={model.autoencoder.get('weights')}"
+    require_latents(autoencoder, build_architecture(model), where)
     return autoencoder

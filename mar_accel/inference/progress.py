@@ -39,13 +39,14 @@ class ImageProgress(pl.Callback, Observer):
         self._lines: PlainLines | None = None
         self._num_images = 0
         self._num_processes = 1
-        self._done = 0.0
+        self._done = self._finished = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._num_images, self._num_processes, self._done = datamodule.num_images, trainer.world_size, 0.0
+        self._num_images, self._num_processes = datamodule.num_images, trainer.world_size
+        self._done = self._finished = 0.0
         self.progress = Progress(
             self.description,
             BarColumn(),
@@ -59,6 +60,13 @@ class ImageProgress(pl.Callback, Observer):
         self.progress.add_task("sampling", total=self._num_images)
         self.progress.start()
         pl_module.observers.append(self)
+
+    def start(self, state: DecodeState) -> None:
+        # A batch that did not fit into memory begins again.
+        self._done = self._finished
+
+    def finish(self, state: DecodeState) -> None:
+        self._finished = self._done
 
     def step_end(self, state: DecodeState, step: ARStep) -> None:
         assert self.progress is not None

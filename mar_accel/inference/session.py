@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +13,19 @@ from torch import Tensor
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_cache, build_model, build_sampler, build_sampling, checked_plan
+from mar_accel.inference.build import (
+    build_cache,
+    build_conditioner,
+    build_model,
+    build_sampler,
+    build_sampling,
+    checked_plan,
+)
+from mar_accel.inference.conditioner import Conditioner
+from mar_accel.inference.inpainting import Inpainting, load_inpainting
 from mar_accel.models.autoencoders import Autoencoder
-from mar_accel.models.mar import MAR
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.sizes import check_bytes
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import Plan
@@ -28,7 +39,7 @@ class Prediction:
 
     Attributes:
         indices: sample indices [B].
-        labels: class labels [B].
+        labels: class labels, or numbers of prompts [B].
         images: [B, 1 or 3, H, W], float32, about 0..1.
         tokens: [B, L, C], float32; used to measure fidelity in latent space.
     """
@@ -37,6 +48,14 @@ class Prediction:
     labels: Tensor
     images: Tensor
     tokens: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Prediction]) -> Prediction:
+        """The samples of several predictions, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        fields = zip(*((p.indices, p.labels, p.images, p.tokens) for p in parts), strict=True)
+        return cls(*(torch.cat(tensors) for tensors in fields))
 
     @property
     def finite(self) -> Tensor:
@@ -56,37 +75,51 @@ class Session:
     """Model, autoencoder, sampler and cache that fit together, and their plan.
 
     Attributes:
+        conditioner: turns labels, or numbers of prompts, into the model's condition.
         plan: AR steps of the sampler on the model's grid.
         seed: together with the sample index it determines the noise of an image; at least 0.
         defaults: the model's sampling defaults by name, for values that sampler and cache leave open.
+        inpainting: images and masks. Then only masked tokens are sampled, and ``plan`` is that of sample 0.
+            None: whole images are.
 
     Example:
         >>> session = Session.from_settings(compose_settings("generate", ["sampler=gtr"]))
         >>> images = session.sample([0, 1], torch.tensor([3, 7])).images  # [2, 1, 32, 32]
     """
 
-    model: MAR
+    model: TokenBackbone
     autoencoder: Autoencoder
     sampler: Sampler
     cache: CachePolicy
     plan: Plan
     seed: int
     defaults: Mapping[str, Any]
+    conditioner: Conditioner
+    inpainting: Inpainting | None = None
 
     @classmethod
     def of(
         cls,
-        model: MAR,
+        model: TokenBackbone,
         autoencoder: Autoencoder,
         sampler: Sampler,
         cache: CachePolicy,
         seed: int = 0,
         defaults: Mapping[str, Any] = MappingProxyType({}),
+        conditioner: Conditioner | None = None,
+        inpainting: Inpainting | None = None,
     ) -> Session:
         """Build a session from objects; raises ConfigError if they cannot be combined."""
         sampler, cache = sampler.for_model(defaults), cache.for_model(defaults)
-        plan = checked_plan(model.config, sampler, cache)
-        return cls(model, autoencoder, sampler, cache, plan, seed, defaults)
+        plan = checked_plan(model.config, sampler, cache, seed)
+        session = cls(model, autoencoder, sampler, cache, plan, seed, defaults, conditioner or Conditioner())
+        return session if inpainting is None else session.with_inpainting(inpainting)
+
+    def with_inpainting(self, inpainting: Inpainting) -> Session:
+        """A session that samples the masked parts of images; raises ConfigError if a plan is impossible."""
+        session = replace(self, inpainting=inpainting)
+        plans = [session.plan_of([index])[0] for index in range(len(inpainting.masks))]
+        return replace(session, plan=plans[0])
 
     @classmethod
     def from_settings(cls, settings: Settings, autoencoder: Autoencoder | None = None) -> Session:
@@ -100,18 +133,39 @@ class Session:
             ConfigError: sampler, cache and model cannot be combined.
                 This is found before the weights are loaded.
             WeightsError: weights are missing, damaged or of another model.
+            DataError: the text encoder does not know a word of a prompt.
         """
         _, sampler, cache, plan = build_sampling(settings)
+        # The prompts are judged before the weights of the image model are loaded.
+        conditioner = build_conditioner(settings)
         network, decoder = build_model(settings.model, autoencoder)
-        return cls(network, decoder, sampler, cache, plan, settings.seed, settings.model.sampling)
+        defaults = settings.model.sampling
+        session = cls(network, decoder, sampler, cache, plan, settings.seed, defaults, conditioner)
+        if settings.dataset.images is None:
+            return session
+        inpainting = load_inpainting(settings.dataset, session.image_shape())
+        return session if inpainting is None else session.with_inpainting(inpainting)
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
         """A session with the same model and another sampler and cache."""
-        return Session.of(self.model, self.autoencoder, sampler, cache, self.seed, self.defaults)
+        parts = (self.model, self.autoencoder, sampler, cache)
+        return Session.of(*parts, self.seed, self.defaults, self.conditioner, self.inpainting)
 
     def with_settings(self, settings: Settings) -> Session:
         """A session with the same model, and with sampler and cache of other settings."""
         return self.with_sampling(build_sampler(settings), build_cache(settings))
+
+    def check_batch(self, num_images: int, key: str = "trainer.batch_size") -> None:
+        """Raise ConfigError for a batch of so many images whose noise alone does not fit into memory."""
+        config, chain = self.model.config, self.plan.max_diffusion_steps + 1
+        per_image = 4 * config.seq_len * (chain * config.token_dim + config.embed_dim)
+        check_bytes(f"{key}={num_images}", num_images * per_image)
+
+    def check_images(self, num_images: int) -> None:
+        """Raise ConfigError if so many images and their tokens do not fit into memory at the same time."""
+        config = self.model.config
+        per_image = 4 * (math.prod(self.image_shape()) + config.seq_len * config.token_dim)
+        check_bytes(f"a call for {num_images} images", num_images * per_image)
 
     @torch.inference_mode()
     def image_shape(self) -> tuple[int, ...]:
@@ -127,20 +181,74 @@ class Session:
 
         Args:
             indices: sample indices [B]; together with the seed they determine order and noise.
-            labels: class labels int64 [B], on the model's device.
+            labels: class labels, or numbers of prompts, int64 [B], on the model's device.
             observer: is called at each event of the sampling.
         """
         observer = observer or Observer()
-        model = self.model
-        noise = self.sampler.draw(self.plan, self.seed, indices, model.config.token_dim).to(labels.device)
-        engine = Engine(model, self.plan, self.sampler.solver, self.cache, self.sampler.selection)
-        tokens = decode(engine, model.class_embedding(labels), noise, observer)
-        latents = model.unpatchify(tokens).to(model.fake_latent.dtype)
+        if self.inpainting is None:
+            tokens = self._decode(self.plan, indices, labels, observer)
+        else:
+            tokens = self._decode_masked(self.inpainting, indices, labels, observer)
+        latents = self.model.unpatchify(tokens).to(self.model.fake_latent.dtype)
         observer.autoencoder_start(latents)
         with torch.inference_mode():
             images = self.autoencoder.decode(latents).float()
+            if self.inpainting is not None:
+                images = self.inpainting.with_kept_pixels(images, indices)
         observer.autoencoder_end(images)
         return Prediction(torch.tensor(list(indices), dtype=torch.long, device="cpu"), labels, images, tokens)
+
+    def _decode(
+        self,
+        plan: Plan,
+        indices: Sequence[int],
+        labels: Tensor,
+        observer: Observer,
+        unknown: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens [B, L, C] of a batch; ``unknown`` [B, L] and ``known`` [B, L, C] if some are given."""
+        model, sampler = self.model, self.sampler
+        noise = sampler.draw(plan, self.seed, indices, model.config.token_dim, unknown).to(labels.device)
+        engine = Engine(model, plan, sampler.solver, self.cache, sampler.selection)
+        with torch.inference_mode():
+            condition = self.conditioner(model, labels)
+        return decode(engine, condition, noise, observer, known)
+
+    @torch.inference_mode()
+    def _decode_masked(
+        self, inpainting: Inpainting, indices: Sequence[int], labels: Tensor, observer: Observer
+    ) -> Tensor:
+        """Tokens [B, L, C] of a batch whose unmasked tokens are those of the given images.
+
+        Images with the same number of unknown tokens in each stage have the same plan, and run together.
+        """
+        model, dtype = self.model, self.model.fake_latent.dtype
+        images = inpainting.images_of(indices).to(labels.device, dtype)
+        known = model.patchify(self.autoencoder.encode(images)).float()
+        unknown, tokens = inpainting.unknown(indices, model.config.grid), torch.empty_like(known)
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, key in enumerate(self._unknown_per_stage(indices, unknown)):
+            groups.setdefault(key, []).append(place)
+        for key, places in groups.items():
+            plan = checked_plan(model.config, self.sampler, self.cache, self.seed, key)
+            some = [indices[place] for place in places]
+            part = self._decode(plan, some, labels[places], observer, unknown[places], known[places])
+            tokens[places] = part
+        return tokens
+
+    def plan_of(self, indices: Sequence[int]) -> list[Plan]:
+        """The plan of each of some samples, which differ where images are inpainted with several masks."""
+        if self.inpainting is None:
+            return [self.plan] * len(indices)
+        unknown = self.inpainting.unknown(indices, self.model.config.grid)
+        keys = self._unknown_per_stage(indices, unknown)
+        return [checked_plan(self.model.config, self.sampler, self.cache, self.seed, key) for key in keys]
+
+    def _unknown_per_stage(self, indices: Sequence[int], unknown: Tensor) -> list[tuple[int, ...]]:
+        grid, sampler = self.model.config.grid, self.sampler
+        rows = zip(indices, unknown, strict=True)
+        return [sampler.unknown_per_stage(grid, self.seed, index, row) for index, row in rows]
 
 
 def check_device(accelerator: str) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.errors import ConfigError
+from mar_accel.inference.launcher import use_own_launcher
 
 # Warnings of Lightning that do not help our users. They are about Lightning's own code, about data loaders
 # without worker processes, and about files of a training that is resumed.
@@ -96,20 +97,21 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
     quiet_lightning()
     _check_nodes(settings.get("num_nodes", 1))
     try:
-        return pl.Trainer(**settings)
-    except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError) as error:
+        trainer = pl.Trainer(**settings)
+    except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
         advice = "use values that Lightning's Trainer accepts"
         if isinstance(error, ImportError):
             advice = "install the package, or use another accelerator, precision, strategy or profiler"
         raise ConfigError(f"trainer: {reason}; {advice}.") from error
+    use_own_launcher(trainer)
+    return trainer
 
 
 def _leave_signals_alone(trainer: pl.Trainer) -> None:
     """Keep Lightning from handling SIGTERM in a prediction.
 
     Its handler waits for the other processes inside the handler. A process that gets the signal alone would
-    never end, and neither would the run. Without it, a further process ends at once, which ends the run, and
-    the first process ends as :mod:`mar_accel.runs.entry` says.
+    never end, and neither would the run. :mod:`mar_accel.inference.stopping` handles it.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

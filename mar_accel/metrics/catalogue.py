@@ -9,9 +9,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mar_accel.metrics.intervals import wilson_interval
+
 # The PSNR of equal images is infinite and would make every mean infinite, so it is capped at this value.
 # Only equal images reach it: one pixel of a 256×256 image that is off by one level gives 101 dB.
 EQUAL_IMAGES_PSNR = 110.0
+# Images of one published subset. With fewer, KID × 1000 of good images can be in the thousands, of any sign.
+KID_IMAGES = 1000
+
+_HIGHER = {
+    *("recognised", "inception_score", "precision", "recall", "psnr", "ssim", "throughput_img_s", "speedup"),
+    *("achieved_flops", "images_per_second", "recognised_difference", "class_score_difference"),
+}
+_LOWER = {
+    *(
+        "fid",
+        "kid",
+        "cmmd",
+        "lpips",
+        "latent_mse",
+        "latency_s_per_image",
+        "tflops_per_image",
+        "tflops_encoder",
+        "fid_difference",
+    ),
+    *("tflops_decoder", "tflops_head", "peak_memory_bytes", "seconds", "seconds_per_image"),
+}
 
 Kind = Literal["quality", "fidelity", "flops", "speed"]
 
@@ -31,6 +54,8 @@ class Metric:
         column: its column in tables of several runs. Empty: it is not shown there.
         column_spec: format there. Empty: as ``spec``.
         in_sweep: also shown in the table of a sweep, which has little room.
+        is_share: a share of the images. It is shown with its Wilson interval, where their number is known.
+        min_images: tables leave the number out for fewer images, which say nothing about it.
     """
 
     key: str
@@ -42,6 +67,13 @@ class Metric:
     column: str = ""
     column_spec: str = ""
     in_sweep: bool = False
+    is_share: bool = False
+    min_images: int = 0
+
+    @property
+    def better(self) -> Literal["higher", "lower", ""]:
+        """Whether the number is better when it is high or low; empty for errors, counts and conditions."""
+        return "higher" if self.key in _HIGHER else "lower" if self.key in _LOWER else ""
 
     def text(self, metrics: Mapping[str, Any]) -> str:
         """The number with its error, for the table of one evaluation; a missing number is a dash."""
@@ -54,15 +86,27 @@ class Metric:
 
     def _formatted(self, metrics: Mapping[str, Any], spec: str, error: str) -> str:
         value, deviation = metrics.get(self.key), metrics.get(error)
-        if value is None:
+        count = metrics.get("num_images")
+        if value is None or (count is not None and count < self.min_images):
             return "–"
+        if self.is_share and count is not None and count >= 1:
+            return self.with_interval(value, *wilson_interval(value, count), spec)
+        text = self.number(value, spec)
+        return text if deviation is None or text == "equal" else f"{text} ± {self.number(deviation, spec)}"
+
+    def number(self, value: float, spec: str | None = None) -> str:
+        """A value of this metric as text, without an error; by default in the format of tables."""
         if self.key == "psnr" and value >= EQUAL_IMAGES_PSNR:
             return "equal"
-        text = format(value * self.scale, spec)
-        if text.startswith("-") and not any(digit in text for digit in "123456789"):
-            # A number that rounds to zero has no sign.
-            text = text[1:]
-        return text if deviation is None else f"{text} ± {format(deviation * self.scale, spec)}"
+        text = format(value * self.scale, self.column_spec or self.spec if spec is None else spec)
+        # A number that rounds to zero has no sign.
+        return text[1:] if text.startswith("-") and not any(digit in text for digit in "123456789") else text
+
+    def with_interval(self, value: float, low: float, high: float, spec: str | None = None) -> str:
+        """A value with the bounds of its interval: 97.5% (95.0–98.8%); with signs, +0.5 (−0.1 to +1.1)."""
+        lower, upper = self.number(low, spec).removesuffix("%"), self.number(high, spec)
+        signed = (spec or self.column_spec or self.spec).startswith("+")
+        return f"{self.number(value, spec)} ({lower}{' to ' if signed else '–'}{upper})"
 
 
 # In the order of all tables.
@@ -77,6 +121,7 @@ METRICS = (
         column="recognised",
         column_spec=".1%",
         in_sweep=True,
+        is_share=True,
     ),
     Metric("recognised_std_error", "quality"),
     Metric(
@@ -84,12 +129,13 @@ METRICS = (
     ),
     Metric("fid_std_error", "quality"),
     Metric("fid_bias", "quality", "FID of a perfect generator", ".3f"),
-    Metric("kid", "quality", "KID × 1000", ".3f", error="kid_std", scale=1e3),
+    Metric("kid", "quality", "KID × 1000", ".3f", error="kid_std", scale=1e3, min_images=KID_IMAGES),
     Metric("kid_std", "quality"),
+    Metric("cmmd", "quality", "CMMD", ".3f", column="CMMD"),
     Metric("inception_score", "quality", "Inception Score", ".2f", error="inception_score_std", column="IS"),
     Metric("inception_score_std", "quality"),
-    Metric("precision", "quality", "precision", ".3f", column="precision"),
-    Metric("recall", "quality", "recall", ".3f", column="recall"),
+    Metric("precision", "quality", "precision", ".3f", column="precision", is_share=True),
+    Metric("recall", "quality", "recall", ".3f", column="recall", is_share=True),
     Metric(
         "psnr",
         "fidelity",
@@ -130,6 +176,12 @@ GENERATE_METRICS = (
     Metric("seconds_per_image", "speed", column="s/image", in_sweep=True),
     Metric("images_per_second", "speed"),
     Metric("num_processes", "speed"),
+)
+# Differences to another setting on common random numbers (:mod:`mar_accel.metrics.paired`).
+DIFFERENCES = (
+    Metric("recognised_difference", "quality", column="Δ recognised", column_spec="+.1%"),
+    Metric("class_score_difference", "quality", column="Δ class score", column_spec="+.3f"),
+    Metric("fid_difference", "quality", column="Δ FID", column_spec="+.2f"),
 )
 # Scripts rely on these keys: they are always in metrics.json, and null if they were not measured.
 METRIC_KEYS = tuple(metric.key for metric in METRICS)

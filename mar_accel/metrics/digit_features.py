@@ -10,16 +10,18 @@ Its model card is in ``mar_accel/assets/digit_features``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from mar_accel.data.digits import IMAGE_SIZE, to_scans
-from mar_accel.errors import ConfigError, DataError
+from mar_accel.errors import DataError
+from mar_accel.metrics.feature_weights import load_feature_weights, shipped_file
 from mar_accel.metrics.features import FeatureExtractor, Features, check_images
-from mar_accel.utils.fingerprints import file_fingerprint, require_regular_file
+from mar_accel.utils.fingerprints import file_fingerprint
 
 FEATURE_DIM = 64
 NUM_CLASSES = 10
@@ -56,9 +58,10 @@ class DigitNetwork(nn.Module):
         return features, self.classifier(F.gelu(features))
 
 
-def shipped_weights() -> Path:
-    """The weight file that comes with the package."""
-    return Path(__file__).resolve().parent.parent / "assets" / "digit_features" / "model.safetensors"
+def shipped_digit_network() -> DigitNetwork:
+    """The shipped network, in evaluation mode."""
+    network = load_feature_weights(DigitNetwork(), shipped_file("digit_features"), "digit")
+    return network.requires_grad_(False).eval()
 
 
 class DigitFeatures(FeatureExtractor):
@@ -83,18 +86,10 @@ class DigitFeatures(FeatureExtractor):
     dim = FEATURE_DIM
     recognises = True
 
-    def __init__(self, weights: str | None = None):
+    def __init__(self, weights: Annotated[str, MinLen(1)] | None = None):
         super().__init__()
-        path = Path(weights) if weights else shipped_weights()
-        self.network = DigitNetwork()
-        try:
-            require_regular_file(path)
-            self.network.load_state_dict(load_file(path))
-        except Exception as error:
-            raise ConfigError(
-                f"features.weights={path} cannot be read as digit feature weights ({type(error).__name__}); "
-                "use a file written by python -m mar_accel.train_features, or null for the shipped one."
-            ) from error
+        path = shipped_file("digit_features") if weights is None else Path(weights).expanduser()
+        self.network = load_feature_weights(DigitNetwork(), path, "digit")
         self.fingerprint = f"{file_fingerprint(path)}-{VERSION}"
         self.requires_grad_(False).eval()
 

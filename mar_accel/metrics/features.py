@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mar_accel.errors import DataError
+from mar_accel.errors import BatchSizeError, DataError
+from mar_accel.utils.out_of_memory import Halving
 
 
 @dataclass
@@ -16,16 +18,22 @@ class Features:
 
     Attributes:
         pooled: [B, F], float32.
-        logits: class logits [B, N], float32.
+        logits: class logits [B, N], float32; N is 0 for a network without classes.
     """
 
     pooled: Tensor
     logits: Tensor
 
+    @classmethod
+    def join(cls, parts: Sequence[Features]) -> Features:
+        """The features of several batches, in order."""
+        return cls(torch.cat([part.pooled for part in parts]), torch.cat([part.logits for part in parts]))
+
 
 class FeatureExtractor(nn.Module):
     """A frozen network that maps 8-bit images to features.
 
+    A batch that does not fit into memory is worked on in halves, and so are all batches after it.
     Subclasses set the attributes and implement ``forward``.
 
     Attributes:
@@ -34,12 +42,36 @@ class FeatureExtractor(nn.Module):
         fingerprint: changes with the network's weights; part of the key of cached statistics.
         recognises: whether the logits belong to the classes that images are generated for.
             Only then is the share of recognised images computed.
+        for_cmmd: whether the features are those that CMMD is defined for.
     """
 
     name: str
     dim: int
     fingerprint: str
     recognises: bool = False
+    for_cmmd: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._halving = Halving("features of {} images", self._refuse)
+
+    def __call__(self, images: Tensor) -> Features:
+        """The features of 8-bit images; see ``forward``.
+
+        Raises:
+            BatchSizeError: a single image does not fit into memory.
+        """
+        parts = self._halving.parts(
+            len(images), lambda part: super(FeatureExtractor, self).__call__(images[part]), images.device
+        )
+        return parts[0] if len(parts) == 1 else Features.join(parts)
+
+    def _refuse(self, size: int) -> None:
+        if size == 1:
+            raise BatchSizeError(
+                f"the features of a single image do not fit into the memory of {self.device}; choose other "
+                "features, or features=none."
+            )
 
     @property
     def device(self) -> torch.device:

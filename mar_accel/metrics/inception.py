@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
@@ -29,16 +31,16 @@ class InceptionFeatures(FeatureExtractor):
     name = "inception"
     dim = 2048
 
-    def __init__(self, weights: str | None = None):
+    def __init__(self, weights: Annotated[str, MinLen(1)] | None = None):
         super().__init__()
         hub_file = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
-        path = Path(weights) if weights else hub_file
-        if weights:
+        path = hub_file if weights is None else Path(weights).expanduser()
+        if weights is not None:
             _check_weights(path, hub_file)
         network_class = _network_class()
         try:
             network = network_class(
-                "inception-v3", ["2048", "logits_unbiased"], str(path) if weights else None
+                "inception-v3", ["2048", "logits_unbiased"], None if weights is None else str(path)
             )
         except Exception as error:
             raise ConfigError(_remedy(path, hub_file, error)) from error
@@ -55,6 +57,34 @@ class InceptionFeatures(FeatureExtractor):
         check_images(images)
         pooled, logits = self.network(images.expand(-1, 3, -1, -1))
         return Features(pooled.float(), logits.float())
+
+
+class SpatialInceptionFeatures(InceptionFeatures):
+    """Spatial Inception features, whose Fréchet distance is sFID (arXiv:2103.03841, as in ADM's evaluator).
+
+    They are the first 7 channels of the first branch of block "mixed_6", 17×17 places each: 2,023 numbers.
+
+    Args:
+        weights: as in :class:`InceptionFeatures`.
+    """
+
+    name = "inception_spatial"
+    dim = 2023
+    channels = 7
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> Features:
+        check_images(images)
+        kept: list[Tensor] = []
+        network: Any = self.network
+        branch = network.Mixed_6d.branch1x1
+        hook = branch.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        try:
+            _, logits = self.network(images.expand(-1, 3, -1, -1))
+        finally:
+            hook.remove()
+        spatial = kept[0][:, : self.channels]
+        return Features(spatial.flatten(1).float(), logits.float())
 
 
 def _network_class() -> type[torch.nn.Module]:

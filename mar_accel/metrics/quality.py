@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mar_accel.errors import DataError
 from mar_accel.metrics.catalogue import keys_of
+from mar_accel.metrics.cmmd import cmmd
 from mar_accel.metrics.features import FeatureExtractor, Features
 from mar_accel.metrics.frechet import frechet_distance, gaussian_statistics
 from mar_accel.metrics.inception_score import inception_score
@@ -93,13 +94,16 @@ def measure_quality(images: FeatureSet, extractor: FeatureExtractor, reference: 
     if not torch.isfinite(images.pooled).all():
         raise DataError("the features have NaN or infinite values; check for damaged images or weights.")
     quality = Quality({**dict.fromkeys(keys_of("quality")), "num_images": count})
-    mean, deviation = inception_score(images.logits)
-    quality.numbers |= {"inception_score": mean, "inception_score_std": deviation}
+    if images.logits.shape[1]:
+        mean, deviation = inception_score(images.logits)
+        quality.numbers |= {"inception_score": mean, "inception_score_std": deviation}
     share, error = _recognised(images, extractor)
     quality.numbers |= {"recognised": share, "recognised_std_error": error}
     if reference is not None:
         _compare_statistics(quality, images, reference)
         _compare_features(quality, images, reference)
+        if extractor.for_cmmd and reference.features is not None:
+            quality.numbers["cmmd"] = cmmd(images.pooled, reference.features)
     return quality
 
 

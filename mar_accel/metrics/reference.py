@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, MinLen
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,9 +30,9 @@ from mar_accel.utils.whole_files import written_whole
 # KID, precision and recall use at most this many reference images, as ADM's evaluator does.
 MAX_KEPT_FEATURES = 10_000
 BATCH_SIZE = 256
-# Part of the cache key. Increase it when the computation changes.
 # Memory for one augmented digit: scan, grid of coordinates, image in float32 and in uint8.
 BYTES_PER_COPY = 4 * (8 * 8 + 2 * 32 * 32 + 3 * 32 * 32) + 32 * 32
+# Part of the cache key. Increase it when the computation changes.
 CACHE_VERSION = 2
 
 
@@ -50,6 +54,21 @@ class Reference:
     labels: Tensor | None = None
 
 
+@dataclass
+class RealImages:
+    """Real images in batches.
+
+    Attributes:
+        batches: at most ``BATCH_SIZE`` images each, uint8 [B, 1 or 3, H, W].
+        count: number of images N.
+        labels: their classes, int64 [N]; None if unknown.
+    """
+
+    batches: Iterable[Tensor]
+    count: int
+    labels: Tensor | None = None
+
+
 class ReferenceSource:
     """Source of the reference; its statistics are computed once and cached.
 
@@ -67,7 +86,12 @@ class ReferenceSource:
         >>> reference = ReferenceSource("digits").load(DigitFeatures())
     """
 
-    def __init__(self, source: str, augmentations: int = 0, cache_dir: str | None = None):
+    def __init__(
+        self,
+        source: Annotated[str, MinLen(1)],
+        augmentations: Annotated[int, Ge(0)] = 0,
+        cache_dir: Annotated[str, MinLen(1)] | None = None,
+    ):
         if augmentations < 0:
             raise ConfigError(f"reference.augmentations must be ≥ 0, got {augmentations}.")
         self.source = source
@@ -83,7 +107,7 @@ class ReferenceSource:
                 f"reference.augmentations={self.augmentations} needs {needed / 1e9:.0f} GB of memory; this "
                 f"machine has enough for {largest}."
             )
-        if self.source != "digits" and not Path(self.source).exists():
+        if self.source != "digits" and not os.path.exists(Path(self.source).expanduser()):
             raise DataError(
                 f"reference.source={self.source} does not exist; use digits, an .npz with mu and sigma "
                 "(ADM's VIRTUAL_imagenet256_labeled.npz or adm_in256_stats.npz), or a folder of images."
@@ -102,14 +126,14 @@ class ReferenceSource:
                 if self.augmentations
                 else "digits, original scans"
             )
-            return self._cached(name, f"digits-{self.augmentations}", extractor, device)
-        path = Path(self.source)
+            return self._cached(name, f"digits-{self.augmentations}", extractor, device, self._digits)
+        path = Path(self.source).expanduser()
         if path.suffix == ".npz" and path.is_file():
             arrays = load_npz(path, ("mu", "sigma"))
             if "mu" in arrays or "sigma" in arrays:
                 return self._from_statistics(path, arrays, extractor, device)
-        images = open_images(path, "reference.source")
-        return self._cached(str(path), images.content_hash(), extractor, device)
+        content = open_images(path, "reference.source").content_hash()
+        return self._cached(str(path), content, extractor, device, self._stored)
 
     def _from_statistics(
         self,
@@ -140,44 +164,50 @@ class ReferenceSource:
         features = None
         if "arr_0" in array_names(path):
             content = open_images(path, "reference.source").content_hash()
-            features = self._cached(str(path), content, extractor, device).features
+            features = self._cached(str(path), content, extractor, device, self._stored).features
         return Reference(str(path), statistics, features)
 
+    def _digits(self) -> RealImages:
+        images, labels = digit_images(self.augmentations)
+        return RealImages(images.split(BATCH_SIZE), len(images), labels)
+
+    def _stored(self) -> RealImages:
+        images = open_images(self.source, "reference.source")
+        return RealImages(images.batches(BATCH_SIZE), images.num_images)
+
     def _cached(
-        self, name: str, content: str, extractor: FeatureExtractor, device: torch.device | str
+        self,
+        name: str,
+        content: str,
+        extractor: FeatureExtractor,
+        device: torch.device | str,
+        open_real: Callable[[], RealImages],
     ) -> Reference:
         key = f"{CACHE_VERSION}:{content}:{extractor.name}:{extractor.fingerprint}"
         file = self.cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-        if file.is_file():
-            tensors = load_file(file)
-            statistics = GaussianStatistics(tensors["mean"], tensors["covariance"], int(tensors["count"]))
-            return Reference(name, statistics, tensors["features"], tensors.get("labels"))
-        reference = self._compute(name, extractor, device)
-        _write_cache(file, reference)
+        reference = _read_cache(file, name)
+        if reference is None:
+            reference = _compute(name, open_real(), extractor, device)
+            _write_cache(file, reference)
         return reference
 
-    def _compute(self, name: str, extractor: FeatureExtractor, device: torch.device | str) -> Reference:
-        labels = None
-        if self.source == "digits":
-            digits, labels = digit_images(self.augmentations)
-            batches = list(digits.split(BATCH_SIZE))
-            total = len(batches)
-        else:
-            images = open_images(self.source, "reference.source")
-            batches, total = images.batches(BATCH_SIZE), -(-images.num_images // BATCH_SIZE)  # type: ignore[assignment]
-        extractor = extractor.to(device)
-        running, kept = RunningStatistics(extractor.dim), []
-        for batch in progress(batches, "features of the reference", total):
-            pooled = extractor(batch.to(device)).pooled.cpu()
-            running.update(pooled)
-            kept.append(pooled)
-        features = torch.cat(kept)
-        if len(features) > MAX_KEPT_FEATURES:
-            generator = torch.Generator().manual_seed(0)
-            chosen = torch.randperm(len(features), generator=generator)[:MAX_KEPT_FEATURES]
-            features = features[chosen]
-            labels = labels[chosen] if labels is not None else None
-        return Reference(name, running.finish(), features, labels)
+
+def _compute(
+    name: str, images: RealImages, extractor: FeatureExtractor, device: torch.device | str
+) -> Reference:
+    extractor = extractor.to(device)
+    running, kept, labels = RunningStatistics(extractor.dim), [], images.labels
+    for batch in progress(images.batches, "features of the reference", -(-images.count // BATCH_SIZE)):
+        pooled = extractor(batch.to(device)).pooled.cpu()
+        running.update(pooled)
+        kept.append(pooled)
+    features = torch.cat(kept)
+    if len(features) > MAX_KEPT_FEATURES:
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(features), generator=generator)[:MAX_KEPT_FEATURES]
+        features = features[chosen]
+        labels = labels[chosen] if labels is not None else None
+    return Reference(name, running.finish(), features, labels)
 
 
 def digit_images(augmentations: int) -> tuple[Tensor, Tensor]:
@@ -193,6 +223,16 @@ def digit_images(augmentations: int) -> tuple[Tensor, Tensor]:
 def _user_cache_dir() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "mar_accel" / "statistics"
+
+
+def _read_cache(file: Path, name: str) -> Reference | None:
+    """The statistics of an earlier computation; None if there are none, or if the file is damaged."""
+    try:
+        tensors = load_file(file)
+        statistics = GaussianStatistics(tensors["mean"], tensors["covariance"], int(tensors["count"]))
+        return Reference(name, statistics, tensors["features"], tensors.get("labels"))
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 def _write_cache(file: Path, reference: Reference) -> None:

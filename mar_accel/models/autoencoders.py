@@ -26,6 +26,10 @@ class Autoencoder(nn.Module):
 class PixelAutoencoder(Autoencoder):
     """For models in pixel space: the latents are the image in -1..1."""
 
+    def __init__(self) -> None:
+        # Without arguments, so that keys of a config that do nothing are refused.
+        super().__init__()
+
     def encode(self, images: Tensor) -> Tensor:
         return images * 2 - 1
 
@@ -70,3 +74,36 @@ class KLAutoencoder(Autoencoder):
     def image_shape(self, latents: tuple[int, int, int]) -> tuple[int, int, int]:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.vae.config.out_channels, latents[1] * factor, latents[2] * factor
+
+
+class DCAutoencoder(Autoencoder):
+    """A diffusers AutoencoderDC, which is deterministic, with scaled latents: z = latents · scaling_factor.
+
+    Args:
+        dc: a diffusers AutoencoderDC. Its config gives ``scaling_factor`` (0.3189 for f32c32).
+
+    Example:
+        DCAutoencoder(diffusers.AutoencoderDC.from_pretrained("path/to/autoencoder"))
+    """
+
+    def __init__(self, dc: Any):
+        super().__init__()
+        self.dc = dc
+        self.scaling_factor: float = self.dc.config.scaling_factor
+
+    @property
+    def latent_channels(self) -> int:
+        """Number of latent channels c."""
+        return self.dc.config.latent_channels
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Encode images [B, 3, H, W] in 0..1 to scaled latents [B, c, h, w]."""
+        return self.dc.encode(images * 2 - 1).latent * self.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents [B, c, h, w] to images [B, 3, H, W], about 0..1, not clamped."""
+        return (self.dc.decode(latents / self.scaling_factor).sample + 1) / 2
+
+    def image_shape(self, latents: tuple[int, int, int]) -> tuple[int, int, int]:
+        factor = self.dc.spatial_compression_ratio
+        return self.dc.config.in_channels, latents[1] * factor, latents[2] * factor

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from mar_accel.models.condition import Condition
 from mar_accel.models.diffusion_head import DiffusionHead
 from mar_accel.models.sizes import check_sizes
 from mar_accel.models.transformer import Block, gather_tokens, init_transformer_weights, scatter_tokens
@@ -25,7 +26,11 @@ class BackboneConfig:
         embed_dim, num_heads, mlp_ratio: width D, heads and MLP ratio of all blocks.
         encoder_depth, decoder_depth: number of blocks.
         head_depth, head_width: residual blocks and width of the diffusion head.
+        shared_trunk: whether the guidance branches share encoder and decoder. They do if the condition
+            enters after the decoder.
     """
+
+    shared_trunk: ClassVar[bool] = False
 
     grid: tuple[int, int] = (16, 16)
     patch_size: int = 1
@@ -43,6 +48,11 @@ class BackboneConfig:
         check_sizes(self)
 
     @property
+    def buffer_size(self) -> int:
+        """Number of tokens S before those of the grid."""
+        return 0
+
+    @property
     def seq_len(self) -> int:
         """Number of tokens L."""
         return self.grid[0] * self.grid[1]
@@ -56,15 +66,17 @@ class BackboneConfig:
 class TokenBackbone(nn.Module):
     """Encoder over known tokens, decoder over all tokens.
 
-    A subclass adds what its condition needs and computes the conditioning vectors. Its ``__init__`` calls
-    ``add_blocks`` and, at the end, ``finish``. Random weights depend on the order of the parameters.
+    A subclass says where the condition enters: ``embed_buffer`` is before the encoder, ``part_branches``
+    after the decoder. Decode loop, caches and training call the same steps for all models. Its ``__init__``
+    calls ``add_blocks`` and, at the end, ``finish``. Random weights depend on the order of the parameters.
 
     Shapes: B images, L tokens, S buffer tokens, width D, C token channels. R rows are B rows per guidance
-    branch: conditional rows first, then unconditional rows.
+    branch: conditional rows first, then unconditional rows. Between ``embed_buffer`` and ``part_branches``,
+    there are only B rows if the branches share the trunk.
     """
 
-    # S: tokens before those of the grid.
-    buffer_size: int = 0
+    # Entry of the checkpoint that the weights were taken from, for records; None for a bare state dict.
+    weights_entry: str | None = None
     fake_latent: nn.Parameter
 
     def __init__(self, config: BackboneConfig):
@@ -120,11 +132,82 @@ class TokenBackbone(nn.Module):
         patches = tokens.reshape(tokens.shape[0], h, w, c, p, p)
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(tokens.shape[0], c, h * p, w * p)
 
+    # -- the condition -------------------------------------------------------------------------
+
+    def condition(self, inputs: Tensor, dropped: Tensor | None = None) -> Condition:
+        """The conditional branch.
+
+        Args:
+            inputs: labels int64 [B], or text features [B, N, width], as the model takes them.
+            dropped: bool [B]; where true, the unconditional embedding replaces the condition. None: nowhere.
+        """
+        raise NotImplementedError
+
+    def unconditional(self, batch_size: int) -> Condition:
+        """The unconditional branch for B images."""
+        raise NotImplementedError
+
+    def unreduced(self, condition: Condition, number: int) -> Condition:
+        """One branch of a condition as the published code computes it at each AR step."""
+        return Condition(condition.batch_size, (condition.branches[number],))
+
+    def embed_buffer(self, condition: Condition) -> Tensor:
+        """Encoder inputs of the buffer [R, S, D]; S is 0 if the condition enters after the decoder."""
+        raise NotImplementedError
+
+    def part_branches(self, decoded: Tensor, positions: Tensor, condition: Condition) -> Tensor:
+        """Outputs of all branches from outputs of the decoder.
+
+        Args:
+            decoded: decoder outputs [R, n, D]; B rows if the branches share the trunk.
+            positions: grid positions [B, n].
+            condition: the branches.
+
+        Returns:
+            [R, n, D], with B rows per branch. ``conditioning_vectors`` turns them into z.
+        """
+        raise NotImplementedError
+
+    def conditioning_vectors(self, outputs: Tensor, positions: Tensor) -> Tensor:
+        """Conditioning vectors z [R, n, D] from outputs of ``part_branches`` at positions [R, n]."""
+        raise NotImplementedError
+
     # -- the steps of a forward pass -----------------------------------------------------------
+
+    def forward(self, condition: Condition, tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+        """Compute conditioning vectors at some positions, given the known tokens.
+
+        Args:
+            condition: the guidance branches.
+            tokens: known tokens [B, n, C].
+            known: grid positions of the known tokens [B, n].
+            predicted: grid positions to predict [B, m].
+
+        Returns:
+            z [R, m, D].
+        """
+        return self.predict(condition, self.encode_tokens(condition, tokens, known), known, predicted)
+
+    def encode_tokens(self, condition: Condition, tokens: Tensor, known: Tensor) -> Tensor:
+        """Encoder outputs [R, S+n, D] of buffer and known tokens; arguments as in ``forward``."""
+        buffer = self.embed_buffer(condition)
+        embedded = self.embed_tokens(tokens, known).repeat(len(buffer) // len(tokens), 1, 1)
+        return self.encode(torch.cat([buffer, embedded], dim=1))
+
+    def predict(self, condition: Condition, encoded: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+        """Compute z [R, m, D] from encoder outputs [R, S+n, D]; other arguments as in ``forward``."""
+        repeats = len(encoded) // len(known)
+        x = self.decoder_inputs(encoded, known.repeat(repeats, 1))
+        return self.vectors(condition, self.decode(x, predicted.repeat(repeats, 1)), predicted)
+
+    def vectors(self, condition: Condition, decoded: Tensor, positions: Tensor) -> Tensor:
+        """Compute z [R, n, D] from decoder outputs [R, n, D] at grid positions [B, n]."""
+        outputs = self.part_branches(decoded, positions, condition)
+        return self.conditioning_vectors(outputs, positions.repeat(len(outputs) // len(positions), 1))
 
     def embed_tokens(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embed tokens [B, n, C] at grid positions [B, n] as encoder inputs [B, n, D]."""
-        pos_embed = self.positions(self.encoder_pos_embed_learned)[self.buffer_size :]
+        pos_embed = self.positions(self.encoder_pos_embed_learned)[self.config.buffer_size :]
         tokens = tokens.to(self.z_proj.weight.dtype)
         return self.z_proj_ln(self.z_proj(tokens) + pos_embed[positions])
 
@@ -145,7 +228,7 @@ class TokenBackbone(nn.Module):
         Returns:
             Decoder inputs [R, S+L, D], with position embeddings.
         """
-        rows, buffer = encoded.shape[0], self.buffer_size
+        rows, buffer = encoded.shape[0], self.config.buffer_size
         x = self.decoder_embed(self.encoder_norm(encoded))
         pos_embed = self.positions(self.decoder_pos_embed_learned)
         padded = (self.mask_token + pos_embed).to(x.dtype).repeat(rows, 1, 1)
@@ -161,14 +244,14 @@ class TokenBackbone(nn.Module):
         for block in self.decoder_blocks[:-1]:
             x = block(x)
         last = cast("Block", self.decoder_blocks[-1])
-        return last.forward_queries(x, positions + self.buffer_size)
+        return last.forward_queries(x, positions + self.config.buffer_size)
 
     # -- training ------------------------------------------------------------------------------
 
     def training_loss(
         self,
         latents: Tensor,
-        conditioning: Any,
+        condition: Condition,
         order: Tensor,
         num_masked: int,
         timesteps: Tensor | None = None,
@@ -179,7 +262,7 @@ class TokenBackbone(nn.Module):
 
         Args:
             latents: latents of the images [B, c, H, W].
-            conditioning: first argument of ``forward``, unconditional where the condition is dropped.
+            condition: one branch, unconditional where the condition is dropped.
             order: permutations of the positions [B, L]. The first ``num_masked`` positions are masked.
             num_masked: number of masked tokens, 1..L.
             timesteps, noise: per token, [B, L] and [B, L, C]. None: drawn.
@@ -191,7 +274,7 @@ class TokenBackbone(nn.Module):
         """
         tokens = self.patchify(latents)
         masked, known = order[:, :num_masked], order[:, num_masked:]
-        z = self(conditioning, gather_tokens(tokens, known), known, masked)
+        z = self(condition, gather_tokens(tokens, known), known, masked)
         if timesteps is not None:
             timesteps = timesteps.gather(1, masked).flatten()
         if noise is not None:

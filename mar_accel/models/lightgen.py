@@ -10,19 +10,29 @@ of the published code is omitted, with exact results:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mar_accel.models.backbone import BackboneConfig, TokenBackbone
+from mar_accel.models.condition import Condition
 from mar_accel.models.cross_attention import CrossBlock, TextEmbedder
 
-# Keys and values of each cross block, [B, H, N, d] each.
-TextKeys = list[tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class TextBranch:
+    """A guidance branch.
+
+    Attributes:
+        text: embedded text [B, N, D]; N is 1 for the unconditional branch.
+        keys: keys and values of each cross block, [B, H, N, d] each.
+    """
+
+    text: Tensor
+    keys: list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class LightGenConfig(BackboneConfig):
         caption_channels: width of the text features.
         max_text_length: maximum number N of text tokens.
     """
+
+    shared_trunk: ClassVar[bool] = True
 
     grid: tuple[int, int] = (32, 32)
     patch_size: int = 2
@@ -58,9 +70,9 @@ class LightGen(TokenBackbone):
 
     Example:
         >>> model = LightGen(LightGenConfig(grid=(4, 4), train_grid=(4, 4), embed_dim=48, text_depth=1))
-        >>> keys = model.text_keys(model.embed_text(torch.randn(2, 8, 4096)))
+        >>> condition = model.condition(torch.randn(2, 8, 4096)).with_branch(model.unconditional(2))
         >>> known, predicted = torch.arange(4).expand(2, 4), torch.arange(4, 16).expand(2, 12)
-        >>> model([keys, model.unconditional_keys(2)], torch.randn(2, 4, 64), known, predicted).shape
+        >>> model(condition, torch.randn(2, 4, 64), known, predicted).shape
         torch.Size([4, 12, 48])
     """
 
@@ -93,42 +105,47 @@ class LightGen(TokenBackbone):
         square = F.interpolate(square, scale_factor=scale, mode="bicubic")
         return square.flatten(2).transpose(1, 2)[0]
 
-    # -- parts that depend on the text ----------------------------------------------------------
+    # -- the condition -------------------------------------------------------------------------
 
-    def embed_text(self, features: Tensor) -> Tensor:
-        """Embed features of the text encoder [B, N, caption_channels], with padding, as [B, N, D]."""
-        return self.text_emb(features)
+    def condition(self, inputs: Tensor, dropped: Tensor | None = None) -> Condition:
+        """The conditional branch for text features [B, N, caption_channels], with padding.
 
-    def text_keys(self, text: Tensor) -> TextKeys:
-        """Keys and values of all cross blocks for embedded texts [B, N, D]. All AR steps share them."""
-        return [cast("CrossBlock", block).keys_values(text) for block in self.cross_attn_blocks]
-
-    def unconditional_keys(self, batch_size: int) -> TextKeys:
-        """Keys and values of the unconditional branch: a single key, which gets all attention."""
-        return self.text_keys(self.fake_latent.expand(batch_size, -1, -1))
-
-    def cross(self, decoded: Tensor, positions: Tensor, keys: TextKeys) -> Tensor:
-        """Compute z [B, n, D] from decoder outputs [B, n, D] at grid positions [B, n] and text keys."""
-        x = self.last_embed(self.decoder_norm(decoded))
-        x = x + self.positions(self.last_pos_embed_learned)[positions]
-        for block, (k, v) in zip(self.cross_attn_blocks, keys, strict=True):
-            x = block(x, k, v)
-        return self.cross_norm(x)
-
-    def forward(
-        self, branches: Sequence[TextKeys], tokens: Tensor, known: Tensor, predicted: Tensor
-    ) -> Tensor:
-        """Compute conditioning vectors at some positions, given the known tokens.
-
-        Args:
-            branches: text keys of each guidance branch, conditional branch first.
-            tokens: known tokens [B, n, C].
-            known: grid positions of the known tokens [B, n].
-            predicted: grid positions to predict [B, m].
-
-        Returns:
-            z [len(branches)·B, m, D], branch by branch.
+        All AR steps share its keys and values.
         """
-        x = self.encode(self.embed_tokens(tokens, known))
-        decoded = self.decode(self.decoder_inputs(x, known), predicted)
-        return torch.cat([self.cross(decoded, predicted, keys) for keys in branches])
+        text = self.text_emb(inputs)
+        if dropped is not None:
+            text = torch.where(dropped[:, None, None], self.fake_latent, text)
+        return self.condition_on(text)
+
+    def unconditional(self, batch_size: int) -> Condition:
+        """The unconditional branch: a single key, which gets all attention."""
+        return self.condition_on(self.fake_latent.expand(batch_size, -1, -1))
+
+    def condition_on(self, text: Tensor) -> Condition:
+        """One branch for embedded texts [B, N, D]: keys and values of all cross blocks."""
+        keys = [cast("CrossBlock", block).keys_values(text) for block in self.cross_attn_blocks]
+        return Condition(len(text), (TextBranch(text, keys),))
+
+    def unreduced(self, condition: Condition, number: int) -> Condition:
+        """The published code repeats the unconditional vector, and computes keys at each AR step."""
+        text: Tensor = condition.branches[number].text
+        is_repeated = text.shape[1] == 1
+        return self.condition_on(text.expand(-1, self.config.max_text_length, -1) if is_repeated else text)
+
+    def embed_buffer(self, condition: Condition) -> Tensor:
+        """No buffer: [B, 0, D]."""
+        return self.mask_token.new_empty(condition.batch_size, 0, self.config.embed_dim)
+
+    def part_branches(self, decoded: Tensor, positions: Tensor, condition: Condition) -> Tensor:
+        """Outputs of the last cross block."""
+        shared = self.last_embed(self.decoder_norm(decoded))
+        shared = shared + self.positions(self.last_pos_embed_learned)[positions]
+        return torch.cat([self._cross(shared, branch) for branch in condition.branches])
+
+    def _cross(self, x: Tensor, branch: TextBranch) -> Tensor:
+        for block, (k, v) in zip(self.cross_attn_blocks, branch.keys, strict=True):
+            x = block(x, k, v)
+        return x
+
+    def conditioning_vectors(self, outputs: Tensor, positions: Tensor) -> Tensor:
+        return self.cross_norm(outputs)

@@ -7,11 +7,13 @@ of sampling. It provides the steps of a forward pass, which decode loop and cach
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mar_accel.models.backbone import BackboneConfig, TokenBackbone
+from mar_accel.models.condition import Condition
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class MARConfig(BackboneConfig):
         num_classes: number of class labels.
         buffer_size: number of buffer tokens S, copies of the class embedding before the image tokens.
         dropout: dropout probability in the blocks, 0..1, in training only.
+        mask_guidance: whether the mask token and the embedding of the unconditional branch are one vector
+            (eMIGM, arXiv:2503.07197, "guidance with mask").
 
     Example:
         sizes = {"encoder_depth": 16, "decoder_depth": 16, "head_depth": 8, "head_width": 1280}
@@ -31,67 +35,58 @@ class MARConfig(BackboneConfig):
     num_classes: int = 1000
     buffer_size: int = 64
     dropout: float = 0.0
+    mask_guidance: bool = False
 
 
 class MAR(TokenBackbone):
-    """Masked autoregressive model with a diffusion head; shapes as in :class:`TokenBackbone`."""
+    """Masked autoregressive model with a diffusion head; shapes as in :class:`TokenBackbone`.
+
+    The class embedding is the encoder's buffer, so each guidance branch runs encoder and decoder.
+    """
 
     config: MARConfig
-    # Entry of the checkpoint that the weights were taken from, for records; None for a bare state dict.
-    weights_entry: str | None = None
 
     def __init__(self, config: MARConfig):
         super().__init__(config)
-        self.buffer_size = config.buffer_size
         dim = config.embed_dim
         self.fake_latent = nn.Parameter(torch.zeros(1, dim))
         self.class_emb = nn.Embedding(config.num_classes, dim)
         self.add_blocks(config.buffer_size + config.seq_len, config.dropout)
         self.diffusion_pos_embed_learned = nn.Parameter(torch.zeros(1, config.seq_len, dim))
+        self._share_mask()
         self.finish([self.class_emb.weight], self.diffusion_pos_embed_learned)
 
-    # -- the steps of a forward pass -----------------------------------------------------------
+    def _share_mask(self) -> None:
+        """Let both names of the one vector be one parameter. A state dict has both; the last one counts.
 
-    def class_embedding(self, labels: Tensor) -> Tensor:
-        """Class embeddings [B, D] of labels int64 [B]."""
-        return self.class_emb(labels)
-
-    def unconditional_embedding(self, batch_size: int) -> Tensor:
-        """Embeddings of the unconditional branch, [B, D]."""
-        return self.fake_latent.expand(batch_size, -1)
-
-    def embed_buffer(self, class_embedding: Tensor) -> Tensor:
-        """Encoder inputs of the buffer [R, S, D] from class embeddings [R, D]."""
-        buffer = self.encoder_pos_embed_learned[:, : self.config.buffer_size]
-        return self.z_proj_ln(class_embedding.unsqueeze(1) + buffer)
-
-    def encode_tokens(self, class_embedding: Tensor, tokens: Tensor, known: Tensor) -> Tensor:
-        """Encoder outputs [R, S+n, D] of buffer and known tokens; arguments as in ``forward``."""
-        embedded = self.embed_tokens(tokens, known).repeat(len(class_embedding) // len(tokens), 1, 1)
-        return self.encode(torch.cat([self.embed_buffer(class_embedding), embedded], dim=1))
-
-    def conditioning_vectors(self, decoded: Tensor, positions: Tensor) -> Tensor:
-        """Conditioning vectors z [R, n, D] from decoder outputs [R, n, D] at grid positions [R, n]."""
-        return self.decoder_norm(decoded) + self.diffusion_pos_embed_learned[0][positions]
-
-    def forward(self, class_embedding: Tensor, tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
-        """Compute conditioning vectors at some positions, given the known tokens.
-
-        Args:
-            class_embedding: class embeddings [R, D]; R is a multiple of B.
-            tokens: known tokens [B, n, C], repeated for every branch.
-            known: grid positions of the known tokens [B, n].
-            predicted: grid positions to predict [B, m].
-
-        Returns:
-            z [R, m, D].
+        eMIGM's averaged weights cover ``fake_latent`` alone, so its own loader ends up with ``mask_token``.
         """
-        x = self.encode_tokens(class_embedding, tokens, known)
-        return self.predict(x, known, predicted)
+        if self.config.mask_guidance:
+            self.mask_token = self.fake_latent
 
-    def predict(self, encoded: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
-        """Compute z [R, m, D] from encoder outputs [R, S+n, D]; other arguments as in ``forward``."""
-        repeats = encoded.shape[0] // known.shape[0]
-        known, predicted = known.repeat(repeats, 1), predicted.repeat(repeats, 1)
-        x = self.decode(self.decoder_inputs(encoded, known), predicted)
-        return self.conditioning_vectors(x, predicted)
+    def _apply(self, fn: Any, recurse: bool = True) -> MAR:
+        # Moving a module to another device can give each name a parameter of its own.
+        super()._apply(fn, recurse)
+        self._share_mask()
+        return self
+
+    def condition(self, inputs: Tensor, dropped: Tensor | None = None) -> Condition:
+        """The conditional branch for class labels int64 [B]: embeddings [B, D]."""
+        embedding = self.class_emb(inputs)
+        if dropped is not None:
+            embedding = torch.where(dropped[:, None], self.fake_latent, embedding)
+        return Condition(len(inputs), (embedding,))
+
+    def unconditional(self, batch_size: int) -> Condition:
+        return Condition(batch_size, (self.fake_latent.expand(batch_size, -1),))
+
+    def embed_buffer(self, condition: Condition) -> Tensor:
+        embedding = torch.cat(condition.branches)
+        buffer = self.encoder_pos_embed_learned[:, : self.config.buffer_size]
+        return self.z_proj_ln(embedding.unsqueeze(1) + buffer)
+
+    def part_branches(self, decoded: Tensor, positions: Tensor, condition: Condition) -> Tensor:
+        return decoded
+
+    def conditioning_vectors(self, outputs: Tensor, positions: Tensor) -> Tensor:
+        return self.decoder_norm(outputs) + self.diffusion_pos_embed_learned[0][positions]

@@ -17,8 +17,12 @@ MAX_DEPTH, MAX_SIZE = 1000, 1_000_000
 OPTIONAL = ("encoder_depth", "head_depth", "text_depth", "buffer_size")
 
 
-def check_sizes(config: Any) -> None:
-    """Reject sizes that no network has; ``config`` is a dataclass of sizes such as MARConfig.
+def check_sizes(config: Any, key: str = KEY) -> None:
+    """Reject sizes that no network has.
+
+    Args:
+        config: a dataclass of sizes such as MARConfig.
+        key: config key of the sizes, for messages.
 
     Raises:
         ConfigError: a size is not a number, or out of its range; or heads do not divide the width.
@@ -27,27 +31,32 @@ def check_sizes(config: Any) -> None:
         value = getattr(config, name)
         if name.endswith("grid"):
             if len(value) != 2:
-                raise ConfigError(f"{KEY}.{name} must be two sizes, rows and columns, got {list(value)}.")
+                raise ConfigError(f"{key}.{name} must be two sizes, rows and columns, got {list(value)}.")
             for side in value:
-                _check_size(name, side)
+                _check_size(key, name, side)
+            # A model has at least one feature vector for each token.
+            check_bytes(f"{key}.{name}={list(value)}", 4 * value[0] * value[1])
+        elif isinstance(getattr(type(config), name, None), bool):
+            if not isinstance(value, bool):
+                raise ConfigError(f"{key}.{name} must be true or false, got {value!r}.")
         elif name == "dropout":
             if not _is_number(value) or not 0 <= value < 1:
-                raise ConfigError(f"{KEY}.dropout must be a number ≥ 0 and < 1, got {value!r}.")
+                raise ConfigError(f"{key}.dropout must be a number ≥ 0 and < 1, got {value!r}.")
         elif name == "mlp_ratio":
             if not _is_number(value) or not 0 < value <= MAX_SIZE:
-                raise ConfigError(f"{KEY}.mlp_ratio must be a number > 0, got {value!r}.")
+                raise ConfigError(f"{key}.mlp_ratio must be a number > 0, got {value!r}.")
         else:
-            _check_size(name, value)
-    if config.embed_dim % config.num_heads:
+            _check_size(key, name, value)
+    if hasattr(config, "embed_dim") and config.embed_dim % config.num_heads:
         raise ConfigError(
-            f"{KEY}.embed_dim must be a multiple of num_heads={config.num_heads}, got {config.embed_dim}."
+            f"{key}.embed_dim must be a multiple of num_heads={config.num_heads}, got {config.embed_dim}."
         )
 
 
-def _check_size(name: str, value: Any) -> None:
+def _check_size(key: str, name: str, value: Any) -> None:
     least, most = (0 if name in OPTIONAL else 1), (MAX_DEPTH if name.endswith("depth") else MAX_SIZE)
     if not isinstance(value, int) or not _is_number(value) or not least <= value <= most:
-        raise ConfigError(f"{KEY}.{name} must be an integer between {least} and {most}, got {value!r}.")
+        raise ConfigError(f"{key}.{name} must be an integer between {least} and {most}, got {value!r}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -67,4 +76,19 @@ def check_memory(model: nn.Module, copies: int = 1) -> None:
         raise ConfigError(
             f"{KEY} has {count / 1e9:.3g} billion parameters, which need {needed / 1e9:.0f} GB of memory, "
             f"but this machine has {there / 1e9:.0f} GB; choose smaller sizes."
+        )
+
+
+def check_bytes(what: str, needed: int) -> None:
+    """Reject settings whose tensors do not fit into this machine's memory.
+
+    Args:
+        what: start of the sentence, such as "trainer.batch_size=1000000".
+        needed: bytes that are needed at least.
+    """
+    there = physical_memory()
+    if needed > there:
+        raise ConfigError(
+            f"{what} needs at least {needed / 1e9:.0f} GB of memory, but this machine has {there / 1e9:.0f} "
+            "GB; lower it."
         )

@@ -1,13 +1,27 @@
-"""Text encoders: from token ids of a prompt to features for a text-to-image model."""
+"""Text encoders: from prompts to features of a fixed length, for text-to-image models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
+from mar_accel.errors import ConfigError
+from mar_accel.models.sizes import MAX_DEPTH, MAX_SIZE
+
+# The config check reads these ranges.
+Size = Annotated[int, Ge(1), Le(MAX_SIZE)]
 # T5's ids of the padding and end tokens.
 PAD_ID, END_ID = 0, 1
+# Longer prompts are shortened in messages.
+SHOWN_LENGTH = 60
+# Standard deviation of the relative position biases at the start. T5 has 1/sqrt(dim), which is 0.09 at width
+# 128. All word order comes from these biases, and a small encoder that starts with so little of it does not
+# learn which colour belongs to which noun. With 2.0 it does (tests/models/test_text_encoder.py).
+_POSITION_BIAS_STD = 2.0
 
 
 @dataclass(frozen=True)
@@ -16,19 +30,25 @@ class T5Size:
 
     Attributes:
         vocab_size: number of words.
-        dim, num_heads, ff_dim: width, number of heads, and width of the MLP.
+        dim, num_heads, ff_dim: width, a multiple of the number of heads, and width of the MLP.
         depth: number of blocks.
     """
 
-    vocab_size: int
-    dim: int = 128
-    num_heads: int = 4
-    ff_dim: int = 256
-    depth: int = 2
+    vocab_size: Size
+    dim: Size = 128
+    num_heads: Size = 4
+    ff_dim: Size = 256
+    depth: Annotated[int, Ge(1), Le(MAX_DEPTH)] = 2
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads:
+            raise ConfigError(
+                f"model.text_encoder.dim must be a multiple of num_heads={self.num_heads}, got {self.dim}."
+            )
 
 
 def make_t5_encoder(size: T5Size) -> nn.Module:
-    """Create a T5 encoder (transformers) with random weights and relative position biases."""
+    """Create a T5 encoder (transformers) with random weights that attends by position from the start."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
@@ -46,7 +66,11 @@ def make_t5_encoder(size: T5Size) -> nn.Module:
         eos_token_id=END_ID,
         use_cache=False,
     )
-    return T5EncoderModel(config)
+    encoder = T5EncoderModel(config)
+    for name, parameter in encoder.named_parameters():
+        if "relative_attention_bias" in name:
+            nn.init.normal_(parameter, std=_POSITION_BIAS_STD)
+    return encoder
 
 
 def encode_text(encoder: nn.Module, ids: Tensor) -> Tensor:
@@ -55,3 +79,40 @@ def encode_text(encoder: nn.Module, ids: Tensor) -> Tensor:
     Attention ignores padding, but padding positions have features too.
     """
     return encoder(input_ids=ids, attention_mask=(ids != PAD_ID).long()).last_hidden_state
+
+
+class TextEncoder(nn.Module):
+    """Turns prompts into text features [N, width] of a fixed length N.
+
+    Each prompt is encoded alone, so that its features do not depend on other prompts.
+
+    Attributes:
+        shape: shape (N, width) of the features of a prompt.
+    """
+
+    shape: tuple[int, int]
+
+    def check(self, prompts: Sequence[str], key: str) -> list[str]:
+        """Notes about prompts that are not used as they are.
+
+        Args:
+            prompts: the prompts.
+            key: config key or argument that holds them, for messages.
+
+        Raises:
+            DataError: a prompt has words that the encoder does not know.
+        """
+        return []
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Compute and keep the features of all prompts, if encoding needs much memory."""
+
+    def features(self, prompt: str) -> Tensor:
+        """Features [N, width] of a prompt."""
+        raise NotImplementedError
+
+
+def shown(prompt: str) -> str:
+    """A prompt in quotes, on one line and not too long."""
+    text = " ".join(prompt.split())
+    return f'"{text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 1] + "…"}"'

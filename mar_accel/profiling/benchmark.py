@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from mar_accel.config.rows import compose_rows
 from mar_accel.config.settings import Settings
 from mar_accel.inference.session import check_device
-from mar_accel.inference.trainer import on_one_device
+from mar_accel.inference.trainer import build_trainer, on_one_device
 from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells
 from mar_accel.profiling.benchmark_variants import Variant, build_variants, rows_of
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
 from mar_accel.profiling.speed import machine_peak
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
 from mar_accel.utils import markdown
 
 RECORD_FILE = "benchmark.json"
@@ -41,6 +41,8 @@ def benchmark(settings: Settings, overrides: Sequence[str] = ()) -> list[Timing]
     check_device(settings.trainer.accelerator)
     rows = rows_of(settings.benchmark)
     composed = compose_rows("benchmark", rows, overrides, "benchmark")
+    require_folder(Path(settings.output_dir).absolute())
+    build_trainer(on_one_device(composed[0].trainer), [], Path(settings.output_dir))
     variants = build_variants(rows, composed, settings.benchmark.autoencoder)
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     return _measure(settings, variants, output_dir)
@@ -92,7 +94,7 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
         counting = progress.add_task("counting FLOPs", total=len(variants))
         flops = []
         for session in sessions:
-            flops.append(count_flops(session.model.config, session.sampler, session.cache))
+            flops.append(count_flops(session.model.config, session.sampler, session.cache, session.plan))
             progress.advance(counting)
         timing = progress.add_task("timing", total=rounds * len(variants))
         record = _Record(settings, variants, flops, lambda: machine_peak(trainer), output_dir)

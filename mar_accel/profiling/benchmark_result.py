@@ -38,6 +38,7 @@ class Timing:
         name: name of the variant.
         num_ar_steps: number of AR steps in its plan.
         seconds_per_image: seconds per image in each round.
+        processor_seconds_per_image: seconds of all processor cores together, per image in each round.
         speedup: median over the rounds of the first variant's time divided by this variant's time.
         speedup_min, speedup_max: smallest and largest of these ratios.
         flops: counted FLOPs per image, without the autoencoder.
@@ -48,6 +49,7 @@ class Timing:
     name: str
     num_ar_steps: int
     seconds_per_image: tuple[float, ...]
+    processor_seconds_per_image: tuple[float, ...]
     speedup: float
     speedup_min: float
     speedup_max: float
@@ -98,6 +100,7 @@ def compare(
             name,
             steps,
             tuple(numbers.latencies),
+            tuple(numbers.processor_seconds),
             flops=count,
             peak_memory_bytes=numbers.peak_memory,
             peak_flops=peak_flops,

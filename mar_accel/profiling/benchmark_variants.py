@@ -67,5 +67,6 @@ def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencode
             session = like.session.with_settings(settings)
         else:
             session = Session.from_settings(settings, None if autoencoder else NoAutoencoder())
+        session.check_batch(settings.trainer.batch_size)
         variants.append(Variant(row.name, settings, session))
     return variants

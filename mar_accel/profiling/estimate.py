@@ -32,7 +32,7 @@ def estimated_seconds(
     peak = machine_peak(trainer) * (1 if sampling_device(trainer) == "cpu" else num_processes)
     seconds = 0.0
     for session, count in zip(sessions, images, strict=True):
-        flops = count_flops(session.model.config, session.sampler, session.cache).total
+        flops = count_flops(session.model.config, session.sampler, session.cache, session.plan).total
         size = sum(parameter.numel() for parameter in session.model.parameters())
         share = LARGE_MODEL_SHARE if size >= LARGE_MODEL else SMALL_MODEL_SHARE
         seconds += flops * count / (share * peak)

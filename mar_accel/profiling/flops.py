@@ -21,8 +21,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from mar_accel.models.backbone import BackboneConfig
 from mar_accel.models.diffusion_head import AdaLNMLP
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.families import make_network
+from mar_accel.models.lightgen import LightGenConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Observer
@@ -34,15 +36,17 @@ from mar_accel.sampling.state import DecodeState
 
 @dataclass(frozen=True)
 class FlopCount:
-    """FLOPs of one image, with both guidance branches and without the autoencoder.
+    """FLOPs of one image, with both guidance branches, without the autoencoder and a text encoder.
 
     Attributes:
+        condition: what is computed once for the condition: text blocks, and keys and values of the text.
         encoder: from the token embedding to the last encoder block.
         decoder: from the encoder's output to the conditioning vectors.
         head: diffusion head, including its embeddings of timesteps and conditioning vectors.
-        per_step: FLOPs of each AR step; they add up to ``total``.
+        per_step: FLOPs of each AR step; they add up to ``total``. The first step includes the condition.
     """
 
+    condition: int
     encoder: int
     decoder: int
     head: int
@@ -50,17 +54,20 @@ class FlopCount:
 
     @property
     def total(self) -> int:
-        return self.encoder + self.decoder + self.head
+        return self.condition + self.encoder + self.decoder + self.head
 
 
 @torch.inference_mode()
-def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> FlopCount:
+def count_flops(
+    config: BackboneConfig, sampler: Sampler, cache: CachePolicy, plan: Plan | None = None
+) -> FlopCount:
     """Count the FLOPs of sampling one image; this takes seconds for the largest models.
 
     Args:
         config: architecture; the model is built without weights.
         sampler: defines guidance, AR steps and diffusion steps.
         cache: the cache policy; its state is reset, as at the start of a batch.
+        plan: plan of the sampler. None: that of whole images with seed 0.
 
     Raises:
         ConfigError: sampler, cache and model cannot be combined.
@@ -69,29 +76,36 @@ def count_flops(config: MARConfig, sampler: Sampler, cache: CachePolicy) -> Flop
         >>> count = count_flops(model.config, sampler, NoCache())
         >>> count.total / 1e12  # TFLOPs per image
     """
-    plan = sampler.plan(config.grid)
+    plan = sampler.plan(config.grid) if plan is None else plan
     cache.check(config, plan, sampler.solver)
     counter = _Counter()
     with torch.device("meta"):
-        model = MAR(config).eval()
+        model = make_network(config).eval()
         model.diffloss.net = _CountedHead(counter, config)
-        embedding = model.fake_latent.new_empty(1, config.embed_dim)
+        inputs = _inputs_without_storage(config)
         noise = _noise_without_storage(plan, config.token_dim)
     engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
     sections = _Sections(counter)
     with counter:
-        decode(engine, embedding, noise, sections)
-    # FLOPs before the first step (the embeddings of the timesteps) count towards the first step.
+        decode(engine, model.condition(inputs), noise, sections)
+    # FLOPs before the first step (condition, embeddings of the timesteps) count towards the first step.
     totals = sections.totals
     per_step = tuple(after - before for before, after in zip([0, *totals], totals, strict=False))
     return FlopCount(**counter.flops, per_step=per_step)
+
+
+def _inputs_without_storage(config: BackboneConfig) -> Tensor:
+    """What one image is conditioned on: a label [1], or text features [1, N, width]."""
+    if isinstance(config, LightGenConfig):
+        return torch.empty(1, config.max_text_length, config.caption_channels, dtype=torch.float32)
+    return torch.empty(1, dtype=torch.int64)
 
 
 def _noise_without_storage(plan: Plan, token_dim: int) -> SampleNoise:
     length = plan.num_tokens
     return SampleNoise(
         order=torch.empty(1, length, dtype=torch.int64),
-        noise=torch.empty(plan.max_diffusion_steps + 1, 1, length, token_dim, dtype=torch.float32),
+        noise=torch.empty(plan.num_draws, 1, length, token_dim, dtype=torch.float32),
         selection_scores=torch.empty(1, length, dtype=torch.float32),
     )
 
@@ -110,8 +124,8 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = {"encoder": 0, "decoder": 0, "head": 0}
-        self.section = "head"
+        self.flops = {"condition": 0, "encoder": 0, "decoder": 0, "head": 0}
+        self.section = "condition"
         self._seen: dict[Any, tuple[int, Any]] = {}
 
     @property
@@ -205,7 +219,7 @@ def _without_storage(result: Any) -> bool:
 class _CountedHead(AdaLNMLP):
     """The head's network; each evaluation runs only once per set of argument shapes."""
 
-    def __init__(self, counter: _Counter, config: MARConfig):
+    def __init__(self, counter: _Counter, config: BackboneConfig):
         super().__init__(config.token_dim, config.embed_dim, config.head_width, config.head_depth)
         self._counter = counter
 
@@ -226,6 +240,10 @@ class _Sections(Observer):
     def __init__(self, counter: _Counter):
         self.counter = counter
         self.totals: list[int] = []
+
+    def start(self, state: DecodeState) -> None:
+        # The embeddings of the timesteps.
+        self.counter.section = "head"
 
     def step_start(self, state: DecodeState, step: ARStep) -> None:
         self.counter.section = "encoder"

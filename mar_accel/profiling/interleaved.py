@@ -20,14 +20,17 @@ class Measured:
 
     Attributes:
         latencies: seconds per image of each batch.
+        processor_seconds: seconds of all processor cores together, per image of each batch.
         peak_memory: largest peak memory of a batch in bytes, of the GPU or else of the process.
     """
 
     latencies: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
     peak_memory: int = 0
 
-    def add(self, latency: float, peak_memory: int) -> None:
+    def add(self, latency: float, processor_seconds: float, peak_memory: int) -> None:
         self.latencies.append(latency)
+        self.processor_seconds.append(processor_seconds)
         self.peak_memory = max(self.peak_memory, peak_memory)
 
 
@@ -62,14 +65,14 @@ def measure_interleaved(
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size).limited(
         1, trainer.world_size
     )
-    modules = [InferenceModule(session) for session in sessions]
+    modules = [InferenceModule(session, "its speed is measured") for session in sessions]
     measured = [Measured() for _ in modules]
     for round_number in range(warmup_rounds + rounds):
         counts = round_number >= warmup_rounds
         for module, numbers in zip(modules, measured, strict=True):
             trainer.predict(module, requests, return_predictions=False)
             if counts:
-                numbers.add(timer.latencies[-1], timer.memories[-1])
+                numbers.add(timer.latencies[-1], timer.processor_seconds[-1], timer.memories[-1])
             on_batch()
         if counts:
             on_round(measured)

@@ -114,7 +114,9 @@ class Profiler(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         with busy("profiling"), trainer.precision_plugin.predict_step_context():
-            self.profile = profile_batch(pl_module, self._batch)
+            # Of a batch that did not fit into memory, only what fits is profiled.
+            indices, labels = (part[: pl_module.largest_batch] for part in self._batch)
+            self.profile = profile_batch(pl_module, (indices, labels))
 
 
 def profile_batch(module: InferenceModule, batch: tuple[torch.Tensor, torch.Tensor]) -> Profile:

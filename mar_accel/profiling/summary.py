@@ -60,13 +60,13 @@ def summarise(session: Session) -> Summary:
         >>> print(summarise(session))  # AR steps, FLOPs and cache memory
     """
     config, sampler, cache, plan = session.model.config, session.sampler, session.cache, session.plan
-    counted = count_flops(config, sampler, cache)
-    without = counted if type(cache) is NoCache else count_flops(config, sampler, NoCache())
+    counted = count_flops(config, sampler, cache, plan)
+    without = counted if type(cache) is NoCache else count_flops(config, sampler, NoCache(), plan)
     published = Sampler(guidance_scale=sampler.guidance_scale).for_model(session.defaults)
     plain = count_flops(config, published, NoCache())
     refreshes, kept = None, 0
     if isinstance(cache, LazyMAR):
-        refreshes = cache.num_refreshes(plan)
+        refreshes = cache.num_refreshes(config, plan)
         kept = cache_memory(cache, config, plan, session.model.fake_latent.element_size()).total
     return Summary(
         num_ar_steps=len(plan.steps),

@@ -1,4 +1,4 @@
-"""Wall-clock time and peak memory of every batch that a Trainer samples."""
+"""Wall-clock time, processor time and peak memory of every batch that a Trainer samples."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ class BatchTimer(pl.Callback):
 
     Attributes:
         latencies: seconds per image of each batch of this process.
+        processor_seconds: seconds of all processor cores together, per image. Work of other processes, which
+            slows ``latencies`` down, is not in it.
         batch_sizes: number of images in each batch.
         memories: peak memory of each batch in bytes, without the computation of features.
     """
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
+        self.processor_seconds: list[float] = []
         self.batch_sizes: list[int] = []
         self.memories: list[int] = []
-        self._start = 0.0
+        self._start = self._processor_start = 0.0
         self._memory = PeakMemory("cpu")
 
     def on_predict_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         self._memory = PeakMemory(pl_module.device).start()
         synchronise(pl_module.device)
-        self._start = time.perf_counter()
+        self._start, self._processor_start = time.perf_counter(), time.process_time()
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, batch: Any, *args: Any
@@ -48,6 +51,7 @@ class BatchTimer(pl.Callback):
         indices, _ = batch
         self.batch_sizes.append(len(indices))
         self.latencies.append((time.perf_counter() - self._start) / len(indices))
+        self.processor_seconds.append((time.process_time() - self._processor_start) / len(indices))
         self.memories.append(self._memory.read())
 
     @property

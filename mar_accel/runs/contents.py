@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,29 +37,11 @@ def content_of(value: str | None, key: str | None = None) -> str | None:
         return None
     # As in mar_accel.weights.sources, ./digits is a folder of the user.
     path = embedded_folder(value) if key and value in EMBEDDED_MODELS else Path(value).expanduser()
-    if path.is_file():
+    # Unlike pathlib, os.path takes a name that is too long for one that is not there.
+    if os.path.isfile(path):
         return f"{path.name}:{_content(path)}"
-    files = files_read(path, key) if key and path.is_dir() else []
+    files = files_read(path, key) if key and os.path.isdir(path) else []
     return "+".join(f"{file.relative_to(path)}:{_content(file)}" for file in files) or None
-
-
-def size_and_time(value: str | None) -> list[list[Any]] | None:
-    """Names, sizes and modification times of the files that a value names.
-
-    This is a cheap substitute for a digest, for data of many gigabytes.
-    """
-    if value is None:
-        return None
-    files = _files(Path(value).expanduser())
-    return [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files] or None
-
-
-def _files(root: Path) -> list[tuple[str, Path]]:
-    """Names and paths of a file, or of all files below a folder; text about them (.md) does not count."""
-    if root.is_file():
-        return [(root.name, root)]
-    files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.suffix != ".md"]
-    return [(str(file.relative_to(root)), file) for file in files]
 
 
 def _content(file: Path) -> str:
@@ -89,11 +72,16 @@ def sources_of(*nodes: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _library_versions(modules: Iterable[str]) -> dict[str, str]:
     tops = {name.partition(".")[0] for name in modules} - {"mar_accel", *sys.stdlib_module_names}
-    found = {}
-    for top in tops:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[top] = importlib.metadata.version(top)
-    return found
+    return {name: version for top in sorted(tops) for name, version in _versions(top).items()}
+
+
+@functools.cache
+def _versions(top: str) -> dict[str, str]:
+    """Versions of the distributions that a module belongs to, such as scikit-learn for sklearn."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return {top: importlib.metadata.version(top)}
+    names = sorted({*importlib.metadata.packages_distributions().get(top, ())})
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _own_sources(modules: Iterable[str]) -> dict[str, str]:
@@ -138,9 +126,11 @@ def _own_file(name: str) -> Path | None:
     except (ImportError, ValueError, AttributeError):
         return None
     file = Path(spec.origin) if spec is not None and spec.origin is not None else None
-    if file is None or file.suffix != ".py" or any(map(file.is_relative_to, _LIBRARIES)):
+    if file is None or file.suffix != ".py":
         return None
-    return file
+    # A module that was put beside the libraries without a version counts by its content.
+    is_library = any(map(file.is_relative_to, _LIBRARIES)) and _versions(top)
+    return None if is_library else file
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import sys
-import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,28 +15,35 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mar_accel import __version__
-from mar_accel.config.compose import conf_dir, group_choices, read_settings, register_resolvers
+from mar_accel.config.compose import check_choices, conf_dir, group_choices, read_settings, register_resolvers
 from mar_accel.config.messages import sentence_for
-from mar_accel.config.settings import Settings, foreign_key
+from mar_accel.config.missing_keys import is_multirun, left_to_combinations
+from mar_accel.config.settings import Settings, SweepSettings, foreign_key
 from mar_accel.errors import ConfigError, ExitCode
+from mar_accel.inference.children import report_failure
 from mar_accel.inference.processes import (
+    WATCH_PERIOD,
     end_with_parent,
     is_further_process,
     settings_of_parent,
     task_of_parent,
 )
-from mar_accel.utils.host_memory import keep_freed_memory
-from mar_accel.utils.threads import set_default_threads
+from mar_accel.inference.started_by import join_launch, refuse_sweeps
+from mar_accel.inference.stopping import heed_signals, leave
+from mar_accel.runs.arguments import flags_first, folders_as_override, with_quotes
+from mar_accel.runs.new_folders import removed_if_empty
+from mar_accel.runs.task import Command, Errors, Task, prepare_process
+from mar_accel.utils.lasting_output import lasting_output
 
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
-Command = Callable[[Settings], float | None]
 
-
-def command(config_name: str, finished_file: str | None = None) -> Callable[[Command], Callable[[], Any]]:
+def command(
+    config_name: str, finished_file: str | None = None, folders: str | None = None
+) -> Callable[[Command], Callable[[], Any]]:
     """Turn a function of settings into a Hydra command.
 
     An error that the user can fix is printed as one sentence; :class:`mar_accel.errors.ExitCode` has the
@@ -50,74 +57,95 @@ def command(config_name: str, finished_file: str | None = None) -> Callable[[Com
         finished_file: a file that only the folder of a finished run contains.
             Runs of a multirun are then named by their identity, and finished ones are skipped.
             None: runs of a multirun are numbered.
+        folders: key of a list of folders, which are given without the key.
     """
 
     def decorate(function: Command) -> Callable[[], Any]:
         register_resolvers()
         compose_and_run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
 
+        def task() -> Task:
+            return Task(config_name, function, finished_file, _read_and_join, _ErrorReport(config_name))
+
         @functools.wraps(function)
         def main() -> Any:
             if sys.argv[1:] in (["--version"], ["-V"]):
                 print(f"mar_accel {__version__}")
                 return None
-            _find_own_modules()
-            set_default_threads()
-            keep_freed_memory()
-            errors = _ErrorReport(config_name)
-
-            @functools.wraps(function)
-            def run(config: DictConfig) -> float | None:
-                errors.composing = False
-                if finished_file is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-                    from mar_accel.runs.sweep_job import run_job
-
-                    return run_job(function, lambda: _read(config), finished_file, errors.sentence)
+            prepare_process()
+            run = task()
+            errors = run.errors
+            with lasting_output(), _hydra_raises(), heed_signals(), removed_if_empty():
                 try:
-                    return function(_read(config))
-                except Exception as error:
-                    # In a multirun, Hydra continues with the other jobs and reports which one failed.
-                    if HydraConfig.get().mode != RunMode.MULTIRUN:
-                        errors.exit_for(error)
-                    raise
-
-            with _hydra_raises(), _signals_stop():
-                try:
-                    end_with_parent()
-                    settings = settings_of_parent()
-                    if settings is not None:
-                        (task_of_parent() or function)(settings)
-                        # The threads of torch's process group sometimes abort while Python ends, which
-                        # would end the whole run. Files are whole, so nothing is left to tidy up.
-                        sys.stdout.flush()
-                        sys.stderr.flush()
-                        os._exit(0)
+                    if is_further_process():
+                        _run_for_parent(function, errors)
+                    refuse_sweeps(sys.argv[1:])
                     _check_config_folders(sys.argv[1:])
-                    sys.argv[1:] = group_choices(sys.argv[1:])
-                    return compose_and_run(run)()
-                except BrokenPipeError:
-                    # The reader of the output has gone, as with `--help | head`.
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                    if not errors.composing:
-                        raise
-                    return None
+                    sys.argv[1:] = flags_first(sys.argv[1:])
+                    if folders is not None:
+                        sys.argv[1:] = folders_as_override(sys.argv[1:], folders)
+                    sys.argv[1:] = group_choices(with_quotes(sys.argv[1:]))
+                    return _composed_and_run(compose_and_run(run), errors)
                 except Exception as error:
                     errors.exit_for(error)
                     raise
 
+        main.task = task  # type: ignore[attr-defined]  # launchers find it in their processes
         return main
 
     return decorate
 
 
+def _run_for_parent(function: Command, errors: Errors) -> NoReturn:
+    """The whole life of a process that a run has started for a further device."""
+    end_with_parent()
+    status = ExitCode.DONE
+    try:
+        errors.composing = False
+        (task_of_parent() or function)(settings_of_parent())
+    except SystemExit as stop:
+        status = ExitCode(int(stop.code or 0))
+    except Exception as error:
+        sentence = errors.sentence(error)
+        status = getattr(error, "exit_code", ExitCode.REFUSED if sentence else ExitCode.FAULT)
+        report_failure(sentence or f"{type(error).__name__}: {error}")
+        if sentence is None:
+            # A broken connection is no news if it broke because the parent has ended.
+            time.sleep(3 * WATCH_PERIOD)
+            traceback.print_exc()
+    # The threads of torch's process group sometimes abort while Python ends, which would end the whole run.
+    leave(status)
+
+
+def _composed_and_run(compose_and_run: Callable[[], Any], errors: Errors) -> Any:
+    """Run Hydra. In a sweep, a key that the default members lack is left to the combinations."""
+    while True:
+        try:
+            return compose_and_run()
+        except Exception as error:
+            if not (errors.composing and is_multirun(sys.argv[1:])):
+                raise
+            arguments = left_to_combinations(sys.argv[1:], error)
+            if arguments is None:
+                raise
+        sys.argv[1:] = arguments
+
+
 def _read(config: DictConfig) -> Settings:
     """The settings of a job; raises ConfigError for overrides of ``command`` or of another command's keys."""
-    overrides = HydraConfig.get().overrides
+    if HydraConfig.get().job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true changes the working directory, so relative paths in the config would name "
+            "other files; leave it out, every run writes into its own folder."
+        )
+    # As they were given: a value may refer to another key.
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
     if {"hydra.run.dir", "output_dir"} <= {
-        item.partition("=")[0] for item in [*overrides.hydra, *overrides.task]
+        item.partition("=")[0] for item in [*given["hydra"], *given["task"]]
     }:
         raise ConfigError("hydra.run.dir and output_dir both name the run folder; give only one of them.")
-    for override in overrides.task:
+    check_choices(given["task"])
+    for override in given["task"]:
         key = override.lstrip("+~").partition("=")[0]
         if key == "command":
             raise ConfigError(
@@ -129,7 +157,18 @@ def _read(config: DictConfig) -> Settings:
     for source in HydraConfig.get().runtime.config_sources:
         if source.schema == "file" and not Path(source.path).is_dir():
             raise ConfigError(f"hydra.searchpath has {source.path}, which is not a folder; correct the path.")
-    return read_settings(config)
+    settings = read_settings(config)
+    if HydraConfig.get().mode != RunMode.MULTIRUN and settings.sweep != SweepSettings():
+        raise ConfigError("sweep.* only applies to sweeps; add -m, or remove these keys.")
+    return settings
+
+
+def _read_and_join(config: DictConfig) -> Settings:
+    """The settings of a job, in agreement with the other processes of torchrun or srun."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        # A launcher of Hydra may have started several tasks for one run, too.
+        refuse_sweeps(["-m"])
+    return join_launch(_read(config))
 
 
 def _check_config_folders(arguments: Sequence[str]) -> None:
@@ -146,12 +185,6 @@ def _check_config_folders(arguments: Sequence[str]) -> None:
         known = flag in ("--config-path", "-cp") and not Path(value).is_absolute()
         if not known and not Path(value).is_dir():
             raise ConfigError(f"{flag}={value} is not a folder; correct the path.")
-
-
-def _find_own_modules() -> None:
-    """Let console scripts find classes in the working directory, as ``python -m`` does."""
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
 
 
 class _ErrorReport:
@@ -175,7 +208,8 @@ class _ErrorReport:
         sentence = self.sentence(error)
         if sentence is None or self.show_traceback:
             return
-        print(f"error: {sentence}", file=sys.stderr)
+        # A value may have several lines, but a message has one.
+        print("error:", "\\n".join(sentence.splitlines()), file=sys.stderr)
         raise SystemExit(int(getattr(error, "exit_code", ExitCode.REFUSED))) from None
 
 
@@ -191,31 +225,3 @@ def _hydra_raises() -> Iterator[None]:
             del os.environ[_SHOW_TRACEBACK]
         else:
             os.environ[_SHOW_TRACEBACK] = before
-
-
-@contextmanager
-def _signals_stop() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C stop a command like an error, so that all ``finally`` blocks run.
-
-    Images are written whole, and the same command goes on after them. Further processes end at once: in a
-    distributed operation they could not run anything, and the first process ends when one of them does.
-    """
-
-    def stop(signal_number: int, frame: Any) -> NoReturn:
-        raise SystemExit(int(ExitCode.STOPPED))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.SIG_DFL if is_further_process() else stop
-    signals = (signal.SIGTERM, signal.SIGINT)
-    # A shell lets commands in the background ignore Ctrl-C, and so do we.
-    before = {number: signal.getsignal(number) for number in signals}
-    heeded = [number for number in signals if before[number] is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number in heeded:
-            signal.signal(number, before[number])

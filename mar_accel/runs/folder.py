@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,25 @@ from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_images import IMAGES, RunImages, image_indices
+from mar_accel.data.shards import FORMATS, formats_in
 from mar_accel.errors import ConfigError, IncompleteError
-from mar_accel.runs.identity import Identity, decides_per_batch, differences
+from mar_accel.runs.identity import Identity, config_key, decides_per_batch, differences
 from mar_accel.runs.record import git_revision, read_json, write_json
-from mar_accel.utils.images import image_index, image_name, is_whole_png
+from mar_accel.runs.stored import read_record
+from mar_accel.utils.images import image_name
 from mar_accel.utils.ranks import is_first_process
-from mar_accel.utils.whole_files import sync_folder, written_whole
+from mar_accel.utils.whole_files import written_whole
 
-IMAGES, CONFIG_FILE, RECORD_FILE = "images", "config.yaml", "run.json"
+CONFIG_FILE, RECORD_FILE = "config.yaml", "run.json"
 # The image identity of an unfinished run, and the code revisions that may have made its images. A finished
 # run stores both in its record.
 IDENTITY_FILE = ".identity.json"
+
+
+def images_of(settings: Settings, output_dir: Path) -> RunImages:
+    """The images of a run in the format of its config."""
+    return FORMATS[settings.image_format](output_dir)
 
 
 def claim_run_folder(output_dir: Path, settings: Settings, identity: Identity) -> None:
@@ -44,8 +51,7 @@ def claim_run_folder(output_dir: Path, settings: Settings, identity: Identity) -
     if not is_first_process():
         return
     _check_images(output_dir, settings, identity)
-    for leftover in (output_dir / IMAGES).glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    images_of(settings, output_dir).remove_leftovers()
     revisions = list(dict.fromkeys([*_revisions(output_dir), git_revision()]))
     write_json({"images": identity.images, "revisions": revisions}, output_dir / IDENTITY_FILE)
     write_config(settings, output_dir)
@@ -77,21 +83,8 @@ def write_run_record(record: dict[str, Any], output_dir: Path, images_kept: bool
     (output_dir / IDENTITY_FILE).unlink(missing_ok=True)
 
 
-def image_indices(output_dir: Path) -> list[int]:
-    """Sample indices of the existing images in a run folder, in order.
-
-    A name counts if it is exactly the one that its index gives, so ``5.png`` is no image of a run.
-    """
-    folder = output_dir / IMAGES
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        found = [image_index(entry.name) for entry in entries if entry.is_file()]
-    return sorted(index for index in found if index is not None)
-
-
 def kept_images(
-    output_dir: Path, settings: Settings, num_processes: int, image_shape: Sequence[int]
+    images: RunImages, settings: Settings, num_processes: int, image_shape: Sequence[int]
 ) -> set[int]:
     """Sample indices of existing images that need not be sampled again.
 
@@ -100,17 +93,12 @@ def kept_images(
     All images are then sampled again.
 
     Args:
-        output_dir: the run folder.
+        images: the images of the run.
         settings: settings of the run.
         num_processes: number of processes that will sample the missing images.
         image_shape: shape [1 or 3, H, W] of an image.
     """
-    indices = image_indices(output_dir)
-    files = [output_dir / IMAGES / image_name(index) for index in indices]
-    # Pillow decodes without the interpreter's lock.
-    with ThreadPoolExecutor() as pool:
-        whole = pool.map(lambda file: is_whole_png(file, image_shape), files)
-        there = {index for index, is_whole in zip(indices, whole, strict=True) if is_whole}
+    there = images.whole(image_shape)
     dealt_again = num_processes > 1 and len(there) < settings.dataset.num_images
     return set() if decides_per_batch(settings) and dealt_again else there
 
@@ -131,29 +119,29 @@ def require_finite(not_finite: Sequence[tuple[int, int]], num_images: int, where
         )
 
 
-def require_complete(output_dir: Path, num_images: int) -> None:
+def require_complete(images: RunImages, num_images: int) -> None:
     """Check that a run has exactly the images 0 to N − 1, and write their names to disk.
 
     Args:
-        output_dir: the run folder.
+        images: the images of the run.
         num_images: number of images N.
 
     Raises:
         IncompleteError: images are missing or too many.
     """
-    there = set(image_indices(output_dir))
+    there, where = set(images.indices()), f"output_dir={images.output_dir}"
     missing = [str(index) for index in range(num_images) if index not in there]
     if missing:
         raise IncompleteError(
-            f"output_dir={output_dir} lacks {len(missing)} of {num_images} images, which were removed while "
+            f"{where} lacks {len(missing)} of {num_images} images, which were removed while "
             f"the run was sampling: index {_some(missing)}; run the same command again with resume=true."
         )
     if len(there) > num_images:
         raise IncompleteError(
-            f"output_dir={output_dir} has {len(there)} images, of an earlier run or of another process, but "
+            f"{where} has {len(there)} images, of an earlier run or of another process, but "
             f"this run makes {num_images}; choose another folder, or dataset.num_images={len(there)}."
         )
-    sync_folder(output_dir / IMAGES)
+    images.sync()
 
 
 def _some(names: Sequence[str], shown: int = 10) -> str:
@@ -171,7 +159,7 @@ def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: 
         identity: identity of the new run.
         num_images: images with a smaller sample index are linked.
     """
-    if image_indices(folder):
+    if formats_in(folder):
         return
     for images in sorted(sweep_dir.glob(f"*/{IMAGES}")):
         other = images.parent
@@ -200,10 +188,12 @@ def _link(source: Path, target: Path) -> None:
 def images_identity(output_dir: Path) -> dict[str, Any] | None:
     """Identity of the images in a finished or unfinished run folder; None if unknown."""
     unfinished = read_json(output_dir / IDENTITY_FILE).get("images")
-    found = unfinished or read_json(output_dir / RECORD_FILE).get("identity", {}).get("content")
+    found = unfinished or (read_record(output_dir / RECORD_FILE).get("identity") or {}).get("content")
     if found is not None:
         return found
     # Without both (perhaps the record was removed by hand), the config and the current files count.
+    if not os.path.isfile(output_dir / CONFIG_FILE):
+        return None
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(output_dir / CONFIG_FILE))
         return Identity.of(check_settings(Settings, config)).images
@@ -213,35 +203,61 @@ def images_identity(output_dir: Path) -> dict[str, Any] | None:
 
 def _revisions(output_dir: Path) -> list[str | None]:
     """Code revisions that may have made the images, oldest first; None stands for "no checkout"."""
-    if not image_indices(output_dir):
+    if not formats_in(output_dir):
         return []
-    record = read_json(output_dir / RECORD_FILE)
-    finished = [*record.get("earlier_revisions", []), record.get("git_revision")] if record else []
+    record = read_record(output_dir / RECORD_FILE)
+    finished = [*(record.get("earlier_revisions") or []), record.get("git_revision")] if record else []
     return [*finished, *read_json(output_dir / IDENTITY_FILE).get("revisions", [])]
+
+
+def _changed_content(key: str, settings: Settings) -> str | None:
+    """Words for a key of an identity that stands for the content of a file; None for a setting."""
+    group, _, name = key.partition(".")
+    dataset = settings.dataset
+    if group == "weights":
+        given = _weights_key(name)
+        node: Any = settings.plain()
+        for part in given.split("."):
+            node = (node or {}).get(part)
+        return f"other weights: the content of {given}={node}"
+    if group == "inpainted":
+        return f"other files: dataset.images={dataset.images} or dataset.mask={dataset.mask}"
+    return f"other code: the source of {name}" if group == "sources" else None
+
+
+def _weights_key(name: str) -> str:
+    """The config key of one of the weights in an identity."""
+    if name == "model":
+        return "model.weights"
+    return "model.autoencoder.statistics" if name == "statistics" else f"model.{name}.weights"
 
 
 def _check_images(output_dir: Path, settings: Settings, identity: Identity) -> None:
     """Raise ConfigError if the folder has images of another identity, or more than this run makes."""
-    indices = image_indices(output_dir)
-    if not indices:
+    formats, wanted = formats_in(output_dir), settings.image_format
+    if not formats:
         return
     advice = "choose another folder or remove this one"
+    if formats != [wanted]:
+        raise ConfigError(
+            f"output_dir={output_dir} has images as {' and '.join(formats)}, but {settings.command}.format="
+            f"{wanted}; choose another folder, or {settings.command}.format={formats[0]}."
+        )
     there = images_identity(output_dir)
     if there is None:
         raise ConfigError(
             f"output_dir={output_dir} has images but no {CONFIG_FILE} that describes them; {advice}."
         )
     for key, theirs, ours in differences(there, identity.images):
-        if key.startswith("weights."):
-            raise ConfigError(
-                f"output_dir={output_dir} has images of other weights: the content of "
-                f"model.weights={settings.model.weights} has changed; {advice}."
-            )
+        changed = _changed_content(key, settings)
+        if changed is not None:
+            raise ConfigError(f"output_dir={output_dir} has images of {changed} has changed; {advice}.")
         raise ConfigError(
-            f"output_dir={output_dir} has images of another config ({key} is {theirs} there and {ours} "
-            f"here); {advice}."
+            f"output_dir={output_dir} has images of another config ({config_key(key)} is {theirs} there and "
+            f"{ours} here); {advice}."
         )
-    if max(indices) >= settings.dataset.num_images:
+    indices = images_of(settings, output_dir).indices()
+    if indices and max(indices) >= settings.dataset.num_images:
         raise ConfigError(
             f"output_dir={output_dir} has images up to index {max(indices)}, more than "
             f"dataset.num_images={settings.dataset.num_images} makes; {advice}."

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mar_accel.config.check import locate, model_defaults_below
-from mar_accel.config.settings import Settings
-from mar_accel.runs.contents import content_of, size_and_time, sources_of
+from mar_accel.config.settings import DatasetSettings, Settings
+from mar_accel.runs.contents import content_of, sources_of
 from mar_accel.sampling.model_defaults import MODEL
-from mar_accel.weights.loading import AUTOENCODER_KEY, MODEL_KEY
+from mar_accel.utils.fingerprints import size_and_time
+from mar_accel.weights.loading import AUTOENCODER_KEY, DETOK_STATISTICS, MODEL_KEY
 
 # Keys that never count: folders for output and caches, logging and resuming.
 NEVER_COUNTS = (
     *("output_dir", "logger", "reference.cache_dir", "dataset.training_data"),
     *("generate.resume", "evaluate.resume", "evaluate.baseline_dir", "evaluate.objective"),
-    "evaluate.save_images",
+    *("evaluate.save_images", "sweep"),
 )
+# Keys of the dataset that only count where images are inpainted.
+INPAINTING = ("images", "mask", "keep_pixels")
 DIGITS = 12
 
 
@@ -50,18 +55,32 @@ class Identity:
     def of(cls, settings: Settings) -> Identity:
         """The identity of a config, with the content of the files and classes that it names."""
         plain = _without(asdict(settings), NEVER_COUNTS)
-        weights = {
+        weights: dict[str, Any] = {
             "model": content_of(settings.model.weights, MODEL_KEY),
             "autoencoder": content_of(settings.model.autoencoder.get("weights"), AUTOENCODER_KEY),
         }
-        dataset = {key: value for key, value in plain["dataset"].items() if key != "num_images"}
+        if "statistics" in settings.model.autoencoder:
+            weights["statistics"] = content_of(_statistics(settings.model.autoencoder))
+        encoder = size_and_time((settings.model.text_encoder or {}).get("weights"))
+        if encoder is not None:
+            weights["text_encoder"] = encoder
+        plain["model"] = {**plain["model"], "text_encoder": _encoder_settings(settings.model.text_encoder)}
+        dataset = _without({"dataset": plain["dataset"]}, _unnamed_prompts(settings.dataset))["dataset"]
+        if settings.dataset.images is None:
+            dataset = {key: value for key, value in dataset.items() if key not in INPAINTING}
         samples = {
             "seed": settings.seed,
-            "model": {**_without(plain["model"], ("sampling",)), **_unnamed(plain["model"], weights)},
+            "model": {
+                **_without(plain["model"], ("sampling", "published")),
+                **_unnamed(plain["model"], weights),
+            },
             "weights": weights,
             "dataset": dataset,
             "guidance_scale": settings.sampler.get("guidance_scale"),
         }
+        if settings.dataset.images is not None:
+            given = (settings.dataset.images, settings.dataset.mask)
+            samples["inpainted"] = [size_and_time(value) for value in given]
         images = {
             **samples,
             "defaults": _left_to_model(settings),
@@ -102,9 +121,11 @@ def _judged(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identities of evaluation and measurement."""
     judges = plain["evaluate"] if settings.command in ("evaluate", "evaluate_table") else {}
+    judges.pop("format", None)
     timed = {key: judges.pop(key) for key in ("timing_rounds", "profile") if key in judges}
     evaluation = {
         **images,
+        "format": settings.image_format,
         "num_images": settings.dataset.num_images,
         "limit": settings.trainer.limit_predict_batches,
         "features": plain["features"],
@@ -112,7 +133,7 @@ def _judged(
         "metrics": plain["metrics"],
         "evaluate": judges,
         "judge_files": {
-            "features": content_of(settings.features.get("weights")),
+            "features": _file_or_folder(settings.features.get("weights")),
             "reference": size_and_time(settings.reference.get("source")),
             "images": size_and_time(judges.get("images")),
             "baseline": size_and_time(settings.evaluate.baseline_folder) if judges else None,
@@ -127,6 +148,32 @@ def _judged(
         "timed": timed,
     }
     return evaluation, measurement
+
+
+def _statistics(node: dict[str, Any]) -> str | None:
+    """The file of DeTok's statistics of latents: the given one, or the one beside a file of the tokenizer."""
+    if node["statistics"] is not None:
+        return str(node["statistics"])
+    source = Path(str(node.get("weights"))).expanduser()
+    return str(source.parent / DETOK_STATISTICS) if os.path.isfile(source) else None
+
+
+def _file_or_folder(value: str | None) -> Any:
+    """What tells the content of a judge's weights: a digest of a file, sizes and times of a folder."""
+    return content_of(value) or size_and_time(value)
+
+
+def _encoder_settings(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What determines the text features, without the device and the folder that keeps them."""
+    return None if node is None else {k: v for k, v in node.items() if k not in ("device", "cache_dir")}
+
+
+def _unnamed_prompts(dataset: DatasetSettings) -> tuple[str, ...]:
+    """Keys of a data set that do not count: its size, and prompts that follow from it and the source."""
+    keys = ("dataset.num_images", "dataset.metadata", "dataset.prompt_column")
+    if dataset.prompts is None:
+        return (*keys, "dataset.prompts", "dataset.num_images_per_prompt", "dataset.prompt_source")
+    return keys if dataset.prompt_source is None else (*keys, "dataset.prompts")
 
 
 def _left_to_model(settings: Settings) -> dict[str, Any]:
@@ -159,10 +206,22 @@ def decides_per_batch(settings: Settings) -> bool:
     return target is not None and getattr(locate("cache.refresh", target), "needs_similarity", False)
 
 
+def why_whole_batches(settings: Settings) -> str | None:
+    """Why a batch must not be sampled in parts; None if it may be."""
+    if not decides_per_batch(settings):
+        return None
+    return "cache.refresh decides for all images of a batch together"
+
+
 def digest(value: Any) -> str:
     """Twelve hexadecimal digits of a value's hash; whole floats count as integers."""
     text = json.dumps(_as_numbers(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def config_key(key: str) -> str:
+    """The key in a config that a dotted key of an identity stands for."""
+    return "sampler.guidance_scale" if key == "guidance_scale" else key.removeprefix("defaults.")
 
 
 def differences(there: Any, here: Any) -> list[tuple[str, Any, Any]]:
@@ -176,6 +235,8 @@ def _unnamed(model: dict[str, Any], weights: dict[str, str | None]) -> dict[str,
     autoencoder = dict(model["autoencoder"])
     if weights["autoencoder"] is not None:
         autoencoder["weights"] = None
+    if weights.get("statistics") is not None:
+        autoencoder["statistics"] = None
     return {
         "weights": model["weights"] if weights["model"] is None else None,
         "autoencoder": autoencoder,

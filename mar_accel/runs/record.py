@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -82,11 +83,11 @@ def environment(record: dict[str, Any] | None = None) -> dict[str, Any]:
     Args:
         record: the record of a run. None: this process.
     """
-    machine = hardware() if record is None else record.get("hardware", {})
+    machine = hardware() if record is None else record.get("hardware") or {}
     return {
         "revision": git_revision() if record is None else record.get("git_revision"),
         **{key: machine.get(key) for key in ("processor", "cpu_count", "torch_threads")},
-        "gpus": [gpu["name"] for gpu in machine.get("gpus", [])],
+        "gpus": [gpu["name"] for gpu in machine.get("gpus") or []],
     }
 
 
@@ -125,16 +126,55 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, int | float) and not _is_finite(value) else value
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if the file is missing, empty, damaged or has something else."""
+    """The JSON object in a file; empty if the file is missing, empty, damaged or has something else.
+
+    Numbers that are not finite are null, as ``write_json`` writes them.
+    """
+    if not os.path.isfile(file):  # a pipe would never end
+        return {}
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
+        content = _finite(json.loads(file.read_text()))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def require_folder(output_dir: Path, key: str = "output_dir") -> None:
+    """Raise ConfigError if a path is a file, or inside one; nothing is created, unlike below."""
+    there = next(path for path in (output_dir, *output_dir.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):
+        raise _is_file(output_dir, key)
+
+
+def _is_file(output_dir: Path, key: str) -> ConfigError:
+    return ConfigError(f"{key}={output_dir} is a file, or inside one; choose a folder.")
+
+
+def check_output_dir(output_dir: Path, key: str) -> None:
+    """Raise ConfigError if a folder cannot be written; what is created for the check is removed."""
+    new = [folder for folder in (output_dir, *output_dir.parents) if not os.path.exists(folder)]
+    try:
+        prepare_output_dir(output_dir, key)
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it was not created, or another process uses it
+                folder.rmdir()
 
 
 def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
@@ -150,7 +190,7 @@ def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
         probe.touch()
         probe.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{key}={output_dir} is a file, or inside one; choose a folder.") from error
+        raise _is_file(output_dir, key) from error
     except OSError as error:
         raise ConfigError(
             f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder with write permission."

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mar_accel.runs.record import read_json, write_json
+from mar_accel.runs.folder import RECORD_FILE
+from mar_accel.runs.record import write_json
+from mar_accel.runs.stored import is_whole, read_record
 
 DONE, SKIPPED, FAILED, ELSEWHERE = "done", "skipped", "failed", "elsewhere"
 
@@ -17,7 +19,7 @@ class RunResult:
     """Result of one run of a sweep.
 
     Attributes:
-        number: number of the job in the sweep, from 0.
+        number: number of the run in the sweep, from 0.
         overrides: overrides of this run.
         status: "done", "failed", "skipped" (already finished) or "elsewhere" (another sweep makes it).
         finished_file: name of a file that only the folder of a finished run contains.
@@ -26,6 +28,9 @@ class RunResult:
         metrics: recorded numbers.
         environment: revision, hardware and threads of the speed measurement.
         other_conditions: whether speeds are left out because their conditions differ from this sweep's.
+        row: name of its row; empty without ``sweep.rows``.
+        left_out: typed overrides whose keys its config does not have.
+        equal: typed overrides of the other combinations that are this same run.
     """
 
     number: int
@@ -37,12 +42,22 @@ class RunResult:
     metrics: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     other_conditions: bool = False
+    row: str = ""
+    left_out: tuple[str, ...] = ()
+    equal: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def title(self) -> str:
+        """How messages name it: ``run 3``, or ``run 3 (gtr)`` with its row."""
+        return f"run {self.number} ({self.row})" if self.row else f"run {self.number}"
 
     @property
     def record(self) -> Path | None:
-        """The file with the run's numbers; None if the run is not finished. An empty file is none."""
+        """The file with the run's numbers; None if the run is not finished, or a record of it is damaged."""
         file = Path(self.folder or "", self.finished_file)
-        return file if self.folder is not None and read_json(file) else None
+        whole = self.folder is not None and is_whole(file)
+        # Another object of JSON is no record.
+        return file if whole and read_record(file.with_name(RECORD_FILE)).get("config") else None
 
     def write(self, folder: Path) -> None:
         """Write the result to the results folder of the sweep."""
@@ -53,5 +68,14 @@ class RunResult:
 def read_results(folder: Path) -> list[RunResult]:
     """The results of a sweep's runs, sorted by number."""
     records = [json.loads(file.read_text()) for file in folder.glob("*.json")]
-    results = [RunResult(**{**record, "overrides": tuple(record["overrides"])}) for record in records]
+    results = [RunResult(**{**record, **_tuples(record)}) for record in records]
     return sorted(results, key=lambda result: result.number)
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    """The lists of a record as tuples."""
+    return {
+        "overrides": tuple(record["overrides"]),
+        "left_out": tuple(record["left_out"]),
+        "equal": tuple(map(tuple, record["equal"])),
+    }

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mar_accel.models.mar import MAR
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.condition import Condition
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
 from mar_accel.sampling.contracts import (
     check_chain,
@@ -16,7 +17,6 @@ from mar_accel.sampling.contracts import (
     check_scores,
 )
 from mar_accel.sampling.denoiser import embed_timesteps
-from mar_accel.sampling.diffusion_schedule import diffusion_schedule
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Chain, Observer
 from mar_accel.sampling.plan import ARStep, Plan
@@ -38,7 +38,7 @@ class Engine:
         selection: chooses the tokens that get more diffusion steps, if the plan has any.
     """
 
-    model: MAR
+    model: TokenBackbone
     plan: Plan
     solver: Solver
     cache: CachePolicy
@@ -47,28 +47,35 @@ class Engine:
 
 @torch.inference_mode()
 def decode(
-    engine: Engine, class_embedding: Tensor, noise: SampleNoise, observer: Observer | None = None
+    engine: Engine,
+    condition: Condition,
+    noise: SampleNoise,
+    observer: Observer | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """Decode all tokens of a batch.
+    """Decode all tokens of a batch that are not known.
 
     Args:
-        class_embedding: condition of each image [B, D].
+        condition: conditional branch of each image, from ``model.condition``.
         noise: orders and noise of the batch, on the model's device.
         observer: receives every event. :class:`mar_accel.sampling.observer.Observers` combines several.
+        known: tokens [B, L, C] in grid order, float32. The first ``plan.num_known`` of each order are known.
 
     Returns:
-        Tokens [B, L, C], in grid order, float32.
+        Tokens [B, L, C], in grid order, float32. Known tokens are those that were given.
 
     Raises:
         ConfigError: a cache, selection or solver returns a tensor of the wrong shape.
     """
     model, plan, cache = engine.model, engine.plan, engine.cache
-    batch = class_embedding.shape[0]
+    batch = condition.batch_size
     if plan.guided:
-        class_embedding = torch.cat([class_embedding, model.unconditional_embedding(batch)])
+        condition = condition.with_branch(model.unconditional(batch))
     decoded = noise.noise.new_zeros(batch, plan.num_tokens, model.config.token_dim)
+    if known is not None:
+        decoded[:, : plan.num_known] = gather_tokens(known, noise.order[:, : plan.num_known])
     observer = Observer() if observer is None else observer
-    state = DecodeState(model, plan, class_embedding, noise.order, decoded, observer.encoded)
+    state = DecodeState(model, plan, condition, noise.order, decoded, observer.encoded)
     observer.start(state)
     chains = _Chains(engine, noise, state, observer)
     cache.start(state)
@@ -92,14 +99,10 @@ class _Chains:
         self.noise = noise
         self.state = state
         self.observer = observer
-        plan, net = engine.plan, engine.model.diffloss.net
-        lengths = {step.num_diffusion_steps for step in plan.steps}
-        lengths |= {step.num_detail_diffusion_steps for step in plan.steps if step.num_detail_tokens}
-        self.schedules = {length: diffusion_schedule(length, plan.max_timestep) for length in lengths}
-        device = noise.noise.device
+        net, device = engine.model.diffloss.net, noise.noise.device
         self.time_embeddings = {
             length: embed_timesteps(net, schedule.timesteps, device)
-            for length, schedule in self.schedules.items()
+            for length, schedule in engine.plan.schedules.items()
         }
 
     def sample(self, z: Tensor, positions: Tensor, step: ARStep) -> Tensor:
@@ -128,11 +131,11 @@ class _Chains:
 
     def _chain(self, z: Tensor, positions: Tensor, step: ARStep, length: int) -> Tensor:
         """Run one chain of equal length for all tokens; returns [B, n, C]."""
-        engine, schedule, noise = self.engine, self.schedules[length], self.noise.noise
+        engine, schedule, noise = self.engine, self.engine.plan.schedules[length], self.noise.noise
         guided = [step.guidance.covers(timestep) for timestep in schedule.timesteps]
         if not any(guided):
             z = z[: positions.shape[0]]
-        index = positions[None, :, :, None].expand(schedule.num_steps + 1, -1, -1, noise.shape[-1])
+        index = positions[None, :, :, None].expand(schedule.num_draws, -1, -1, noise.shape[-1])
         chain = Chain(
             net=engine.model.diffloss.net,
             z=z.flatten(0, 1),
@@ -140,7 +143,7 @@ class _Chains:
             positions=positions,
             time_embeddings=self.time_embeddings[length],
             schedule=schedule,
-            noise=noise[: schedule.num_steps + 1].gather(2, index).flatten(1, 2),
+            noise=noise[: schedule.num_draws].gather(2, index).flatten(1, 2),
             temperature=engine.plan.temperature,
             solver=engine.solver,
         )

@@ -20,7 +20,7 @@ class Denoiser(Protocol):
 
         Args:
             x: noisy tokens [n, C], float32.
-            index: timestep index in the chain, from T-1 down to 0.
+            index: index of the timestep in the chain, from T-1 down to 0. Timesteps may be fractions.
 
         Returns:
             The guided ε and the variance interpolation v, both [n, C], float32.
@@ -120,6 +120,6 @@ class GuidedDenoiser:
         return self.net.modulations(activated, [part[:steps] for part in memory])
 
 
-def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[int], device: torch.device) -> Tensor:
-    """Embeddings [T, W] of the original timesteps (0..999)."""
-    return net.time_embed(torch.tensor(timesteps, dtype=torch.long, device=device))
+def embed_timesteps(net: AdaLNMLP, timesteps: Sequence[float], device: torch.device) -> Tensor:
+    """Embeddings [T, W] of timesteps on the scale of the training (0..999), integers or fractions."""
+    return net.time_embed(torch.tensor(timesteps, dtype=torch.float32, device=device))

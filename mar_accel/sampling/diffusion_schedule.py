@@ -12,21 +12,38 @@ from mar_accel.models.diffusion import NUM_TRAIN_TIMESTEPS, DiffusionCoefficient
 
 
 @dataclass(frozen=True)
-class DiffusionSchedule:
-    """The timesteps of a chain and the constants of its steps.
+class ChainSchedule:
+    """The timesteps of a chain.
 
     Attributes:
-        timesteps: original timesteps (0..999), ascending. A chain visits them from last to first.
-        coefficients: constants per timestep, recomputed from the remaining cumulative alphas.
+        timesteps: timesteps on the scale of the training (0..999), ascending. They are integers or fractions.
+            A chain visits them from last to first.
     """
 
-    timesteps: tuple[int, ...]
-    coefficients: DiffusionCoefficients
+    timesteps: tuple[float, ...]
 
     @property
     def num_steps(self) -> int:
         """Number of head evaluations. It is lower than requested if ``max_timestep`` merged timesteps."""
         return len(self.timesteps)
+
+    @property
+    def num_draws(self) -> int:
+        """Number of noise vectors that a token needs: one to start with, and one per ancestral step."""
+        return self.num_steps + 1
+
+
+@dataclass(frozen=True)
+class DiffusionSchedule(ChainSchedule):
+    """The training timesteps of a chain and the constants of its steps.
+
+    Attributes:
+        timesteps: training timesteps (0..999), ascending integers.
+        coefficients: constants per timestep, recomputed from the remaining cumulative alphas.
+    """
+
+    timesteps: tuple[int, ...]
+    coefficients: DiffusionCoefficients
 
 
 @lru_cache
@@ -48,16 +65,8 @@ def respaced_timesteps(num_steps: int, max_timestep: int | None = None) -> tuple
         >>> respaced_timesteps(4)
         (0, 333, 666, 999)
     """
-    if not 1 <= num_steps <= NUM_TRAIN_TIMESTEPS:
-        raise ConfigError(
-            f"sampler.num_diffusion_steps must be between 1 and {NUM_TRAIN_TIMESTEPS} (the training "
-            f"timesteps of the head), got {num_steps}."
-        )
-    if max_timestep is not None and not 0 <= max_timestep < NUM_TRAIN_TIMESTEPS:
-        raise ConfigError(
-            f"sampler.max_timestep must be between 0 and {NUM_TRAIN_TIMESTEPS - 1}, or null (no clip), "
-            f"got {max_timestep}."
-        )
+    check_num_steps(num_steps)
+    check_max_timestep(max_timestep)
     stride = (NUM_TRAIN_TIMESTEPS - 1) / (num_steps - 1) if num_steps > 1 else 0.0
     position, timesteps = 0.0, []
     for _ in range(num_steps):
@@ -74,3 +83,21 @@ def diffusion_schedule(num_steps: int, max_timestep: int | None = None) -> Diffu
     timesteps = respaced_timesteps(num_steps, max_timestep)
     kept = cosine_alphas_cumprod()[np.array(timesteps)]
     return DiffusionSchedule(timesteps, DiffusionCoefficients(kept))
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Reject a number of diffusion steps outside 1..1000."""
+    if not 1 <= num_steps <= NUM_TRAIN_TIMESTEPS:
+        raise ConfigError(
+            f"sampler.num_diffusion_steps must be between 1 and {NUM_TRAIN_TIMESTEPS} (the training "
+            f"timesteps of the head), got {num_steps}."
+        )
+
+
+def check_max_timestep(max_timestep: int | None) -> None:
+    """Reject a clip outside 0..999."""
+    if max_timestep is not None and not 0 <= max_timestep < NUM_TRAIN_TIMESTEPS:
+        raise ConfigError(
+            f"sampler.max_timestep must be between 0 and {NUM_TRAIN_TIMESTEPS - 1}, or null (no clip), "
+            f"got {max_timestep}."
+        )

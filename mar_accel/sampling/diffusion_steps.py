@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from mar_accel.errors import ConfigError
-from mar_accel.sampling.step_sizes import StepSize
+from mar_accel.sampling.step_sizes import StepSize, last_stage
 from mar_accel.utils.readable import Readable
+
+# A chain visits at most the 1000 timesteps of the training. The config check reads this range.
+ChainLength = Annotated[int, Ge(1), Le(1000)]
 
 
 class DiffusionSteps(Readable, ABC):
@@ -33,7 +39,7 @@ class ConstantDiffusionSteps(DiffusionSteps):
         num_diffusion_steps: T, in 1..1000.
     """
 
-    def __init__(self, num_diffusion_steps: int = 100):
+    def __init__(self, num_diffusion_steps: ChainLength = 100):
         self.num_diffusion_steps = num_diffusion_steps
 
     def per_step(self, steps: Sequence[StepSize]) -> list[int]:
@@ -52,18 +58,23 @@ class StageAwareDiffusionSteps(DiffusionSteps):
         reconstruction_steps: T_rec, at all AR steps of the reconstruction stage; 1..1000.
     """
 
-    def __init__(self, first_steps: int = 50, last_steps: int = 20, reconstruction_steps: int = 20):
+    def __init__(
+        self,
+        first_steps: ChainLength = 50,
+        last_steps: ChainLength = 20,
+        reconstruction_steps: ChainLength = 20,
+    ):
         self.first_steps = first_steps
         self.last_steps = last_steps
         self.reconstruction_steps = reconstruction_steps
 
     def per_step(self, steps: Sequence[StepSize]) -> list[int]:
-        last_stage = steps[-1].stage
-        num_generation = sum(step.stage < last_stage for step in steps)
-        if not num_generation:
+        last = last_stage(steps)
+        num_generation = sum(step.stage < last for step in steps)
+        if not last:
             raise ConfigError(
                 "sampler.diffusion_steps=gtr needs at least 2 stages, got 1; "
-                "choose sampler.order=gtr or sampler.step_sizes=gtr."
+                "choose sampler/order=gtr or sampler/step_sizes=gtr."
             )
         fall = (self.first_steps - self.last_steps) / max(1, num_generation - 1)
         generation = [round(self.first_steps - fall * index) for index in range(num_generation)]
@@ -84,7 +95,7 @@ class AnnealedDiffusionSteps(DiffusionSteps):
             "two-stage": f = 1 for k < (K−1)/2, then 0.
     """
 
-    def __init__(self, first_steps: int = 50, last_steps: int = 5, strategy: str = "linear"):
+    def __init__(self, first_steps: ChainLength = 50, last_steps: ChainLength = 5, strategy: str = "linear"):
         if last_steps > first_steps:
             raise ConfigError(
                 f"sampler.diffusion_steps.last_steps must be ≤ first_steps={first_steps}, got {last_steps}; "

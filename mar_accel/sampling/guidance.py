@@ -11,6 +11,7 @@ from torch import Tensor
 from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion import NUM_TRAIN_TIMESTEPS
 from mar_accel.sampling.parts import check_part, not_defined
+from mar_accel.sampling.rate_steps import ar_time
 from mar_accel.utils.readable import Readable
 
 LAST_TIMESTEP = NUM_TRAIN_TIMESTEPS - 1
@@ -37,7 +38,7 @@ class Guidance:
         """Whether the step runs the unconditional branch."""
         return self.scale != 1
 
-    def covers(self, timestep: int) -> bool:
+    def covers(self, timestep: float) -> bool:
         """Whether the head runs both branches at a timestep."""
         return self.guided and self.timesteps[0] <= timestep <= self.timesteps[1]
 
@@ -56,7 +57,7 @@ class Progress:
 
     Attributes:
         index: step index k, from 0.
-        num_steps: number of AR steps K.
+        num_steps: number of AR steps K of the schedule.
         decoded: share of tokens that count as decoded after the step, in (0, 1].
     """
 
@@ -66,8 +67,8 @@ class Progress:
 
     @property
     def ar_time(self) -> float:
-        """Time after the step (eMIGM): s = t_{k+1}, with t_j = linspace(1, 1e-5, K + 1)."""
-        return 1 - (self.index + 1) / self.num_steps * (1 - 1e-5)
+        """Time s after the step (eMIGM), from 1 down to 1e-5; see :func:`rate_steps.ar_time`."""
+        return ar_time(self.index + 1, self.num_steps)
 
 
 class GuidanceSchedule(Readable):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from mar_accel.errors import ConfigError
 from mar_accel.utils.readable import Readable
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ class ModelDefaults(Readable):
             return self
         copied = copy.copy(self)
         vars(copied).update(changes)
-        copied.check_settings()
+        try:
+            copied.check_settings()
+        except ConfigError as error:
+            sources = [self.model_defaults[name][0] for name in changes if f".{name} " in str(error)]
+            taken = f"; it is model.sampling.{sources[0]}, so correct that" if sources else ""
+            raise ConfigError(f"{str(error).removesuffix('.')}{taken}.") from None
         return copied
 
     def check_settings(self) -> None:

@@ -25,6 +25,12 @@ class Stream(IntEnum):
     SELECTION = 2
 
 
+class RunStream(IntEnum):
+    """Independent random streams of a run, for what all its images share."""
+
+    STEP_SIZES = 0
+
+
 @dataclass
 class SampleNoise:
     """The random numbers of a batch.
@@ -32,7 +38,7 @@ class SampleNoise:
     Attributes:
         order: decode orders [B, L], int64: permutations of the grid positions, first to decode first.
         noise: standard normal [T+1, B, L, C]. ``noise[0]`` starts the chain of a token; ``noise[j]`` is
-            added at its j-th ancestral step.
+            added at its j-th ancestral step. Without such steps, [1, B, L, C].
         selection_scores: uniform [B, L] in 0..1, for selections that choose tokens at random.
     """
 
@@ -54,20 +60,25 @@ def sample_generator(seed: int, index: int, stream: Stream) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
-def draw_noise(
-    seed: int, indices: Sequence[int], num_tokens: int, token_dim: int, num_diffusion_steps: int
-) -> tuple[Tensor, Tensor]:
-    """Draw noise [T+1, B, L, C] and selection scores [B, L] for the samples ``indices``.
+def run_generator(seed: int, stream: RunStream) -> np.random.Generator:
+    """Generator of one random stream of a run; ``seed`` must be ≥ 0."""
+    return np.random.default_rng(np.random.SeedSequence([seed, int(stream)]))
 
-    ``noise[j]`` does not depend on T: it is draw j+1 of the sample's noise stream.
+
+def draw_noise(
+    seed: int, indices: Sequence[int], num_tokens: int, token_dim: int, num_draws: int
+) -> tuple[Tensor, Tensor]:
+    """Draw noise [num_draws, B, L, C] and selection scores [B, L] for the samples ``indices``.
+
+    ``noise[j]`` does not depend on the number of draws: it is draw j+1 of the sample's noise stream.
     """
     # Always float32, whatever default dtype the trainer's precision sets. Chains of 100 steps need it.
     kind: Any = {"dtype": torch.float32, "device": "cpu"}
-    noise = torch.empty(num_diffusion_steps + 1, len(indices), num_tokens, token_dim, **kind)
+    noise = torch.empty(num_draws, len(indices), num_tokens, token_dim, **kind)
     scores = torch.empty(len(indices), num_tokens, **kind)
     for row, index in enumerate(indices):
         generator = sample_generator(seed, index, Stream.NOISE)
-        for step in range(num_diffusion_steps + 1):
+        for step in range(num_draws):
             noise[step, row] = torch.randn(num_tokens, token_dim, generator=generator, **kind)
         generator = sample_generator(seed, index, Stream.SELECTION)
         scores[row] = torch.rand(num_tokens, generator=generator, **kind)

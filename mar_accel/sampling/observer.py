@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.sampling.denoiser import Denoiser
-from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
+from mar_accel.sampling.diffusion_schedule import ChainSchedule
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.solvers import Solver
 from mar_accel.sampling.state import DecodeState
@@ -27,8 +27,8 @@ class Chain:
         guided: whether both branches run, one flag per timestep [T].
         positions: grid positions of the tokens [B, n].
         time_embeddings: embeddings of the schedule's timesteps [T, W], in ascending order.
-        schedule: diffusion schedule with T timesteps.
-        noise: standard normal noise [T+1, B·n, C], float32.
+        schedule: schedule with T timesteps.
+        noise: standard normal noise [``schedule.num_draws``, B·n, C], float32.
         temperature: factor on the noise of ancestral steps.
         solver: runs the chain.
     """
@@ -38,7 +38,7 @@ class Chain:
     guided: Sequence[bool]
     positions: Tensor
     time_embeddings: Tensor
-    schedule: DiffusionSchedule
+    schedule: ChainSchedule
     noise: Tensor
     temperature: float
     solver: Solver

@@ -31,7 +31,7 @@ def check_part(key: str, part: object, kind: type, optional: bool = False) -> No
     if optional and part is None:
         return
     if isinstance(part, type) or not isinstance(part, kind):
-        raise ConfigError(f"{key} must be {_with_article(kind)}{_members(kind)}, got {got(part)}.")
+        raise ConfigError(f"{key} must be {with_article(kind.__name__)}{_members(kind)}, got {got(part)}.")
     for name, method in _methods(type(part), kind).items():
         # The names stand for the values that the method will be called with.
         required, defaults = _arguments(method)
@@ -135,5 +135,6 @@ def _members(kind: type) -> str:
     return f" (it must have {' and '.join(names)})"
 
 
-def _with_article(kind: type) -> str:
-    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
+def with_article(name: str) -> str:
+    """The name of a class after "a" or "an"."""
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

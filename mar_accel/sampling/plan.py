@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from mar_accel.sampling.diffusion_schedule import ChainSchedule
 from mar_accel.sampling.guidance import Guidance
 
 
@@ -56,9 +58,10 @@ class Plan:
 
     Attributes:
         grid: rows and columns (h, w) of the token grid.
-        steps: the AR steps. Together they decode each token once.
+        steps: the AR steps. Together they decode each token once that is not known at the start.
         temperature: factor on the noise of ancestral steps.
         max_timestep: clip of the diffusion timesteps, 0..999. None: no clip.
+        schedules: the schedule of each chain, by its number of diffusion steps T.
 
     Example:
         plan = Sampler(step_sizes=CosineSteps(32)).plan((16, 16))
@@ -68,11 +71,17 @@ class Plan:
     steps: tuple[ARStep, ...]
     temperature: float = 1.0
     max_timestep: int | None = None
+    schedules: Mapping[int, ChainSchedule] = field(default_factory=dict)
 
     @property
     def guided(self) -> bool:
         """Whether any step runs the unconditional branch."""
         return any(step.guided for step in self.steps)
+
+    @property
+    def num_known(self) -> int:
+        """Number of tokens that are known at the start (inpainting). They come first in the decode order."""
+        return self.steps[0].start
 
     @property
     def num_tokens(self) -> int:
@@ -81,5 +90,10 @@ class Plan:
 
     @property
     def max_diffusion_steps(self) -> int:
-        """Diffusion steps T of the longest chain. A token needs at most T+1 noise vectors."""
+        """Diffusion steps T of the longest chain."""
         return max(max(step.num_diffusion_steps, step.num_detail_diffusion_steps) for step in self.steps)
+
+    @property
+    def num_draws(self) -> int:
+        """Number of noise vectors that a token may need."""
+        return max(schedule.num_draws for schedule in self.schedules.values())

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mar_accel.models.backbone import BackboneConfig
 from mar_accel.models.diffusion_head import AdaLNMLP
-from mar_accel.models.mar import MARConfig
 from mar_accel.sampling.denoiser import Denoiser, GuidedDenoiser
 from mar_accel.sampling.model_defaults import ModelDefaults
 from mar_accel.sampling.plan import ARStep, Plan
@@ -29,7 +29,7 @@ class CachePolicy(ModelDefaults):
                 return GuidedDenoiser(net, z, time_embeddings, Guidance(), [False] * len(guided))
     """
 
-    def check(self, model: MARConfig, plan: Plan, solver: Solver) -> None:
+    def check(self, model: BackboneConfig, plan: Plan, solver: Solver) -> None:
         """Raise :class:`mar_accel.errors.ConfigError` if the policy does not support a setting."""
 
     def start(self, state: DecodeState) -> None:
@@ -41,9 +41,9 @@ class CachePolicy(ModelDefaults):
         Returns:
             [2B, n, D] at a guided step, conditional rows first; [B, n, D] without guidance.
         """
-        tokens, known = state.known(step)
-        x = state.encoded(step, state.model.encode_tokens(state.embedding(step), tokens, known))
-        return state.model.predict(x, known, state.predicted(step))
+        (tokens, known), condition = state.known(step), state.condition_of(step)
+        x = state.encoded(step, state.model.encode_tokens(condition, tokens, known))
+        return state.model.predict(condition, x, known, state.predicted(step))
 
     def denoiser(
         self, net: AdaLNMLP, z: Tensor, time_embeddings: Tensor, step: ARStep, guided: Sequence[bool]

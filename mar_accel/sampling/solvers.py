@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.sampling.denoiser import Denoiser
-from mar_accel.sampling.diffusion_schedule import DiffusionSchedule
+from mar_accel.sampling.diffusion_schedule import ChainSchedule, DiffusionSchedule, diffusion_schedule
 from mar_accel.sampling.parts import wrong_return
 from mar_accel.utils.readable import Readable
 
@@ -22,21 +22,36 @@ class Solver(Protocol):
     # Whether the chain evaluates the head once per timestep, from high to low noise.
     visits_every_timestep: bool
 
-    def sample(
-        self, denoise: Denoiser, noise: Tensor, schedule: DiffusionSchedule, temperature: float
-    ) -> Tensor:
+    def sample(self, denoise: Denoiser, noise: Tensor, schedule: Any, temperature: float) -> Tensor:
         """Run a chain for n tokens.
 
         Args:
             denoise: guided noise prediction.
             noise: standard normal [T+1, n, C], float32; see :class:`mar_accel.sampling.noise.SampleNoise`.
-            schedule: diffusion schedule with T timesteps.
+                Less if the schedule's ``num_draws`` says so.
+            schedule: schedule with T timesteps: a :class:`DiffusionSchedule`, or the solver's own.
             temperature: factor on the noise of ancestral steps, at least 0.
 
         Returns:
             Tokens [n, C].
         """
         ...
+
+
+@runtime_checkable
+class OwnTimesteps(Protocol):
+    """A solver that chooses its timesteps. ``max_timestep`` does not apply to it."""
+
+    def schedule(self, num_steps: int) -> ChainSchedule:
+        """The timesteps of a chain with T ≥ 1 evaluations."""
+        ...
+
+
+def chain_schedule(solver: Solver, num_steps: int, max_timestep: int | None) -> ChainSchedule:
+    """The timesteps at which a solver evaluates the head; raises ConfigError if T is out of range."""
+    if isinstance(solver, OwnTimesteps):
+        return solver.schedule(num_steps)
+    return diffusion_schedule(num_steps, max_timestep)
 
 
 class DDPM(Readable):

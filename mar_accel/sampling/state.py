@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mar_accel.models.mar import MAR
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.condition import Condition
 from mar_accel.sampling.plan import ARStep, Plan
 
 
@@ -18,16 +19,15 @@ class DecodeState:
     Attributes:
         model: the model that decodes.
         plan: the AR steps.
-        embeddings: class embeddings [R, D]: B conditional rows, then B unconditional rows if any step is
-            guided.
+        condition: what the images are conditioned on; with the unconditional branch if any step is guided.
         order: decode orders [B, L].
         decoded: tokens in decode order [B, L, C]. Only those before ``start`` of the current step are valid.
         on_encoded: receives the event ``encoded``; see :class:`mar_accel.sampling.observer.Observer`.
     """
 
-    model: MAR
+    model: TokenBackbone
     plan: Plan
-    embeddings: Tensor
+    condition: Condition
     order: Tensor
     decoded: Tensor
     on_encoded: Callable[[DecodeState, ARStep, Tensor], None] = lambda state, step, x: None
@@ -36,9 +36,9 @@ class DecodeState:
     def batch_size(self) -> int:
         return self.order.shape[0]
 
-    def embedding(self, step: ARStep) -> Tensor:
-        """Class embeddings of the branches that this step runs: [2B, D] if guided, else [B, D]."""
-        return self.embeddings[: self.batch_size * step.num_branches]
+    def condition_of(self, step: ARStep) -> Condition:
+        """The condition with the branches that this step runs: two if it is guided, else one."""
+        return self.condition.first(step.num_branches)
 
     def known(self, step: ARStep) -> tuple[Tensor, Tensor]:
         """Tokens [B, start, C] and grid positions [B, start] decoded before this step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +22,21 @@ class StepSize:
         num_tokens: number of tokens that the step decodes, at least 1.
         stage: stage of its first token, from 0.
         progress: share of decoded tokens after the step for the guidance schedule, in (0, 1].
+        num_iter: number of AR steps K of the schedule that the step belongs to. None: as many as there are.
+        num_stages: number of stages, of which the last may have no tokens. None: the last step is in it.
     """
 
     num_tokens: int
     stage: int
     progress: float
+    num_iter: int | None = None
+    num_stages: int | None = None
+
+
+def last_stage(steps: Sequence[StepSize]) -> int:
+    """Index of the last stage (reconstruction, with several stages)."""
+    number = steps[-1].num_stages
+    return steps[-1].stage if number is None else number - 1
 
 
 class StepSizes(Readable):
@@ -45,6 +56,22 @@ class StepSizes(Readable):
         """AR steps with stage and progress. Override this to set stage or progress differently."""
         sizes = counts_of("sampler.step_sizes", self, "sizes", self.sizes(stage_sizes), "AR step")
         return with_stages(sizes, stage_sizes)
+
+    def for_few(self, num_tokens: int) -> StepSizes:
+        """These step sizes for few unknown tokens (inpainting), with at most one AR step per token.
+
+        Override this if a class limits its number of steps in another way than by ``num_iter``.
+        """
+        num_iter = getattr(self, "num_iter", None)
+        if not isinstance(num_iter, int) or num_iter <= num_tokens:
+            return self
+        fewer = copy.copy(self)
+        fewer.num_iter = num_tokens  # type: ignore[attr-defined]
+        return fewer
+
+    def for_seed(self, seed: int) -> StepSizes:
+        """These step sizes in a run with a seed. Override this if the sizes are random."""
+        return self
 
 
 class CosineSteps(StepSizes):
@@ -106,12 +133,15 @@ class StageSteps(StepSizes):
         self.rates = list(rates or ())
         self.steps = [int(number) for number in steps or ()]
         self.num_iter = num_iter
+        self._few = False
         self.split_sizes = {"uniform": uniform_split, "cosine": cosine_split}[split]
 
     def split(self, stage_sizes: Sequence[int]) -> list[StepSize]:
         given = len(self.steps or self.rates)
         if len(stage_sizes) == 1:
-            stage_sizes = halved(stage_sizes[0], given)
+            # Few unknown tokens have fewer halves; the first stages are then empty.
+            number = min(given, stage_sizes[0].bit_length()) if self._few else given
+            stage_sizes = [0] * (given - number) + halved(stage_sizes[0], number)
         if given != len(stage_sizes):
             key = "steps" if self.steps else "rates"
             raise ConfigError(
@@ -120,10 +150,28 @@ class StageSteps(StepSizes):
             )
         sizes: list[int] = []
         for size, number in zip(stage_sizes, self._steps_per_stage(stage_sizes), strict=True):
-            sizes += self.split_sizes(size, number)
+            sizes += self.split_sizes(size, number) if size else []
         return with_stages(sizes, stage_sizes)
 
+    def for_few(self, num_tokens: int) -> StepSizes:
+        few = copy.copy(self)
+        few._few = True
+        return few
+
     def _steps_per_stage(self, stage_sizes: Sequence[int]) -> list[int]:
+        """Number of AR steps of each stage; 0 for a stage without tokens."""
+        if not self._few:
+            return self._wanted_steps(stage_sizes)
+        there = [stage for stage, size in enumerate(stage_sizes) if size]
+        part = copy.copy(self)
+        part.rates = [self.rates[stage] for stage in there] if not self.steps else []
+        part.steps = [min(self.steps[s], stage_sizes[s]) for s in there] if self.steps else []
+        if self.num_iter is not None:
+            part.num_iter = min(max(self.num_iter, len(there)), sum(stage_sizes))
+        steps = dict(zip(there, part._wanted_steps([stage_sizes[stage] for stage in there]), strict=True))
+        return [steps.get(stage, 0) for stage in range(len(stage_sizes))]
+
+    def _wanted_steps(self, stage_sizes: Sequence[int]) -> list[int]:
         for size, number in zip(stage_sizes, self.steps, strict=False):
             if number > size:
                 raise ConfigError(
@@ -195,7 +243,7 @@ def with_stages(sizes: Sequence[int], stage_sizes: Sequence[int]) -> list[StepSi
     for size in sizes:
         stage = sum(end <= start for end in ends[:-1])
         start += size
-        steps.append(StepSize(size, stage, start / length))
+        steps.append(StepSize(size, stage, start / length, num_stages=len(stage_sizes)))
     return steps
 
 

@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from mar_accel.config.check import check_arguments
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import WeightsError
 from mar_accel.inference.build import build_architecture
-from mar_accel.models.lightgen import LightGen, LightGenConfig
-from mar_accel.models.mar import MAR
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.families import make_network
+from mar_accel.models.lightgen import LightGenConfig
 from mar_accel.models.sizes import check_memory
 from mar_accel.models.text_encoder import T5Size, make_t5_encoder
+from mar_accel.models.word_encoder import WordEncoder
 from mar_accel.training.conditioning import Conditioner, LabelConditioner, TextConditioner
 from mar_accel.weights.files import read_tensors
 from mar_accel.weights.fitting import require_fit
-from mar_accel.weights.folder import MODEL_FILE
-from mar_accel.weights.text_folder import load_text_model
+from mar_accel.weights.folder import MODEL_FILE, TEXT_ENCODER_FOLDER
+from mar_accel.weights.text_folder import load_text_encoder
 
 # Weights, averaged weights, gradients and the two moments of AdamW.
 TRAINING_COPIES = 5
 
 
-def build_trained(model: ModelSettings) -> tuple[MAR | LightGen, Conditioner]:
+def build_trained(model: ModelSettings) -> tuple[TokenBackbone, Conditioner]:
     """Network and conditioner with random weights; both are trained."""
-    architecture = build_architecture(model)
-    kind: Any = LightGen if isinstance(architecture, LightGenConfig) else MAR
-    with torch.device("meta"):
-        check_memory(kind(architecture), copies=TRAINING_COPIES)
+    architecture, text_encoder = build_architecture(model), model.text_encoder or {}
     if isinstance(architecture, LightGenConfig):
-        encoder = make_t5_encoder(T5Size(**(model.text_encoder or {})))
-        return LightGen(architecture), TextConditioner(encoder)
-    return MAR(architecture), LabelConditioner()
+        check_arguments("model.text_encoder", text_encoder, T5Size)
+    with torch.device("meta"):
+        check_memory(make_network(architecture), copies=TRAINING_COPIES)
+    if isinstance(architecture, LightGenConfig):
+        encoder = make_t5_encoder(T5Size(**text_encoder))
+        # Refuses an encoder that has too few words.
+        WordEncoder(encoder)
+        return make_network(architecture), TextConditioner(encoder)
+    return make_network(architecture), LabelConditioner()
 
 
-def load_initial(network: MAR | LightGen, conditioner: Conditioner, folder: Path) -> None:
+def load_initial(network: TokenBackbone, conditioner: Conditioner, folder: Path) -> None:
     """Load the weights of a model folder into network and conditioner, in place.
 
     Raises:
         WeightsError: the folder is missing or has another architecture.
     """
     key, file = "training.initial_weights", folder / MODEL_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise WeightsError(f"{key}={folder} has no {MODEL_FILE}; use a model folder or null.")
     state = read_tensors(file, key).tensors
     require_fit(network, state, f"{key}={folder} does not fit")
     network.load_state_dict(state)
-    try:
-        if isinstance(conditioner, TextConditioner):
-            conditioner.encoder.load_state_dict(load_text_model(folder)[1].state_dict())
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"training.initial_weights={folder} does not fit ({str(error).splitlines()[-1].strip()}); use a "
-            "model folder of the same architecture or null."
-        ) from error
+    if isinstance(conditioner, TextConditioner):
+        encoder = load_text_encoder(folder / TEXT_ENCODER_FOLDER, key)
+        require_fit(conditioner.encoder, encoder.state_dict(), f"{key}={folder} does not fit")
+        conditioner.encoder.load_state_dict(encoder.state_dict())

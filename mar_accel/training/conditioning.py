@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-import torch
 from torch import Tensor, nn
 
-from mar_accel.models.lightgen import LightGen
-from mar_accel.models.mar import MAR
+from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.condition import Condition
 from mar_accel.models.text_encoder import encode_text
 
 
 class Conditioner(nn.Module):
-    """Maps the second part of a batch to the conditioning that ``training_loss`` of the model accepts."""
+    """Maps the second part of a batch to the condition that ``training_loss`` of the model accepts."""
 
-    def forward(self, model: nn.Module, condition: Tensor, dropped: Tensor) -> Any:
-        """Compute the conditioning of a batch.
+    def forward(self, model: TokenBackbone, inputs: Tensor, dropped: Tensor) -> Condition:
+        """Compute the condition of a batch: one branch.
 
         Args:
             model: the model in training.
-            condition: labels [B], or token ids [B, N].
+            inputs: labels [B], or token ids [B, N].
             dropped: bool [B]; true if the unconditional embedding replaces the condition.
         """
         raise NotImplementedError
 
 
 class LabelConditioner(Conditioner):
-    """Maps labels [B] to class embeddings [B, D] of a MAR model."""
+    """Takes labels [B], for a MAR model."""
 
-    def forward(self, model: nn.Module, condition: Tensor, dropped: Tensor) -> Tensor:
-        mar = cast("MAR", model)
-        unconditional = mar.unconditional_embedding(len(condition))
-        return torch.where(dropped[:, None], unconditional, mar.class_embedding(condition))
+    def forward(self, model: TokenBackbone, inputs: Tensor, dropped: Tensor) -> Condition:
+        return model.condition(inputs, dropped)
 
 
 class TextConditioner(Conditioner):
-    """Maps token ids [B, N] to the keys and values of a LightGen model's cross-attention.
+    """Encodes token ids [B, N], for a LightGen model.
 
     Args:
         encoder: a text encoder; it is trained together with the model.
@@ -46,7 +41,5 @@ class TextConditioner(Conditioner):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, model: nn.Module, condition: Tensor, dropped: Tensor) -> Any:
-        lightgen = cast("LightGen", model)
-        text = lightgen.embed_text(encode_text(self.encoder, condition))
-        return [lightgen.text_keys(torch.where(dropped[:, None, None], lightgen.fake_latent, text))]
+    def forward(self, model: TokenBackbone, inputs: Tensor, dropped: Tensor) -> Condition:
+        return model.condition(encode_text(self.encoder, inputs), dropped)

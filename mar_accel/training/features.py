@@ -1,66 +1,43 @@
-"""A run of train_features: train the small feature network for images of digits."""
+"""A run of train_features: train the small feature network of a data set, and measure it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from rich.progress import track
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mar_accel.config.settings import FeatureTrainingSettings, Settings
-from mar_accel.data.digits import load_scans, random_affine, render, to_scans
-from mar_accel.metrics.digit_features import DigitNetwork
+from mar_accel.data.digits import load_scans
+from mar_accel.errors import ConfigError
 from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.training.digit_features import train_digit_network
+from mar_accel.training.scene_features import train_scene_network
+from mar_accel.utils.whole_files import written_whole
+
+Train = Callable[
+    [Tensor, Tensor, FeatureTrainingSettings, torch.Generator], tuple[nn.Module, dict[str, float]]
+]
+# By name of the data set: trains on some of the scans, and measures on the others.
+TRAINED: dict[str, Train] = {"digits": train_digit_network, "scenes": train_scene_network}
 
 
-def augmented(scans: Tensor, generator: torch.Generator) -> Tensor:
-    """Scans with small random rotations, shears and shifts.
-
-    They are rendered at 32×32 and reduced again, like generated images.
-    """
-    return to_scans(render(scans, random_affine(len(scans), generator)))
-
-
-def train_network(
-    scans: Tensor, labels: Tensor, settings: FeatureTrainingSettings, generator: torch.Generator
-) -> DigitNetwork:
-    """Train a network on scans; half of each batch is original, half is augmented.
-
-    Args:
-        scans: [N, 1, 8, 8] in 0..1.
-        labels: [N].
-        settings: settings of the training.
-        generator: source of the random order and augmentation.
-    """
-    network = DigitNetwork()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    steps = settings.epochs * (len(scans) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-    for _ in track(range(settings.epochs), "training"):
-        order = torch.randperm(len(scans), generator=generator)
-        for chosen in order.split(settings.batch_size):
-            if len(chosen) < settings.batch_size:
-                continue
-            half = len(chosen) // 2
-            batch = torch.cat([scans[chosen[:half]], augmented(scans[chosen[half:]], generator)])
-            _, logits = network(batch)
-            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.05)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network.eval()
-
-
-@torch.inference_mode()
-def accuracy(network: DigitNetwork, scans: Tensor, labels: Tensor) -> float:
-    """Share of the scans whose most likely class is their label; 0..1."""
-    return float((network(scans)[1].argmax(dim=1) == labels).float().mean())
+def _num_held_out(training: FeatureTrainingSettings, num_scans: int) -> int:
+    """Number of scans that are held out; raises ConfigError if too few are left for a batch."""
+    num_held_out = round(training.held_out * num_scans)
+    left = num_scans - num_held_out
+    if not num_held_out or not left:
+        raise ConfigError(
+            f"feature_training.held_out must leave scans on both sides, got {training.held_out}."
+        )
+    if training.batch_size > left:
+        raise ConfigError(
+            f"feature_training.batch_size must be at most {left}, the scans that are not held out, got "
+            f"{training.batch_size}."
+        )
+    return num_held_out
 
 
 def train_features(settings: Settings) -> dict[str, float]:
@@ -69,25 +46,19 @@ def train_features(settings: Settings) -> dict[str, float]:
     Returns:
         Numbers of scans, and accuracies in 0..1.
     """
-    training = settings.feature_training
+    training, name = settings.feature_training, settings.dataset.name
+    if name not in TRAINED:
+        raise ConfigError(f"dataset={name} has no feature network; choose one of {', '.join(TRAINED)}.")
+    num_scans = len(load_scans()[1])
+    num_held_out = _num_held_out(training, num_scans)
     output_dir = prepare_output_dir(Path(settings.output_dir))
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    scans, labels = load_scans()
-    order = torch.randperm(len(scans), generator=generator)
-    num_held_out = round(training.held_out * len(scans))
+    order = torch.randperm(num_scans, generator=generator)
     held_out, trained_on = order[:num_held_out], order[num_held_out:]
-    network = train_network(scans[trained_on], labels[trained_on], training, generator)
-    results = {
-        "num_trained_on": len(trained_on),
-        "num_held_out": num_held_out,
-        "accuracy_trained_on": accuracy(network, scans[trained_on], labels[trained_on]),
-        "accuracy_held_out": accuracy(network, scans[held_out], labels[held_out]),
-        # Eight augmented copies of each scan, rendered at 32×32 and reduced, like generated images.
-        "accuracy_held_out_augmented": accuracy(
-            network, augmented(scans[held_out].repeat(8, 1, 1, 1), generator), labels[held_out].repeat(8)
-        ),
-    }
-    save_file(network.state_dict(), output_dir / "model.safetensors")
+    network, accuracies = TRAINED[name](trained_on, held_out, training, generator)
+    results = {"num_trained_on": len(trained_on), "num_held_out": num_held_out, **accuracies}
+    with written_whole(output_dir / "model.safetensors") as temporary:
+        save_file(network.state_dict(), temporary)
     write_json(run_record(settings, **results), output_dir / "run.json")
     return results

@@ -6,25 +6,30 @@ A finished training is only exported again.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import zipfile
+from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
 from mar_accel.config.settings import Settings, TrainingSettings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_node
-from mar_accel.inference.processes import further_processes
+from mar_accel.inference.children import further_processes
 from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import trainer_or_config_error
+from mar_accel.models.sizes import check_bytes
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
-from mar_accel.runs.loggers import log_config, open_logger
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.loggers import RunLog
+from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
 from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.export import export_averaged, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
@@ -32,6 +37,8 @@ from mar_accel.training.module import TrainingModule
 from mar_accel.weights.pickles import read_pickle
 
 LAST = "last.ckpt"
+# NumPy, which Lightning seeds too, takes 32 bits.
+MAX_SEED = 2**32 - 1
 LOG_EVERY_N_STEPS = 50
 
 
@@ -52,12 +59,14 @@ def train(settings: Settings) -> TrainingResult | None:
     Raises:
         MarAccelError: the config cannot be run. Nothing is written in this case.
     """
-    data = _training_data(settings)
+    if settings.seed > MAX_SEED:
+        raise ConfigError(f"seed must be at most {MAX_SEED} in a training, got {settings.seed}.")
+    data, log = _training_data(settings), RunLog.of(settings)
     output_dir = Path(settings.output_dir).absolute()
+    require_folder(output_dir)
     last = output_dir / "checkpoints" / LAST
     resumed = _resume_path(settings.training, last)
     steps_done = _global_step(resumed) if resumed is not None else 0
-    prepare_output_dir(output_dir)
     seconds = 0.0
     if steps_done < settings.training.max_steps:
         pl.seed_everything(settings.seed, verbose=False)
@@ -65,7 +74,8 @@ def train(settings: Settings) -> TrainingResult | None:
         module = TrainingModule(*build_trained(settings.model), settings.training)
         if settings.training.initial_weights is not None and resumed is None:
             load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
-        trainer, seconds = _fit(settings, module, data, output_dir, resumed)
+        prepare_output_dir(output_dir)
+        trainer, seconds = _fit(settings, module, data, output_dir, resumed, log)
         if not trainer.is_global_zero:
             return None
         resumed = last
@@ -82,26 +92,58 @@ def _training_data(settings: Settings) -> pl.LightningDataModule:
     """The training data of a config; raises ConfigError if it does not fit the model."""
     check_device(settings.trainer.accelerator)
     dataset = settings.dataset
-    if dataset.training_data is None:
+    if (dataset.training_data or {}).get("_target_") is None:
         raise ConfigError(
             f"dataset={dataset.name} has no training data; set dataset.training_data or use dataset=digits."
         )
     architecture = build_architecture(settings.model)
     key, batch_size = "dataset.training_data", settings.training.batch_size
-    data = build_node(key, dataset.training_data, pl.LightningDataModule, batch_size=batch_size)
+    data = build_node(key, dataset.training_data or {}, pl.LightningDataModule, batch_size=batch_size)
+    _check_data(settings, data, architecture)
+    return data
+
+
+def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
+    """Raise ConfigError for training data that the model, or the training, cannot take.
+
+    Data of one's own may leave out all attributes but ``channels``.
+    """
+    model, dataset, batch_size = settings.model.name, settings.dataset.name, settings.training.batch_size
     if data.channels != architecture.latent_channels:
         raise ConfigError(
-            f"model={settings.model.name} works on {architecture.latent_channels} channels but "
-            f"dataset={dataset.name} has {data.channels}; choose a matching model."
+            f"model={model} works on {architecture.latent_channels} channels but dataset={dataset} has "
+            f"{data.channels}; choose a matching model."
         )
-    return data
+    side = getattr(data, "image_size", None)
+    size = tuple(architecture.patch_size * tokens for tokens in architecture.grid)
+    if side is not None and size != (side, side):
+        raise ConfigError(
+            f"model.architecture.grid and patch_size make images of {size[0]}×{size[1]} pixels, but "
+            f"dataset={dataset} has {side}×{side}; change one of them."
+        )
+    classes, known = getattr(data, "num_classes", None), getattr(architecture, "num_classes", None)
+    if classes is not None and known is not None and classes > known:
+        raise ConfigError(
+            f"model.architecture.num_classes must be at least {classes}, the classes of dataset={dataset}, "
+            f"got {known}."
+        )
+    if isinstance(data, Sized) and len(data) < batch_size:
+        raise ConfigError(
+            f"training.batch_size must be at most {len(data)}, the images of dataset={dataset}, got "
+            f"{batch_size}."
+        )
+    tokens = batch_size * architecture.seq_len * settings.training.mask_ratio_min
+    check_bytes(
+        f"training.batch_size={batch_size} with training.timestep_draws={settings.training.timestep_draws}",
+        int(4 * tokens * settings.training.timestep_draws * architecture.head_width),
+    )
 
 
 def _resume_path(settings: TrainingSettings, last: Path) -> Path | None:
     if settings.resume is None:
         return None
     path = last if settings.resume == "last" else Path(settings.resume)
-    if not path.is_file():
+    if not os.path.isfile(path):
         if settings.resume == "last":
             return None
         raise ConfigError(f"training.resume={settings.resume} is not a file; use a checkpoint, last or null.")
@@ -127,6 +169,7 @@ def _fit(
     data: pl.LightningDataModule,
     output_dir: Path,
     resumed: Path | None,
+    log: RunLog,
 ) -> tuple[pl.Trainer, float]:
     """Train to the last step and write ``checkpoints/last.ckpt``; returns the Trainer and the seconds."""
     training = settings.training
@@ -153,13 +196,14 @@ def _fit(
         log_every_n_steps=LOG_EVERY_N_STEPS,
         enable_model_summary=False,
     )
+    _expect_unused_parameters(trainer)
     if trainer.is_global_zero:
         _keep_earlier_metrics(output_dir)
         write_config(settings, output_dir)
-    trainer.logger = open_logger(settings)
-    log_config(trainer.logger, settings)
+    log.start()
+    trainer.logger = log.logger
     start = time.perf_counter()
-    with further_processes(output_dir / CONFIG_FILE):
+    with further_processes(output_dir / CONFIG_FILE), log:
         try:
             trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         except SystemExit:
@@ -167,6 +211,16 @@ def _fit(
                 print(f"stopped: {_how_to_continue(output_dir)}", file=sys.stderr)
             raise
     return trainer, time.perf_counter() - start
+
+
+def _expect_unused_parameters(trainer: pl.Trainer) -> None:
+    """Let DDP expect weights without a gradient, unless ``trainer.strategy`` says otherwise.
+
+    The encoder of a text model does not run in a batch whose tokens are all masked. Every process draws
+    its own mask, so the others would wait for gradients that never come.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 def _how_to_continue(output_dir: Path) -> str:

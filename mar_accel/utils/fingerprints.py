@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+from typing import Any
 
 
 def file_fingerprint(path: Path) -> str:
@@ -13,6 +15,26 @@ def file_fingerprint(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def size_and_time(value: str | None) -> list[list[Any]] | None:
+    """Names, sizes and modification times of the files that a value names.
+
+    This is a cheap substitute for a digest, for data of many gigabytes.
+    """
+    if value is None:
+        return None
+    path = Path(value).expanduser()
+    files = _files(path) if os.path.exists(path) else []
+    return [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files] or None
+
+
+def _files(root: Path) -> list[tuple[str, Path]]:
+    """Names and paths of a file, or of all files below a folder; text about them (.md) does not count."""
+    if root.is_file():
+        return [(root.name, root)]
+    files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.suffix != ".md"]
+    return [(str(file.relative_to(root)), file) for file in files]
 
 
 def require_regular_file(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 from PIL import Image
@@ -41,14 +42,14 @@ def save_png(image: Image.Image, path: Path, sync_name: bool = True) -> None:
         image.save(temporary, format="PNG")
 
 
-def is_whole_png(path: Path, shape: Sequence[int]) -> bool:
+def is_whole_png(file: Path | IO[bytes], shape: Sequence[int]) -> bool:
     """Whether a file is an undamaged PNG of ``shape`` [1 or 3, H, W], as :func:`to_pil` makes it."""
     channels, height, width = shape
     try:
         # The checksums are checked without decoding, and pixels are decoded without the checksums.
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             image.verify()
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(file, formats=["PNG"]) as image:
             if image.mode != ("L" if channels == 1 else "RGB") or image.size != (width, height):
                 return False
             image.load()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def read_tensors(path: Path, key: str, ema: bool = True) -> StateDict:
         'model_ema'
     """
     where = f"{key}={path}"
+    if not os.path.isfile(path):
+        raise WeightsError(f"{where} is not a file; use a .safetensors file or one of torch.save.")
     if path.suffix == ".safetensors":
         return StateDict(_without_prefixes(_read_safetensors(path, key), where))
     contents = read_pickle(path, key)

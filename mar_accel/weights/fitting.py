@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,8 @@ from torch import Tensor, nn
 
 from mar_accel.config.compose import conf_dir
 from mar_accel.errors import ConfigError, WeightsError
+from mar_accel.models.families import architecture_of, make_network
 from mar_accel.models.kl16 import AUTOENCODER_KEY
-from mar_accel.models.mar import MAR, MARConfig
 
 Shapes = dict[str, tuple[int, ...]]
 MAX_DIFFERENCES = 3
@@ -21,6 +23,12 @@ MAX_DIFFERENCES = 3
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # With less agreement than this, no model is named as the likely source.
 LIKELY = 0.5
+# Names that only one kind of autoencoder has, and words for that kind.
+AUTOENCODERS = (
+    (re.compile(r"decoder\.decoder_embed\."), "DeTok's tokenizer, the autoencoder of model=detok_base"),
+    (re.compile(r"decoder\.up_blocks\.\d+\.\d+\."), "DC-AE, the autoencoder of model=emigm_base_512"),
+    (re.compile(r"decoder\.(mid|mid_block)\."), "an AutoencoderKL, which model=mar_base and others have"),
+)
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
@@ -45,7 +53,8 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
     shown = "; ".join(differences[:MAX_DIFFERENCES])
     more = len(differences) - MAX_DIFFERENCES
     shown += f"; and {more} more" if more > 0 else ""
-    raise WeightsError(f"{what}: {shown}; {guess_model(shapes_of(state))}.")
+    wanted = what.startswith("model.autoencoder")
+    raise WeightsError(f"{what}: {shown}; {guess_model(shapes_of(state), wanted)}.")
 
 
 def _require_numbers(state: Mapping[str, Tensor], where: str) -> None:
@@ -85,14 +94,22 @@ def list_differences(expected: Shapes, found: Shapes) -> list[str]:
     return differences + [f"{key} is unknown" for key in found if key not in expected]
 
 
-def guess_model(found: Shapes) -> str:
-    """The last clause of a message: the model that these keys and shapes most likely belong to."""
+def guess_model(found: Shapes, autoencoder_wanted: bool = False) -> str:
+    """The last clause of a message: the model that these keys and shapes most likely belong to.
+
+    Args:
+        found: keys and shapes.
+        autoencoder_wanted: whether the file was given as an autoencoder.
+    """
     if "class_emb.weight" not in found and any(AUTOENCODER_KEY.match(key) for key in found):
-        return "it holds an autoencoder, so set model.autoencoder.weights to it"
+        advice = "" if autoencoder_wanted else ", so set model.autoencoder.weights to it"
+        return f"it holds {_autoencoder_in(found)}{advice}"
     scores = {name: _agreement(shapes, found) for name, shapes in known_models().items()}
     best = max(scores, key=lambda name: scores[name])
     if scores[best] == 1:
-        return f"it holds weights of model={best}"
+        # Models that differ in their autoencoder alone have the same weights.
+        equal = sorted((name for name, score in scores.items() if score == 1), key=len)
+        return f"it holds weights of model={' or '.join(equal)}"
     if scores[best] >= LIKELY:
         return f"it resembles model={best}: {int(100 * scores[best])} % of the parameters fit"
     return "it fits none of the known models (" + ", ".join(sorted(scores)) + ")"
@@ -100,17 +117,34 @@ def guess_model(found: Shapes) -> str:
 
 @lru_cache
 def known_models() -> dict[str, Shapes]:
-    """Names and parameter shapes of the MAR models in ``conf/model``."""
+    """Names and parameter shapes of the models in ``conf/model``."""
     models = {}
     for path in sorted((conf_dir() / "model").glob("*.yaml")):
-        architecture = OmegaConf.select(OmegaConf.load(path), "architecture")
         try:
-            config = MARConfig(**OmegaConf.to_container(architecture))  # type: ignore[arg-type]
-        except (TypeError, ValueError, ConfigError):
-            continue  # another model family
+            config = architecture_of(_architecture(path))
+        except (TypeError, KeyError, ValueError, ConfigError):
+            continue  # a user's own model of another family
         with torch.device("meta"):
-            models[path.stem] = shapes_of(MAR(config).state_dict())
+            models[path.stem] = shapes_of(make_network(config).state_dict())
     return models
+
+
+def _autoencoder_in(found: Shapes) -> str:
+    """Words for the autoencoder that has these keys."""
+    for pattern, words in AUTOENCODERS:
+        if any(pattern.match(key) for key in found):
+            return words
+    return "an autoencoder"
+
+
+def _architecture(path: Path) -> dict[str, Any]:
+    """The node ``architecture`` of a model, with that of the model it inherits from."""
+    config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    own = config.get("architecture") or {}
+    for base in config.get("defaults") or ():
+        if isinstance(base, str) and base != "_self_":
+            return {**_architecture(path.with_name(f"{base}.yaml")), **own}
+    return own
 
 
 def _agreement(expected: Shapes, found: Shapes) -> float:

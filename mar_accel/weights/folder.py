@@ -18,18 +18,14 @@ from torch import nn
 
 from mar_accel import __version__
 from mar_accel.errors import WeightsError
-from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder, PixelAutoencoder
-from mar_accel.models.backbone import TokenBackbone
-from mar_accel.models.mar import MARConfig
+from mar_accel.models.autoencoders import Autoencoder
+from mar_accel.models.backbone import BackboneConfig, TokenBackbone
+from mar_accel.models.families import FAMILIES
+from mar_accel.weights.autoencoder_folder import KINDS, KL, PIXEL, VAE_FOLDER, kind_of, save_autoencoder
+from mar_accel.weights.json_config import CONFIG_FILE, read_config
 
-CONFIG_FILE = "config.json"
 MODEL_FILE = "model.safetensors"
-VAE_FOLDER = "vae"
 TEXT_ENCODER_FOLDER = "text_encoder"
-MAX_CONFIG_BYTES = 1_000_000
-VAE_FILE = "diffusion_pytorch_model.safetensors"
-# Names of autoencoders in config.json. For safety, a folder never names a class to import.
-PIXEL, KL = "pixel", "kl"
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,12 @@ class ModelDescription:
     Attributes:
         name: name of the model, as ``model.name`` in the configs.
         architecture: sizes of the model.
-        autoencoder: "pixel" or "kl".
+        autoencoder: kind of the autoencoder: "pixel", "kl", "dc" or "detok".
         sampling: defaults for samplers and caches by name, as ``model.sampling`` in the configs.
     """
 
     name: str
-    architecture: MARConfig
+    architecture: BackboneConfig
     autoencoder: str
     sampling: dict[str, Any] = field(default_factory=dict)
 
@@ -58,6 +54,7 @@ def save_model_folder(
     sampling: Mapping[str, Any],
     text_encoder: nn.Module | None = None,
     dtype: torch.dtype | None = None,
+    autoencoder_kind: str | None = None,
 ) -> Path:
     """Write a model folder for ``model.weights=PATH`` and ``MARPipeline.from_pretrained(PATH)``.
 
@@ -68,14 +65,14 @@ def save_model_folder(
     Args:
         path: the folder; created if it does not exist.
         model: the model; its weights are saved as they are.
-        autoencoder: a PixelAutoencoder, or a KLAutoencoder, whose weights are saved in ``vae/``.
-            None: no ``vae/`` is written.
-            Without it, latents with 1 or 3 channels count as pixels.
-            For other latents, readers must set the autoencoder themselves.
+        autoencoder: a PixelAutoencoder; or a KLAutoencoder, DCAutoencoder or DeTokAutoencoder, which is saved
+            in ``vae/``. None: no ``vae/`` is written, and readers must set the autoencoder themselves.
         name: name of the model, as in ``conf/model``.
         sampling: sampling defaults of the model, as in ``conf/model``.
         text_encoder: text encoder of a text-to-image model, a transformers model, saved in ``text_encoder/``.
         dtype: dtype of the saved weights. None: unchanged.
+        autoencoder_kind: kind of an autoencoder that is not given: "pixel", "kl", "dc" or "detok".
+            None: "pixel" for latents with 1 or 3 channels, else "kl".
 
     Returns:
         The folder.
@@ -87,13 +84,16 @@ def save_model_folder(
         >>> save_model_folder("my_model", model, PixelAutoencoder(), name="my_model", sampling={})
     """
     path = Path(path)
-    kind = _autoencoder_kind(autoencoder, model)
+    if autoencoder is not None:
+        autoencoder_kind = kind_of(autoencoder)
+    elif autoencoder_kind is None:
+        autoencoder_kind = PIXEL if model.config.latent_channels in (1, 3) else KL
     record = {
         "_class_name": type(model).__name__,
         "mar_accel_version": __version__,
         "name": name,
         "architecture": asdict(model.config),
-        "autoencoder": kind,
+        "autoencoder": autoencoder_kind,
         "sampling": dict(sampling),
     }
     # Inside the folder, which may be a mount point: files cannot be moved from another file system.
@@ -101,11 +101,13 @@ def save_model_folder(
     try:
         temporary.mkdir(parents=True)
         tensors = {
-            key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()
+            # A copy, since two names may share one parameter, which the format does not know.
+            key: value.detach().to("cpu", dtype, copy=True).contiguous()
+            for key, value in model.state_dict().items()
         }
         save_file(tensors, temporary / MODEL_FILE, metadata={"format": "pt"})
-        if isinstance(autoencoder, KLAutoencoder):
-            autoencoder.vae.save_pretrained(temporary / VAE_FOLDER)
+        if autoencoder is not None:
+            save_autoencoder(autoencoder, temporary / VAE_FOLDER, dtype)
         if text_encoder is not None:
             # save_pretrained keeps the dtype of the weights.
             converted: Any = copy.deepcopy(text_encoder).to("cpu", dtype)
@@ -124,19 +126,6 @@ def save_model_folder(
     return path
 
 
-def _autoencoder_kind(autoencoder: Autoencoder | None, model: TokenBackbone) -> str:
-    if autoencoder is None:
-        return PIXEL if model.config.latent_channels in (1, 3) else KL
-    if isinstance(autoencoder, PixelAutoencoder):
-        return PIXEL
-    if isinstance(autoencoder, KLAutoencoder):
-        return KL
-    raise WeightsError(
-        "autoencoder must be a PixelAutoencoder or a KLAutoencoder to be saved, "
-        f"got a {type(autoencoder).__name__}."
-    )
-
-
 def _put_into_place(source: Path, target: Path) -> None:
     """Move all files to the target, replacing existing ones.
 
@@ -150,24 +139,6 @@ def _put_into_place(source: Path, target: Path) -> None:
             # safetensors creates files that only their owner can read.
             shutil.copymode(source / CONFIG_FILE, file)
             os.replace(file, destination)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The JSON object in a ``config.json``.
-
-    Raises:
-        ValueError: the file is too large, or is not a JSON object.
-        OSError: the file cannot be read.
-    """
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"it has more than {MAX_CONFIG_BYTES:,} bytes")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(record, dict):
-        raise ValueError("it is not a JSON object")
-    return record
 
 
 def read_description(folder: Path, key: str) -> ModelDescription:
@@ -187,8 +158,8 @@ def read_description(folder: Path, key: str) -> ModelDescription:
         record = read_config(path)
         return ModelDescription(
             name=str(record["name"]),
-            architecture=MARConfig(**record["architecture"]),
-            autoencoder={PIXEL: PIXEL, KL: KL}[record["autoencoder"]],
+            architecture=FAMILIES[record["_class_name"]][0](**record["architecture"]),
+            autoencoder={kind: kind for kind in KINDS}[record["autoencoder"]],
             sampling=dict(record["sampling"]),
         )
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mar_accel.errors import WeightsError
 from mar_accel.models.autoencoders import KLAutoencoder
+from mar_accel.models.backbone import BackboneConfig, TokenBackbone
+from mar_accel.models.families import make_network
 from mar_accel.models.kl16 import diffusers_names, has_latent_diffusion_names, kl16_autoencoder
-from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.models.sizes import MAX_SIZE, check_memory
+from mar_accel.models.sd3_vae import sd3_autoencoder
+from mar_accel.models.sizes import check_memory
+from mar_accel.weights.autoencoder_folder import CLASS_NAMES, KL, VAE_FILE, VAE_FOLDER, find_autoencoder
+from mar_accel.weights.diffusers_folder import load_below
 from mar_accel.weights.files import read_tensors
 from mar_accel.weights.fitting import require_fit
-from mar_accel.weights.folder import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    VAE_FILE,
-    VAE_FOLDER,
-    read_config,
-    read_description,
-)
+from mar_accel.weights.folder import MODEL_FILE, TEXT_ENCODER_FOLDER, read_description
+from mar_accel.weights.json_config import CONFIG_FILE
 from mar_accel.weights.random_weights import fill_randomly
 from mar_accel.weights.sources import locate
 
@@ -33,13 +30,20 @@ MODEL_KEY = "model.weights"
 AUTOENCODER_KEY = "model.autoencoder.weights"
 MODEL_HUB_FILES = (CONFIG_FILE, MODEL_FILE)
 AUTOENCODER_HUB_FILES = (CONFIG_FILE, VAE_FILE, f"{VAE_FOLDER}/{CONFIG_FILE}", f"{VAE_FOLDER}/{VAE_FILE}")
-VAE_CLASS = "AutoencoderKL"
+# Files of DeTok's tokenizer as published, in the order of preference, and the statistics of its latents.
+DETOK_TOKENIZERS = ("detok-BB-gamm3.0-m0.7-decoder_tuned.pth", "detok-BB-gamm3.0-m0.7.pth")
+DETOK_STATISTICS = "stats.pkl"
+DETOK_FILES = (*DETOK_TOKENIZERS, DETOK_STATISTICS)
+LAYOUTS = {
+    "kl16": ("KL-16", kl16_autoencoder),
+    "sd3": ("the autoencoder of Stable Diffusion 3.5", sd3_autoencoder),
+}
 PUBLISHED_FILE = "checkpoint-last.pth"
 _LOG = logging.getLogger(__name__)
 
 
-def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True) -> MAR:
-    """Load a MAR model on the CPU, in float32 and evaluation mode.
+def load_mar(config: BackboneConfig, weights: str | None, name: str, ema: bool = True) -> TokenBackbone:
+    """Load a masked autoregressive model of any family on the CPU, in float32 and evaluation mode.
 
     Args:
         config: architecture of the model.
@@ -57,7 +61,7 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
     path = locate(weights, MODEL_KEY, MODEL_HUB_FILES)
     # Shapes are compared on the meta device, before any memory is allocated.
     with torch.device("meta"):
-        model = MAR(config)
+        model = make_network(config)
     check_memory(model)
     if path is None:
         fill_randomly(model.to_empty(device="cpu"))
@@ -73,24 +77,25 @@ def load_mar(config: MARConfig, weights: str | None, name: str, ema: bool = True
     return model.eval()
 
 
-def require_architecture(folder: Path, config: MARConfig, name: str) -> None:
+def require_architecture(folder: Path, config: BackboneConfig, name: str) -> None:
     """Raise WeightsError if the model in a folder has another architecture.
 
     The shapes of the weights alone would not reveal every difference.
     """
     held = read_description(folder, MODEL_KEY)
     theirs, ours = asdict(held.architecture), asdict(config)
-    # Dropout only matters in training.
-    different = [key for key in ours if theirs[key] != ours[key] and key != "dropout"]
+    # Dropout only matters in training. Models with a train_grid interpolate its positions to any grid.
+    free = ("dropout", "grid") if "train_grid" in ours else ("dropout",)
+    different = [key for key in ours if theirs.get(key) != ours[key] and key not in free]
     if different:
-        values = ", ".join(f"{key} is {theirs[key]}, not {ours[key]}" for key in different)
+        values = ", ".join(f"{key} is {theirs.get(key)}, not {ours[key]}" for key in different)
         advice = f"use model={held.name}" if held.name != name else "change model.architecture to match"
         raise WeightsError(
             f"{MODEL_KEY}={folder} holds {held.name}, which does not fit model={name}: {values}; {advice}."
         )
 
 
-def _model_file(folder: Path, config: MARConfig, name: str) -> Path:
+def _model_file(folder: Path, config: BackboneConfig, name: str) -> Path:
     """The weight file in a model folder, or in a folder of a checkpoint published by MAR."""
     path = _weight_file(folder)
     if path.name == PUBLISHED_FILE:
@@ -117,38 +122,49 @@ def files_read(folder: Path, key: str) -> list[Path]:
     """
     if key == MODEL_KEY:
         # The config is compared with the settings, which count themselves.
-        files = [_weight_file(folder)]
+        files = [_weight_file(folder), folder / TEXT_ENCODER_FOLDER / MODEL_FILE]
     else:
-        try:
-            vae = _vae_folder(folder)
-        except WeightsError:
-            return []
-        files = [vae / CONFIG_FILE, vae / VAE_FILE]
+        files = _autoencoder_files(folder)
     return [file for file in files if file.is_file()]
 
 
-def load_kl_autoencoder(weights: str | None) -> KLAutoencoder:
+def _autoencoder_files(folder: Path) -> list[Path]:
+    """Those of an autoencoder of any kind, or those that DeTok has published."""
+    for kind in CLASS_NAMES:
+        try:
+            vae = find_autoencoder(folder, kind, AUTOENCODER_KEY)
+        except WeightsError:
+            return []
+        if vae is not None:
+            return [vae / CONFIG_FILE, vae / VAE_FILE]
+    return [folder / VAE_FILE, *(folder / name for name in DETOK_FILES)]
+
+
+def load_kl_autoencoder(weights: str | None, layout: Literal["kl16", "sd3"] = "kl16") -> KLAutoencoder:
     """Load an AutoencoderKL on the CPU, in evaluation mode.
 
     Args:
         weights: one of three sources.
-            1. A KL-16 file: ``kl16.ckpt`` as published, or a .safetensors file with KL-16 or diffusers names.
+            1. A file: ``kl16.ckpt`` as published, or a .safetensors file with KL-16 or diffusers names.
             2. A folder or Hub repository with a diffusers AutoencoderKL of any size, there or in ``vae/``.
-            3. "random": KL-16 with random weights.
+            3. "random": random weights.
+        layout: layers of a file and of random weights: "kl16" (MAR) or "sd3" (Stable Diffusion 3.5).
 
     Raises:
         WeightsError: the weights are missing, damaged or not of an autoencoder.
     """
     path = locate(weights, AUTOENCODER_KEY, AUTOENCODER_HUB_FILES)
     if path is not None and path.is_dir():
-        return _load_vae_folder(path)
+        advice = "use the published kl16.ckpt, a folder or Hub repository with a vae, or random"
+        return KLAutoencoder(load_below(path, KL, AUTOENCODER_KEY, advice)).eval()
+    name, make = LAYOUTS[layout]
     with torch.device("meta"):
-        vae = kl16_autoencoder()
+        vae = make()
     if path is None:
         fill_randomly(vae.to_empty(device="cpu"))
         return KLAutoencoder(vae).eval()
     state = _kl16_tensors(path)
-    require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit KL-16")
+    require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit {name}")
     vae.to_empty(device="cpu").load_state_dict(state)
     return KLAutoencoder(vae).eval()
 
@@ -161,71 +177,3 @@ def _kl16_tensors(path: Path) -> dict[str, Tensor]:
             "folder or Hub repository with a vae, or random."
         )
     return diffusers_names(state) if has_latent_diffusion_names(state) else state
-
-
-def _load_vae_folder(folder: Path) -> KLAutoencoder:
-    folder = _vae_folder(folder)
-    path = folder / VAE_FILE
-    if not path.is_file():
-        raise WeightsError(f"{AUTOENCODER_KEY}={folder} has no {VAE_FILE}; write the folder again.")
-    state = read_tensors(path, AUTOENCODER_KEY).tensors
-    vae = _build_vae(folder / CONFIG_FILE, num_tensors=len(state))
-    require_fit(vae, state, f"{AUTOENCODER_KEY}={path} does not fit its {CONFIG_FILE}")
-    vae.to_empty(device="cpu").load_state_dict(state)
-    return KLAutoencoder(vae).eval()
-
-
-def _build_vae(path: Path, num_tensors: int) -> Any:
-    """The AutoencoderKL of a config, without storage.
-
-    Args:
-        path: the config.
-        num_tensors: number of tensors in the weight file. Each layer has some, so more layers than
-            tensors cannot fit, and would take hours to build.
-    """
-    from diffusers import AutoencoderKL
-
-    config = read_config(path)
-    try:
-        layers, channels = int(config.get("layers_per_block", 1)), config.get("block_out_channels", [])
-        if layers * max(1, len(channels)) > num_tensors:
-            raise ValueError(f"it has more layers than its {num_tensors} tensors")
-        if any(isinstance(value, (str, bool)) or not 1 <= value <= MAX_SIZE for value in (layers, *channels)):
-            raise ValueError(f"layers_per_block={layers} and block_out_channels={channels} must be ≥ 1")
-        with torch.device("meta"):
-            vae = AutoencoderKL.from_config(config)
-        return _checked_scaling(vae)
-    except Exception as error:  # diffusers checks nothing, so that a wrong value may fail anywhere
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-        raise WeightsError(
-            f"{AUTOENCODER_KEY}: {path} does not describe an {VAE_CLASS} ({type(error).__name__}: {reason}); "
-            "write it again."
-        ) from error
-
-
-def _checked_scaling(vae: Any) -> Any:
-    """The autoencoder, if the numbers that latents are scaled with are numbers."""
-    for name, lowest in (("scaling_factor", 0.0), ("shift_factor", -math.inf)):
-        value = vae.config[name]
-        optional = name == "shift_factor" and value is None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not optional and not (is_number and math.isfinite(value) and value > lowest):
-            raise ValueError(f"{name} must be a finite number, got {value!r}")
-    return vae
-
-
-def _vae_folder(folder: Path) -> Path:
-    """The ``vae/`` of a model folder, or the folder itself if it holds an autoencoder."""
-    for candidate in (folder / VAE_FOLDER, folder):
-        path = candidate / CONFIG_FILE
-        try:
-            if path.is_file() and read_config(path).get("_class_name") == VAE_CLASS:
-                return candidate
-        except (ValueError, OSError) as error:
-            raise WeightsError(
-                f"{AUTOENCODER_KEY}: {path} is not a config of an {VAE_CLASS}; write it again."
-            ) from error
-    raise WeightsError(
-        f"{AUTOENCODER_KEY}={folder} has no {VAE_FOLDER} with an {VAE_CLASS}; use the published kl16.ckpt, "
-        "a folder or Hub repository with a vae, or random."
-    )

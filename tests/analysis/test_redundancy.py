@@ -56,6 +56,21 @@ def test_figures_and_numbers(tmp_path: Path) -> None:
     assert (tmp_path / "run.json").is_file()
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.5), (0.3, 0.9), (0.5, 1.0)])
+def test_steps_without_guidance_are_gaps(low: float, high: float, tmp_path: Path) -> None:
+    """Guidance in a part of the steps: at the start, in the middle, at the end."""
+    interval = ["sampler/guidance_schedule=interval", "sampler.guidance_schedule.over=decoded"]
+    interval += [f"sampler.guidance_schedule.low={low}", f"sampler.guidance_schedule.high={high}"]
+    overrides = [*SMALL, *interval, "redundancy.head_every=null", f"output_dir={tmp_path}"]
+    statistics = measure_redundancy(compose_settings("redundancy", overrides))
+    with (tmp_path / "branch_mse.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert all(float(row["conditional"]) > 0 for row in rows)
+    guided = [row for row in rows if row.get("residual", "nan") != "nan"]
+    assert len(guided) < 4 and (statistics.residual_ratio() is None) == (not guided)
+
+
 def test_stretches_lie_between_refreshes() -> None:
     assert stretches(HeadCache(period=3, period_for=None), 9) == [range(1, 3), range(4, 6), range(7, 8)]
     assert stretches(HeadCache(period=1, period_for=None), 9) == []

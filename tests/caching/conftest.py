@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.settings import Settings
@@ -16,6 +16,8 @@ from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.policy import CachePolicy
+
+from ..tiny import with_an_active_head
 
 # Under EAGER_REFRESH steps 4, 5, 7, 8, 10 and 11 are lazy; of the nine timesteps 8, 7 and 0 are refreshed.
 SHORT = [
@@ -42,12 +44,7 @@ def small_model(**changes: int) -> MAR:
         grid=(8, 8), latent_channels=4, num_classes=10, buffer_size=8, head_width=32, **sizes | changes
     )
     torch.manual_seed(0)
-    model = MAR(config).eval()
-    # The published initialisation starts the head at zero, where nothing could differ.
-    for module in model.diffloss.net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.2)
-    return model
+    return with_an_active_head(MAR(config).eval())
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +73,6 @@ def run(model: MAR) -> Decode:
         policy.check(network.config, plan, sampler.solver)
         noise = sampler.draw(plan, 0, list(range(batch)), network.config.token_dim)
         engine = Engine(network, plan, sampler.solver, policy, sampler.selection)
-        return decode(engine, network.class_embedding(torch.arange(batch)), noise, observer)
+        return decode(engine, network.condition(torch.arange(batch)), noise, observer)
 
     return decode_with

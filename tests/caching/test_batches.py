@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .conftest import EAGER_REFRESH
+from .row_by_row import RowByRow
 
 Decode = Callable[..., Tensor]
-aten = torch.ops.aten
 TOKEN = [*EAGER_REFRESH, "cache.token.minimum_extra=3", "cache.token.ratios=0.1"]
 METHODS = [
     ["sampler=mar", "cache=none"],
@@ -21,28 +19,6 @@ METHODS = [
     ["sampler=gtr", "cache=none", "sampler.num_diffusion_steps=20"],
     ["sampler=gtr", "cache=token", "sampler.num_diffusion_steps=20", *TOKEN],
 ]
-
-
-class RowByRow(TorchDispatchMode):
-    """Computes matrix products row by row and attention image by image.
-
-    Libraries choose another order of the sums for another number of rows. Here, a row has one order.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (aten.linear.default, aten.matmul.default):
-            x, *others = args
-            rows = [func(row, *others) for row in x.flatten(0, -2).split(1)]
-            return torch.cat(rows).unflatten(0, x.shape[:-1])
-        if func is aten.addmm.out:
-            bias, x, weight = args
-            return kwargs["out"].copy_(torch.cat([torch.addmm(bias, row, weight) for row in x.split(1)]))
-        if func is aten.scaled_dot_product_attention.default:
-            return torch.cat(
-                [func(*image, **kwargs) for image in zip(*(x.split(1) for x in args), strict=True)]
-            )
-        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: "-".join(method[:2]))

@@ -12,7 +12,7 @@ from mar_accel.caching.adaptive import AdaptiveRefresh
 from mar_accel.caching.condition import ConditionCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.memory import cache_memory
-from mar_accel.caching.refresh import FixedRefresh, ListedRefresh, Refresh, StaticRefresh
+from mar_accel.caching.refresh import Branches, FixedRefresh, ListedRefresh, Refresh, StaticRefresh
 from mar_accel.caching.token import TokenCache
 from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
@@ -51,8 +51,8 @@ def _plan(num_iter: int, *guided: int) -> Plan:
     return sampler.plan((8, 8))
 
 
-def _refreshes(refresh: Refresh, plan: Plan, both_branches: bool) -> list[int]:
-    refresh.start(plan, both_branches)
+def _refreshes(refresh: Refresh, plan: Plan, branches: Branches) -> list[int]:
+    refresh.start(plan, branches)
     return [step.index for step in plan.steps if refresh.due(step)]
 
 
@@ -63,27 +63,29 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize("both_branches", [False, True])
+@pytest.mark.parametrize("branches", ["difference", "both"])
 @pytest.mark.parametrize("make", SCHEDULES)
 def test_the_first_guided_step_after_an_unguided_refresh_is_one(
-    make: Callable[[], Refresh], both_branches: bool
+    make: Callable[[], Refresh], branches: Branches
 ) -> None:
     refresh = make()
-    due = _refreshes(refresh, _plan(12, 7, 8, 9), both_branches)
+    due = _refreshes(refresh, _plan(12, 7, 8, 9), branches)
     # A period counts from the last refresh, a list does not.
     assert due == ([0, 5, 7, 10] if isinstance(refresh, ListedRefresh) else [0, 5, 7])
     plan = _plan(12, 7, 8, 9)
-    refresh.start(plan, both_branches)
+    refresh.start(plan, branches)
     assert refresh.due(plan.steps[0]) and refresh.horizon(plan.steps[0]) == plan.steps[4].stop
     # Where the refresh is guided, nothing is forced.
-    assert _refreshes(refresh, _plan(12, *range(5, 10)), both_branches) == [0, 5, 10]
+    assert _refreshes(refresh, _plan(12, *range(5, 10)), branches) == [0, 5, 10]
 
 
 def test_what_is_kept_of_both_branches_does_not_outlive_an_unguided_step() -> None:
     """The difference of the branches does: it was computed for all later positions at the refresh."""
     plan = _plan(12, 0, 1, 3)
-    assert _refreshes(FixedRefresh(0, 12, None), plan, both_branches=False) == [0]
-    assert _refreshes(FixedRefresh(0, 12, None), plan, both_branches=True) == [0, 3]
+    assert _refreshes(FixedRefresh(0, 12, None), plan, "difference") == [0]
+    assert _refreshes(FixedRefresh(0, 12, None), plan, "both") == [0, 3]
+    # What does not depend on the branch is valid in any case.
+    assert _refreshes(FixedRefresh(0, 12, None), _plan(12, 7, 8), "shared") == [0]
 
 
 def test_the_difference_is_kept_for_guided_steps_alone() -> None:
@@ -103,7 +105,7 @@ class EverySecond(StaticRefresh):
 
 def test_a_refresh_of_ones_own_is_one_method(run: Callable[..., Tensor]) -> None:
     policy = LazyMAR(EverySecond(), TokenCache(), ConditionCache())
-    assert _refreshes(policy.refresh, _plan(6, *range(6)), both_branches=False) == [0, 2, 4]
+    assert _refreshes(policy.refresh, _plan(6, *range(6)), "difference") == [0, 2, 4]
     assert not torch.equal(run(cache=policy), run("cache=none"))
 
 

@@ -39,7 +39,7 @@ def test_the_published_schedule(max_new_share: float | None) -> None:
 
 
 def test_no_more_new_tokens_than_the_bound() -> None:
-    for sampler in ("gtr", "gtr_18", "mar"):
+    for sampler in ("gtr", "gtr_19", "gtr_16", "mar"):
         plan = _plan(f"sampler={sampler}")
         refreshes = _refreshes(FixedRefresh(5, 9, 0.25), plan)
         # A lazy step knows less than a quarter more than the refresh before it.
@@ -73,7 +73,7 @@ def test_ratios_by_step_progress_and_tokens() -> None:
     few = _plan("sampler.num_iter=16")
     assert [by["progress"].at(few, few.steps[k]) for k in (0, 5, 10, 15)] == [1.0, 0.6, 0.05, 0.05]
     assert [by["step"].at(few, few.steps[k]) for k in (0, 5, 10, 15)] == [1.0] * 4
-    gtr = _plan("sampler=gtr_18")
+    gtr = _plan("sampler=gtr_19")
     table = [by["tokens"].at(gtr, step) for step in gtr.steps]
     assert table == sorted(table, reverse=True) and table[0] == 1.0 and table[-1] == 0.05
 

@@ -32,13 +32,20 @@ CONF = conf_dir()
 # "base" is a part of the others.
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if not path.stem.startswith("base"))
 MEMBERS = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
+GENEVAL = Path(__file__).parents[1] / "data" / "geneval.jsonl"
+SIZES = ("base", "large", "huge")
 # Values that a config leaves to the user.
 REQUIRED = {
     "cache/refresh/listed": ["cache.refresh.steps=[0,5]"],
     "dataset/folder": ["dataset.path=my_images"],
     "reference/folder": ["dataset=folder", "dataset.path=my_images"],
-    # It takes texts, of which another data set has none.
+    "dataset/inpaint": ["dataset.images=my_images", "dataset.mask=my_mask.png"],
+    # Texts need a model that takes them, and such a model needs texts.
+    "dataset/prompts": ["model=scenes", "dataset.prompts=[a six]"],
+    "dataset/geneval": ["model=scenes", f"dataset.path={GENEVAL}"],
+    **{f"dataset/{name}": ["model=scenes"] for name in ("scenes", "scenes_eval")},
     "model/scenes": ["dataset=scenes"],
+    **{f"model/lightgen_{size}": ["dataset=prompts", "dataset.prompts=[a six]"] for size in SIZES},
 }
 
 
@@ -115,7 +122,7 @@ def test_members_of_all_groups_compose(path: Path) -> None:
         sampler = build_sampler(settings)
         build_cache(settings).check(architecture, sampler.plan((16, 16)), sampler.solver)
     elif group == "model":
-        assert architecture.seq_len == 256
+        assert architecture.seq_len == (1024 if member.startswith("lightgen") else 256)
     elif group.startswith(("sampler/", "cache/")):
         assert build_node("part", _node(settings, group)) is not None
 

@@ -22,7 +22,8 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.data.image_sets import open_images
 from mar_accel.data.pictures import read_image
 from mar_accel.errors import DataError
-from mar_accel.evaluation.comparison import Sampled, compare_with_folder, open_baseline
+from mar_accel.evaluation.baseline import Sampled, open_baseline
+from mar_accel.evaluation.comparison import compare_with_folder
 from mar_accel.evaluation.result import Evaluation
 from mar_accel.metrics.catalogue import METRICS
 from mar_accel.metrics.digit_features import DigitFeatures
@@ -63,6 +64,8 @@ def _write(content: bytes) -> Callable[[Path], object]:
 BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "60,000 squared": (_write(_png(60_000, 60_000)), "has too many pixels"),
     "16-bit colour": (_write(_png(1, 1, 16, 2, b"\0" * 7)), "has more than 8 bits per channel"),
+    # Pillow would warn of it on stderr, as a second sentence.
+    "12,000 squared": (_write(_png(12_000, 12_000)), "cannot be read as an image"),
     "no pixels": (_write(_png(32, 32)), "cannot be read as an image"),
     "width 0": (_write(_png(0, 32)), "cannot be read as an image"),
     "empty": (_write(b""), "cannot be read as an image"),
@@ -73,10 +76,13 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("make", "words"), BAD_PICTURES.values(), ids=BAD_PICTURES.keys())
-def test_odd_picture_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+def test_odd_picture_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], words: str, recwarn: pytest.WarningsRecorder
+) -> None:
     make(tmp_path / "x.png")
     with pytest.raises(DataError, match=rf"x\.png {words}"):
         read_image(tmp_path / "x.png")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

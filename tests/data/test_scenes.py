@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from mar_accel.data.captions import DIGITS, MAX_LENGTH, PLURALS, VOCABULARY, caption, tokenize, unknown_words
+from mar_accel.data.captions import (
+    DIGITS,
+    MAX_LENGTH,
+    PLURALS,
+    VOCABULARY,
+    caption,
+    cut,
+    nearest_word,
+    tokenize,
+    unknown_words,
+)
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scene_training import SceneBatches
 from mar_accel.data.scenes import CATEGORIES, COLOURS, IMAGE_SIZE, PATTERNS, PLAIN, Scene, draw_scene
@@ -113,9 +123,10 @@ def test_objects_are_drawn_in_their_colour_at_their_place(captioned: list[tuple[
         assert (image[:, 0, 0] - torch.tensor(COLOURS[scene.background])).norm() < 0.66, scene
 
 
-def test_unknown_words_and_long_prompts_are_refused() -> None:
+def test_unknown_words_are_refused_and_long_prompts_are_cut() -> None:
     with pytest.raises(DataError, match=r"words outside the vocabulary \(dog\)"):
         tokenize(["a red dog"])
-    with pytest.raises(DataError, match="shorten it"):
-        tokenize(["a " * MAX_LENGTH])
+    assert torch.equal(tokenize(["a " * MAX_LENGTH]), tokenize(["a " * (MAX_LENGTH - 1)]))
+    assert cut("a " * (MAX_LENGTH - 1) + "red six") == "red six" and not cut("a red six")
+    assert nearest_word("Sevn") == "seven"
     assert torch.equal(tokenize(["A red three."]), tokenize(["a red three"]))

@@ -10,16 +10,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
-from mar_accel.evaluation.comparison import Sampled, open_baseline
+from mar_accel.evaluation.baseline import Sampled, open_baseline
 from mar_accel.evaluation.run import evaluate
 from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.metrics.catalogue import EQUAL_IMAGES_PSNR, METRIC_KEYS
@@ -64,7 +66,8 @@ def test_metrics_json_has_every_key_and_plausible_numbers(run: tuple[Path, dict[
     folder, metrics = run
     assert set(METRIC_KEYS) <= set(metrics)
     missing = [key for key in METRIC_KEYS if metrics[key] is None]
-    assert missing == ["lpips"]  # an extra
+    # LPIPS needs an extra, and CMMD the features of CLIP.
+    assert missing == ["cmmd", "lpips"]
     assert metrics["num_images"] == 41 and metrics["fidelity_images"] == 8
     assert metrics["throughput_img_s"] == pytest.approx(1 / metrics["latency_s_per_image"])
     assert 0 < metrics["psnr"] < EQUAL_IMAGES_PSNR
@@ -387,3 +390,52 @@ def test_two_processes_give_the_numbers_of_one(
         assert _quality(resumed) == _quality(metrics) and resumed["psnr"] == metrics["psnr"]
     assert any("all images exist from an earlier run" in warning for warning in resumed["warnings"])
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.devices == 2
+
+
+def _no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sampled(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("something was sampled")
+
+    monkeypatch.setattr(pl.Trainer, "predict", sampled)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_baseline_of_another_size_is_refused_before_sampling(
+    mode: str, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_sampling(monkeypatch)
+    (tmp_path / "base").mkdir()
+    for index in range(8):
+        Image.new(mode, (16, 32)).save(tmp_path / "base" / image_name(index))
+    with pytest.raises(DataError, match=r"^evaluate\.baseline=.* has images of .×32×16 .* run makes 1×32×32"):
+        _evaluate(tmp_path / "run", tiny, f"evaluate.baseline={tmp_path / 'base'}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/dev/null/below", "/proc/nothing"])
+def test_a_folder_for_baselines_that_cannot_be_written_is_refused_before_sampling(
+    folder: str, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_sampling(monkeypatch)
+    with pytest.raises(ConfigError, match=r"^evaluate\.baseline_dir="):
+        _evaluate(tmp_path / "run", tiny, f"evaluate.baseline_dir={folder}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_group_with_an_optional_default_is_refused(tiny: list[str], tmp_path: Path) -> None:
+    for override in ("features=imagnet", "reference=digit"):
+        with pytest.raises(ConfigError, match=f"^{override} is unknown; choose one of "):
+            _evaluate(tmp_path / "run", tiny, override)
+
+
+def test_a_logger_that_fails_at_the_end_costs_nothing(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("the server is gone\nmore about it")
+
+    monkeypatch.setattr(CSVLogger, "log_metrics", fail)
+    metrics = _evaluate(tmp_path / "run", tiny, "logger=csv", "evaluate.baseline=none", "features=none")
+    assert metrics["num_images"] == 41 and (tmp_path / "run" / "run.json").is_file()
+    said = capsys.readouterr().err
+    assert "warning: the logger has failed (the server is gone); all results are in" in said

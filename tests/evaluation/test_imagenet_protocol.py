@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from torch.utils.data import DataLoader
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.data.requests import GenerationRequests
@@ -22,8 +21,8 @@ def test_published_settings(size: str, scale: float) -> None:
 
 
 def test_an_accelerated_sampler_keeps_its_own_steps() -> None:
-    plain = compose_settings("evaluate", ["sampler=gtr_18", "cache=lazymar"])
-    config = compose_settings("evaluate", ["experiment=imagenet50k_huge", "sampler=gtr_18", "cache=lazymar"])
+    plain = compose_settings("evaluate", ["sampler=gtr_19", "cache=lazymar"])
+    config = compose_settings("evaluate", ["experiment=imagenet50k_huge", "sampler=gtr_19", "cache=lazymar"])
     assert config.dataset.num_images == 50000 and config.sampler["guidance_scale"] == 3.25
     for key in ("num_iter", "num_diffusion_steps", "order", "step_sizes"):
         assert config.sampler[key] == plain.sampler[key]
@@ -32,7 +31,5 @@ def test_an_accelerated_sampler_keeps_its_own_steps() -> None:
 def test_fifty_of_each_class_in_the_order_of_the_classes() -> None:
     dataset = compose_settings("evaluate", ["experiment=imagenet50k_base"]).dataset
     requests = GenerationRequests(dataset, batch_size=500)
-    loader = requests.predict_dataloader()
-    assert isinstance(loader, DataLoader)
-    labels = [label for _, batch in loader for label in batch.tolist()]
+    labels = [label for _, batch in requests.predict_dataloader() for label in batch.tolist()]
     assert labels == [label for label in range(1000) for _ in range(50)]

@@ -54,6 +54,7 @@ def test_offline_wandb_run_holds_everything(
         len(files) == 1 and name in files[0].name
     )  # the id is the measurement's hash: a second run resumes it
     history: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
     config: dict[str, Any] = {}
     run: Any = None
     for record in wandb_records(tmp_path):
@@ -62,6 +63,8 @@ def test_offline_wandb_run_holds_everything(
             run = record.run
         elif kind == "history":
             history.append(_items(record.history.item))
+        elif kind == "summary":
+            summary |= _items(record.summary.update)
         elif kind == "config":
             config |= _items(record.config.update)
     assert run.run_id == name and run.run_group == "a-group" and run.project == "mar-accel"
@@ -76,6 +79,8 @@ def test_offline_wandb_run_holds_everything(
     assert sum(rows("ar_step/tokens")) == 256 and len(rows("ar_step/tokens")) == 4
     for curve in ("diffusion_steps", "backbone_seconds", "head_seconds", "cache_hits"):
         assert len(rows(f"ar_step/{curve}")) == 4
+    # Their last values are no results.
+    assert not any(key.startswith("ar_step/") for key in summary) and summary.get("fid", metrics["fid"])
     (samples,) = rows("samples")
     assert samples["captions"][:2] == ["sample 0, class 0", "sample 1, class 1"]
     (comparison,) = rows("comparison")

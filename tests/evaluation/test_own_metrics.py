@@ -98,6 +98,23 @@ def test_trying_a_metric_leaves_it_empty_and_a_failure_at_the_end_keeps_the_othe
     ]
 
 
+class FailsAtThree(Count):
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        if 3 in labels:
+            raise RuntimeError("no threes")
+        super().update(images, labels)
+
+
+def test_a_metric_that_fails_while_sampling_costs_only_its_own_value(tiny: list[str], tmp_path: Path) -> None:
+    names = {"three": "FailsAtThree", "count": "Count"}
+    overrides = [f"+metrics.{name}._target_={__name__}.{cls}" for name, cls in names.items()]
+    few = ["dataset.num_images=6", "trainer.batch_size=2", "evaluate.baseline=none", "features=none"]
+    evaluate(compose_settings("evaluate", [*tiny, *overrides, *few, f"output_dir={tmp_path / 'run'}"]))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["three"], metrics["count"], metrics["num_images"]) == (None, 6, 6)
+    assert "metrics.three has no value: update fails: RuntimeError: no threes." in metrics["warnings"]
+
+
 def test_numbers_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
     write_json({"a": math.nan, "b": [1.5, math.inf], "c": (-math.inf, {"d": 2})}, tmp_path / "x.json")
     text = (tmp_path / "x.json").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from mar_accel.data.run_images import image_indices
 from mar_accel.errors import ExitCode
 from mar_accel.inference import processes
-from mar_accel.inference.processes import end_with_parent, further_processes
-from mar_accel.runs.folder import image_indices
+from mar_accel.inference.children import further_processes
+from mar_accel.inference.processes import end_with_parent
+from mar_accel.utils.images import image_name
 
 NUM_IMAGES = 200
 
@@ -58,8 +61,14 @@ def _runs(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the processes in /proc")
 @pytest.mark.parametrize(
     ("to_first", "stop"),
-    [(True, signal.SIGKILL), (True, signal.SIGHUP), (True, signal.SIGTERM), (False, signal.SIGTERM)],
-    ids=["first killed", "first hung up", "first stopped", "further stopped"],
+    [
+        (True, signal.SIGKILL),
+        (True, signal.SIGHUP),
+        (True, signal.SIGTERM),
+        (False, signal.SIGTERM),
+        (False, signal.SIGKILL),
+    ],
+    ids=["first killed", "first hung up", "first stopped", "further stopped", "further killed"],
 )
 def test_processes_end_together_and_the_run_goes_on_at_once(
     to_first: bool,
@@ -77,7 +86,7 @@ def test_processes_end_together_and_the_run_goes_on_at_once(
     (further,) = _further(process)
     os.kill(process.pid if to_first else further, stop)
     process.wait()
-    if stop == signal.SIGKILL:
+    if to_first and stop == signal.SIGKILL:
         # At once, beside the other process, and with two processes again.
         again = ["trainer=ddp_cpu", "trainer.batch_size=3", "generate.resume=true"]
         second = start(tmp_path, "generate", *arguments, *again)
@@ -88,11 +97,89 @@ def test_processes_end_together_and_the_run_goes_on_at_once(
         return
     while _runs(further):
         time.sleep(0.02)
-    if to_first and stop == signal.SIGTERM:
-        assert process.returncode == ExitCode.STOPPED
+    _, stderr = process.communicate()
+    if stop == signal.SIGTERM:
+        assert process.returncode == ExitCode.STOPPED, stderr
+        assert ("stopped: " if to_first else "error: process 1 of this run was stopped") in stderr
+    if not to_first and stop == signal.SIGKILL:
+        assert process.returncode == ExitCode.STOPPED, stderr
+        assert "error: process 1 of this run was killed (SIGKILL)" in stderr
     assert process.returncode != 0 and len(image_indices(folder)) < NUM_IMAGES
     assert not (folder / "run.json").exists()
     outcome = run_here("generate", *arguments, "trainer.batch_size=7", "generate.resume=true")
     assert outcome.status == ExitCode.DONE, outcome.stderr
     assert image_indices(folder) == list(range(NUM_IMAGES))
     assert json.loads((folder / "run.json").read_text())["num_images"] == NUM_IMAGES
+
+
+OWN = """
+import os
+
+from mar_accel.sampling.orders import RandomOrder
+
+
+class Faulty(RandomOrder):
+    def permutation(self, grid, generator):
+        if os.environ.get("LOCAL_RANK") == "1":
+            raise KeyError("broken on the second process")
+        return super().permutation(grid, generator)
+
+
+class Fine(RandomOrder):
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the processes in /proc")
+def test_a_process_that_fails_ends_its_run_of_a_sweep_alone(
+    start: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
+    tiny_model: list[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own_parts.py").write_text(OWN)
+    classes = "mar_accel.sampling.orders.RandomOrder,own_parts.Faulty,own_parts.Fine"
+    arguments = ["-m", *tiny_model, "dataset.num_images=60", "trainer=ddp_cpu", "trainer.batch_size=1"]
+    sweep = tmp_path / "sweep"
+    process = start(
+        tmp_path, "generate", *arguments, f"sampler.order._target_={classes}", f"hydra.sweep.dir={sweep}"
+    )
+    wait_for(lambda: len(list(sweep.glob("*/images/*.png"))) > 3, process)
+    (further,) = _further(process)
+    os.kill(further, signal.SIGKILL)
+    stdout, stderr = process.communicate()
+    assert process.returncode == ExitCode.REFUSED, stderr
+    assert "run 0 failed: process 1 of this run was killed (SIGKILL)" in stdout
+    assert "run 1 failed: process 1 of this run failed: " in stdout and "broken on the second" in stdout
+    assert "1 done, 2 failed" in stdout
+    (record,) = sweep.glob("*/run.json")
+    assert image_indices(record.parent) == list(range(60))
+
+
+@pytest.mark.slow
+def test_images_that_appear_in_mid_run_change_nothing(
+    start: Callable[..., subprocess.Popen[str]],
+    wait_for: Callable[..., None],
+    run_here: Any,
+    tiny_model: list[str],
+    tmp_path: Path,
+) -> None:
+    """As an orphan of an earlier run writes them, after the images that are there were listed."""
+    folder, whole = tmp_path / "run" / "images", tmp_path / "whole" / "images"
+    arguments = [*tiny_model, "dataset.num_images=60"]
+    assert run_here("generate", *arguments, f"output_dir={whole.parent}").status == ExitCode.DONE
+    shutil.copytree(whole.parent, folder.parent)
+    (folder.parent / "run.json").unlink()
+    for index in range(20, 60):
+        (folder / image_name(index)).unlink()
+    again = ["trainer=ddp_cpu", "trainer.batch_size=1", "generate.resume=true"]
+    process = start(tmp_path, "generate", *arguments, f"output_dir={folder.parent}", *again)
+    wait_for(lambda: len(list(folder.glob("*.png"))) > 21, process)
+    shutil.copy(whole / image_name(58), folder)
+    shutil.copy(whole / image_name(57), folder)
+    _, stderr = process.communicate()
+    assert process.returncode == ExitCode.DONE, stderr
+    assert image_indices(folder.parent) == list(range(60))
+    record = json.loads((folder.parent / "run.json").read_text())
+    assert record["num_images"] == 60 and record["num_sampled"] == 40

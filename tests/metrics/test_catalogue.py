@@ -7,12 +7,14 @@ from collections import Counter
 import torch
 
 from mar_accel.evaluation.result import Evaluation, result_table
-from mar_accel.evaluation.table import RowResult, table_cells
 from mar_accel.metrics.catalogue import GENERATE_METRICS, METRIC_KEYS, METRICS, Metric, keys_of
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.profiling.speed import latency_summary, speedup
 from mar_accel.runs.sweep_summary import _SHOWN
+from mar_accel.sweeps.collected import Collected, CollectedRow
+from mar_accel.sweeps.numbers import number_keys, number_over_seeds
+from mar_accel.sweeps.tables import cells, heading
 
 
 def test_keys_are_unique_and_errors_exist() -> None:
@@ -31,9 +33,11 @@ def test_one_entry_is_shown_everywhere() -> None:
     numbers = {metric.key: 0.25 for metric in METRICS}
     shown = result_table("", Evaluation(dict(numbers)))
     assert list(shown.columns[0].cells) == [metric.heading for metric in METRICS if metric.heading]
-    heading, cells = table_cells([RowResult("row", None, numbers)])  # type: ignore[arg-type]
-    assert heading[1:] == [metric.column for metric in METRICS if metric.column]
-    assert dict(zip(heading, cells, strict=True))["recognised"] == "25.0% ± 25.0%"
+    known = {key: number_over_seeds(key, [numbers]) for key in number_keys([numbers])}
+    row = CollectedRow({}, (), {key: n for key, n in known.items() if n is not None}, label="row")
+    table = Collected((), (row,), tuple(known), row)
+    assert heading(table)[1:] == [metric.column for metric in METRICS if metric.column]
+    assert dict(zip(heading(table), cells(table, row), strict=True))["recognised"] == "25.0% (0.4–96.5%)"
     assert set(_SHOWN) == {metric.key for metric in (*METRICS, *GENERATE_METRICS) if metric.in_sweep}
 
 

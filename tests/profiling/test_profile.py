@@ -13,7 +13,7 @@ from mar_accel.inference.build import build_cache, build_sampler
 from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.session import Session
 from mar_accel.models.autoencoders import PixelAutoencoder
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.mar import MAR
 from mar_accel.profiling import profile
 from mar_accel.profiling.flops import count_flops
 from mar_accel.profiling.profile import COMPONENTS, profile_batch
@@ -22,6 +22,8 @@ from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.state import DecodeState
 
+from ..tiny import tiny_config
+
 BATCH = torch.tensor([0, 1]), torch.tensor([3, 1])
 NUM_STEPS = 6
 
@@ -29,12 +31,8 @@ NUM_STEPS = 6
 def _module(cache: str) -> InferenceModule:
     overrides = [f"sampler.num_iter={NUM_STEPS}", "sampler.num_diffusion_steps=4", f"cache={cache}"]
     settings = compose_settings("generate", [*overrides, "sampler.guidance_scale=2"])
-    sizes = {"embed_dim": 16, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 2, "head_depth": 1}
-    architecture = MARConfig(
-        grid=(8, 8), patch_size=2, latent_channels=1, num_classes=4, buffer_size=4, head_width=16, **sizes
-    )
     torch.manual_seed(0)
-    model = MAR(architecture).eval()
+    model = MAR(tiny_config(grid=(8, 8), patch_size=2, latent_channels=1)).eval()
     return InferenceModule(
         Session.of(model, PixelAutoencoder(), build_sampler(settings), build_cache(settings))
     )
@@ -57,7 +55,7 @@ def test_each_component_has_its_ticks(monkeypatch: pytest.MonkeyPatch, cache: st
 
 class Unannounced(CachePolicy):
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> torch.Tensor:
-        return state.model(state.embedding(step), *state.known(step), state.predicted(step))
+        return state.model(state.condition_of(step), *state.known(step), state.predicted(step))
 
 
 def test_a_backbone_that_is_not_told_apart_is_the_encoders(monkeypatch: pytest.MonkeyPatch) -> None:

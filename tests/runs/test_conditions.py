@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hydra.core.plugins import Plugins
 
-from mar_accel.runs import record, sweep_job, sweep_summary
+from mar_accel.runs import attempt, record, sweep_summary
 
 EVALUATION = [
     *("dataset.num_images=6", "reference.augmentations=0", "evaluate.fidelity_images=2"),
@@ -79,7 +79,7 @@ def test_a_sweep_says_which_code_and_machine_made_its_runs(
     # The file and the table mark the speeds, too.
     assert "*" in outcome.stdout.split("note:")[0]
     assert all("revision=" in row["timed_with"] and row["seconds_per_image"] for row in _rows(tmp_path))
-    assert sweep_summary.environment is record.environment is sweep_job.environment
+    assert sweep_summary.environment is record.environment is attempt.environment
 
 
 def test_an_edited_class_of_ones_own_is_another_run(

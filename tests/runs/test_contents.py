@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.runs import contents
 from mar_accel.runs.contents import sources_of
 from mar_accel.runs.identity import Identity, decides_per_batch
 
@@ -41,6 +44,19 @@ def test_every_imported_module_counts(own: Path, name: str, line: str) -> None:
     assert before != sources_of(node)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_module_counts_although_its_folder_was_listed_before(own: Path, inside: bool) -> None:
+    """Python lists a folder again only if its time of modification differs, which is coarse."""
+    name = f"contents_late_{inside}"
+    assert importlib.util.find_spec(name) is None  # the folder is listed here
+    listed = own.stat()
+    (own / f"{name}_helper.py").write_text("FLIP = 0\n")
+    line = f"class Deep:\n    def f(self):\n        import {name}_helper\n" if inside else ""
+    (own / f"{name}.py").write_text(f"{ORDER}{line}class Own(RasterOrder):\n    ...\n")
+    os.utime(own, ns=(listed.st_atime_ns, listed.st_mtime_ns))
+    assert sources_of({"_target_": f"{name}.Own"}).keys() == {name, *([f"{name}_helper"] if inside else [])}
+
+
 def test_a_folder_that_only_begins_like_the_package_is_ones_own(own: Path) -> None:
     (own / "mar_accel_ext.py").write_text(f"{ORDER}class Own(RasterOrder):\n    ...\n")
     assert "mar_accel_ext" in sources_of({"_target_": "mar_accel_ext.Own"})
@@ -48,6 +64,24 @@ def test_a_folder_that_only_begins_like_the_package_is_ones_own(own: Path) -> No
 
 def test_a_library_counts_by_its_version() -> None:
     assert sources_of({"_target_": "torchmetrics.MeanMetric"}).keys() == {"torch", "torchmetrics"}
+
+
+def test_a_library_counts_by_its_version_under_another_name() -> None:
+    found = sources_of({"_target_": "sklearn.preprocessing.StandardScaler"})
+    assert "scikit-learn" in found and not any(name.startswith("sklearn.") for name in found)
+
+
+def test_a_module_beside_the_libraries_without_a_version_counts_by_its_content(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "_LIBRARIES", (str(own),))
+    file = own / "order_among_libraries.py"
+    file.write_text(f"{ORDER}class Own(RasterOrder):\n    ...\n")
+    node = {"_target_": "order_among_libraries.Own"}
+    before = sources_of(node)
+    assert "order_among_libraries" in before
+    file.write_text(f"{ORDER}class Own(RasterOrder):\n    changed = True\n")
+    assert sources_of(node) != before
 
 
 def test_a_class_that_inherits_the_adaptive_refresh_decides_per_batch(own: Path) -> None:
@@ -64,3 +98,36 @@ def test_conditions_count_for_the_speed_and_not_for_the_images(override: str) ->
     plain, other = (Identity.of(compose_settings("evaluate", o)) for o in ([], [override]))
     assert plain.images_hash == other.images_hash and plain.evaluation_hash == other.evaluation_hash
     assert plain.measurement_hash != other.measurement_hash
+
+
+def test_statistics_and_other_autoencoders_count_by_content(tmp_path: Path) -> None:
+    """Those beside DeTok's tokenizer as well as a given file, and the ``vae/`` of any kind."""
+    for name in ("tokenizer.pth", "stats.pkl", "other.pkl"):
+        (tmp_path / name).write_bytes(b"one")
+    (tmp_path / "folder" / "vae").mkdir(parents=True)
+    (tmp_path / "folder" / "vae" / "config.json").write_text('{"_class_name": "DeTok"}')
+    beside = [f"model.autoencoder.weights={tmp_path}/tokenizer.pth"]
+    for overrides, file in (
+        (beside, "stats.pkl"),
+        ([*beside, f"model.autoencoder.statistics={tmp_path}/other.pkl"], "other.pkl"),
+        ([f"model.autoencoder.weights={tmp_path}/folder"], "folder/vae/config.json"),
+    ):
+        names, path = [], tmp_path / file
+        for content in (path.read_text(), path.read_text() + " ", path.read_text()):
+            path.write_text(content)
+            settings = compose_settings("generate", ["model=detok_base", "model.weights=random", *overrides])
+            names.append(Identity.of(settings).images_hash)
+        assert names[0] == names[2] != names[1], file
+
+
+def test_an_encoder_or_judge_that_is_a_folder_counts_by_its_files(tmp_path: Path) -> None:
+    """The same folder with other files gives other images, or other numbers."""
+    encoder = ["model=lightgen_base", "dataset=prompts", "dataset.prompts=[a cat]"]
+    encoder += [f"model.text_encoder.weights={tmp_path}", "model.weights=random"]
+    judge = ["features=dinov2", f"features.weights={tmp_path}"]
+    hashes: list[set[str]] = []
+    for content in ("one", "other"):
+        (tmp_path / "model.safetensors").write_text(content)
+        images = Identity.of(compose_settings("evaluate", encoder)).images_hash
+        hashes.append({images, Identity.of(compose_settings("evaluate", judge)).evaluation_hash})
+    assert not hashes[0] & hashes[1]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mar_accel.data.run_images import image_indices
 from mar_accel.errors import ExitCode
-from mar_accel.runs.folder import image_indices
 from mar_accel.utils.images import image_name
 
 NUM_IMAGES, NUM_KILLS = 500, 20

@@ -15,7 +15,7 @@ from mar_accel.caching.condition import ConditionCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.refresh import FixedRefresh, StaticRefresh
 from mar_accel.errors import ConfigError
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_steps import ConstantDiffusionSteps, DiffusionSteps
 from mar_accel.sampling.guidance import GuidanceSchedule, Progress
@@ -28,9 +28,10 @@ from mar_accel.sampling.solvers import DDPM
 from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps, StepSize, StepSizes
 
+from ..tiny import tiny_config
+
 GRID = (16, 16)
-SIZES = {"embed_dim": 8, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1, "head_depth": 1}
-CONFIG = MARConfig(grid=(4, 4), latent_channels=3, num_classes=5, buffer_size=2, head_width=8, **SIZES)
+CONFIG = tiny_config()
 
 
 class MySteps(StepSizes):
@@ -284,7 +285,7 @@ class AllPositions(CachePolicy):
 
     def conditioning_vectors(self, state: DecodeState, step: ARStep) -> Tensor:
         tokens, known = state.known(step)
-        return state.model(state.embedding(step), tokens, known, state.order)
+        return state.model(state.condition_of(step), tokens, known, state.order)
 
 
 class NoVectors(CachePolicy):
@@ -317,7 +318,7 @@ def _decode(cache: CachePolicy, **parts: Any) -> None:
     plan = sampler.plan(CONFIG.grid)
     noise = sampler.draw(plan, 0, [0, 1], CONFIG.token_dim)
     engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
-    decode(engine, model.class_embedding(torch.tensor([0, 1])), noise)
+    decode(engine, model.condition(torch.tensor([0, 1])), noise)
 
 
 def test_what_the_decode_loop_gets_has_the_shape_that_it_needs() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_cache, build_sampler
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.mar import MAR
 from mar_accel.profiling.flops import count_flops
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.guidance import (
@@ -26,19 +26,10 @@ from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.state import DecodeState
 from mar_accel.sampling.step_sizes import CosineSteps
 
+from ..tiny import tiny_config
+
 INTERVAL = "sampler/guidance_schedule=interval"
-TINY = MARConfig(
-    grid=(4, 4),
-    latent_channels=3,
-    num_classes=5,
-    buffer_size=2,
-    embed_dim=8,
-    num_heads=2,
-    encoder_depth=2,
-    decoder_depth=2,
-    head_depth=2,
-    head_width=8,
-)
+TINY = tiny_config()
 
 
 class OnlyAt(GuidanceSchedule):
@@ -155,7 +146,7 @@ def _decode(model: MAR, sampler: Sampler, policy: CachePolicy) -> Tensor:
     policy.check(TINY, plan, sampler.solver)
     noise = sampler.draw(plan, 0, [0, 1], TINY.token_dim)
     engine = Engine(model, plan, sampler.solver, policy, sampler.selection)
-    return decode(engine, model.class_embedding(torch.tensor([1, 2])), noise)
+    return decode(engine, model.condition(torch.tensor([1, 2])), noise)
 
 
 @pytest.mark.parametrize("cache", [cache for cache in CACHES if cache != "condition"])

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.inference.build import build_cache, build_sampler
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.denoiser import GuidedDenoiser
 from mar_accel.sampling.observer import Chain, Observer, Observers
 from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.state import DecodeState
+
+from ..tiny import tiny_config, with_an_active_head
 
 SHORT = ["sampler.num_iter=8", "sampler.num_diffusion_steps=4", "sampler.guidance_scale=2"]
 # Steps 3, 5 and 7 are lazy.
@@ -27,16 +29,7 @@ BATCH = 2
 @pytest.fixture(scope="module")
 def model() -> MAR:
     torch.manual_seed(0)
-    sizes = {"embed_dim": 16, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 2, "head_depth": 1}
-    config = MARConfig(
-        grid=(8, 8), latent_channels=2, num_classes=4, buffer_size=4, head_width=16, patch_size=1, **sizes
-    )
-    model = MAR(config).eval()
-    # The published initialisation starts the head at zero, where nothing could differ.
-    for module in model.diffloss.net.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.2)
-    return model
+    return with_an_active_head(MAR(tiny_config(grid=(8, 8))).eval())
 
 
 def _decode(model: MAR, overrides: list[str], observer: Observer | None = None) -> Tensor:
@@ -45,7 +38,7 @@ def _decode(model: MAR, overrides: list[str], observer: Observer | None = None) 
     plan = sampler.plan(model.config.grid)
     engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
     noise = sampler.draw(plan, 0, range(BATCH), model.config.token_dim)
-    return decode(engine, model.class_embedding(torch.arange(BATCH)), noise, observer)
+    return decode(engine, model.condition(torch.arange(BATCH)), noise, observer)
 
 
 class Recorder(Observer):

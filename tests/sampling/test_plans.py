@@ -9,7 +9,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
+from mar_accel.inference.build import build_sampler
 from mar_accel.sampling.diffusion_steps import (
     AnnealedDiffusionSteps,
     ConstantDiffusionSteps,
@@ -145,7 +147,7 @@ def test_num_iter_as_the_rates_give_changes_nothing() -> None:
     assert shared_out(32, [64 / 2.67, 64 / 10.67, 2], [64, 64, 128]) == [24, 6, 2]
 
 
-def test_gtr_and_gtr_18_on_the_published_grid() -> None:
+def test_gtr_on_the_published_grid() -> None:
     plan = gtr().plan((16, 16))
     assert [sum(step.stage == stage for step in plan.steps) for stage in range(3)] == [24, 6, 2]
     last = [(step.num_tokens, step.num_diffusion_steps, step.num_detail_tokens) for step in plan.steps[-2:]]
@@ -153,6 +155,21 @@ def test_gtr_and_gtr_18_on_the_published_grid() -> None:
     assert all(step.num_detail_tokens == 0 for step in plan.steps[:-2])
     assert plan.max_timestep == 950 and plan.max_diffusion_steps == 50
     assert plan.steps[-1].guidance_scale == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("gtr", [24, 6, 2]), ("gtr_19", [13, 4, 2]), ("gtr_16", [12, 3, 1])]
+)
+def test_the_readings_of_gtrs_steps(name: str, steps: list[int]) -> None:
+    """The rates as printed, at the printed FLOPs, and with twice the printed rates."""
+    plan = build_sampler(compose_settings("generate", [f"sampler={name}"])).plan((16, 16))
+    assert [sum(step.stage == stage for step in plan.steps) for stage in range(3)] == steps
+    # On four times as many tokens, each stage takes about four times as many steps.
+    large = build_sampler(compose_settings("generate", [f"sampler={name}"])).plan((32, 32))
+    assert [sum(step.stage == stage for step in large.steps) for stage in range(3)] == [4 * n for n in steps]
+
+
+def test_four_stages() -> None:
     four = gtr(order=BisectionOrder(4), step_sizes=StageSteps([2.67, 10.67, 64, 64])).plan((16, 16))
     assert [sum(step.stage == stage for step in four.steps) for stage in range(4)] == [12, 3, 1, 2]
 

@@ -32,7 +32,8 @@ def _plan(*overrides: str) -> Plan:
     [
         ("mar", 64, 100, 100),
         ("gtr", 32, 50, 20),
-        ("gtr_18", 18, 50, 20),
+        ("gtr_19", 19, 50, 20),
+        ("gtr_16", 16, 50, 20),
         ("disa", 64, 50, 5),
         ("halton", 64, 100, 100),
         ("raster", 64, 100, 100),
@@ -58,6 +59,18 @@ def test_parts_by_name() -> None:
     assert [step.num_detail_tokens for step in enhanced.steps[-2:]] == [64, 64]
 
 
+@pytest.mark.parametrize("preset", ["gtr_19", "gtr_16", "gtr_lightgen"])
+def test_parts_of_a_preset_of_gtr_can_be_exchanged(preset: str) -> None:
+    """Their members hold what they change, so nothing of it is left behind."""
+    steps = ["sampler/order=halton", "sampler/step_sizes=cosine", "sampler.num_iter=8"]
+    assert len(_plan(f"sampler={preset}", *steps, "sampler/diffusion_steps=constant").steps) == 8
+
+
+def test_gtr_for_lightgen() -> None:
+    plan = _sampler("sampler=gtr_lightgen").plan((32, 32))
+    assert [sum(step.stage == stage for step in plan.steps) for stage in range(4)] == [8, 3, 3, 2]
+
+
 @pytest.mark.parametrize("choice", ["sampler/order=gtr", "sampler.order=gtr"])
 def test_a_chosen_part_can_be_changed(choice: str) -> None:
     order = _sampler(
@@ -69,7 +82,7 @@ def test_a_chosen_part_can_be_changed(choice: str) -> None:
 
 def test_every_part_of_a_preset_can_be_exchanged() -> None:
     sampler = _sampler(
-        *("sampler=gtr_18", "sampler/order=random", "sampler/step_sizes=cosine", "sampler.num_iter=8"),
+        *("sampler=gtr_19", "sampler/order=random", "sampler/step_sizes=cosine", "sampler.num_iter=8"),
         *("sampler/diffusion_steps=constant", "sampler/selection=none", "sampler/solver=dpm_solver"),
     )
     assert isinstance(sampler.order, RandomOrder) and isinstance(sampler.solver, DPMSolver)
@@ -165,7 +178,18 @@ class LateHalf(GuidanceSchedule):
     def scale(self, guidance_scale, progress):
         return guidance_scale if progress.decoded > 0.5 else 1
 """
-PRESETS = ["mar", "mar_256", "mar_reduced", "gtr", "gtr_18", "disa", "halton", "raster", "subsample"]
+PRESETS = [
+    "mar",
+    "mar_256",
+    "mar_reduced",
+    "gtr",
+    "gtr_19",
+    "gtr_16",
+    "disa",
+    "halton",
+    "raster",
+    "subsample",
+]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mar_accel.analysis.plan_view import head_evaluations
 from mar_accel.models.diffusion_head import FinalLayer
-from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.models.mar import MAR
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.diffusion_steps import StageAwareDiffusionSteps
 from mar_accel.sampling.guidance import LinearGuidance
@@ -28,18 +28,9 @@ from mar_accel.sampling.selection import (
 from mar_accel.sampling.solvers import DDPM
 from mar_accel.sampling.step_sizes import StageSteps
 
-CONFIG = MARConfig(
-    grid=(6, 6),
-    latent_channels=3,
-    num_classes=4,
-    buffer_size=4,
-    embed_dim=16,
-    num_heads=2,
-    encoder_depth=1,
-    decoder_depth=1,
-    head_depth=1,
-    head_width=16,
-)
+from ..tiny import tiny_config
+
+CONFIG = tiny_config(grid=(6, 6))
 T_REC, T_DETAIL = 4, 9
 
 
@@ -69,7 +60,7 @@ def _sample(model: MAR, selection: TokenSelection) -> tuple[Tensor, Tensor, Plan
     # The longest chain decides how many noise vectors are drawn, but not which.
     tokens = decode(
         Engine(model, plan, sampler.solver, NoCache(), selection),
-        model.class_embedding(torch.arange(2)),
+        model.condition(torch.arange(2)),
         noise,
     )
     return tokens, noise.order, plan
@@ -102,7 +93,7 @@ def test_chosen_tokens_get_their_chain_and_no_other_changes(model: MAR, selectio
 def _z(model: MAR, tokens: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
     values = tokens.gather(1, known.unsqueeze(-1).expand(-1, -1, CONFIG.token_dim))
     with torch.inference_mode():
-        return model(model.class_embedding(torch.arange(2)), values, known, predicted)
+        return model(model.condition(torch.arange(2)), values, known, predicted)
 
 
 def _random_scores(order: Tensor, predicted: Tensor) -> Tensor:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
+from safetensors.torch import load_file, save_file
 
 from mar_accel.errors import WeightsError
-from mar_accel.models.autoencoders import Autoencoder, KLAutoencoder, PixelAutoencoder
+from mar_accel.models.autoencoders import Autoencoder, DCAutoencoder, KLAutoencoder, PixelAutoencoder
+from mar_accel.models.detok import DeTok, DeTokAutoencoder, DeTokConfig
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.pipeline import MARPipeline
+from mar_accel.weights.autoencoders import load_autoencoder
+from mar_accel.weights.detok import load_detok
 from mar_accel.weights.folder import read_description, save_model_folder
 from mar_accel.weights.loading import load_kl_autoencoder, load_mar
 
+from ..tiny import tiny_config
+
 SAMPLING = {"guidance_scale": 2.5}
+TINY = tiny_config(num_classes=3)
+SIZES = {"width": 16, "depth": 1, "heads": 2}
 
 
 def _save(path: Path, model: MAR, autoencoder: Autoencoder | None = None, **settings: Any) -> Path:
@@ -53,6 +65,118 @@ def test_vae_round_trip(tmp_path: Path, tiny_model: MAR) -> None:
         for path in (folder, folder / "vae"):
             assert torch.equal(load_kl_autoencoder(str(path)).decode(latents), expected)
     assert AutoencoderKL.from_pretrained(folder / "vae").config.scaling_factor == 0.25
+
+
+DETOK = DeTokConfig(
+    **{"grid": (4, 4), "patch_size": 2, "token_channels": 4},
+    **{f"{part}_{size}": value for part in ("encoder", "decoder") for size, value in SIZES.items()},
+)
+
+
+def _detok() -> DeTokAutoencoder:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        mean, std = torch.randn(4), torch.rand(4) + 0.5
+        return DeTokAutoencoder(DeTok(DETOK), mean, std).eval()
+
+
+def _dc() -> DCAutoencoder:
+    sides = {
+        **{"block_types": ("ResBlock", "ResBlock"), "block_out_channels": (8, 16)},
+        "qkv_multiscales": ((), ()),
+    }
+    settings: Any = {
+        f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in sides.items()
+    }
+    layers = {"encoder_layers_per_block": (0, 1), "decoder_layers_per_block": (1, 1)}
+    return DCAutoencoder(
+        AutoencoderDC(latent_channels=4, scaling_factor=0.4, **layers, **settings).eval()
+    ).eval()
+
+
+@pytest.mark.parametrize(("make", "kind"), [(_detok, "detok"), (_dc, "dc")])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_autoencoder_round_trip(
+    make: Callable[[], Autoencoder], kind: str, dtype: torch.dtype | None, tmp_path: Path
+) -> None:
+    """The folder is all that decoding needs; images are equal to the last bit, or nearly so with 16 bits."""
+    autoencoder = make()
+    latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    model = load_mar(replace(TINY, latent_channels=4), "random", "tiny")
+    folder = _save(tmp_path / "tiny", model, autoencoder, dtype=dtype)
+    assert read_description(folder, "key").autoencoder == kind
+    with torch.inference_mode():
+        expected = autoencoder.decode(latents)
+        for path in (folder, folder / "vae"):
+            again = load_autoencoder(kind, str(path))
+            assert again.latent_channels == 4 and not again.training  # type: ignore[attr-defined]
+            assert torch.equal(again.decode(latents), expected) == (dtype is None)
+            assert (again.decode(latents) - expected).norm() < 0.1 * expected.norm()
+            shown = again.encode(torch.rand(1, 3, *expected.shape[-2:]))
+            assert shown.shape == (1, 4, 4, 4)
+
+
+def test_saved_pipeline_makes_the_same_images(tmp_path: Path) -> None:
+    model = load_mar(replace(TINY, latent_channels=4), "random", "tiny")
+    for make in (_detok, _dc):
+        pipe = MARPipeline(model, make(), name="tiny")
+        again = MARPipeline.from_pretrained(pipe.save_pretrained(tmp_path / make.__name__))
+        first, second = (
+            p([1], num_iter=2, num_diffusion_steps=2, output_type="np").images for p in (pipe, again)
+        )
+        assert np.array_equal(first, second)
+
+
+def test_saved_tokenizer_of_another_grid(tmp_path: Path) -> None:
+    model = load_mar(replace(TINY, latent_channels=4, grid=(2, 2)), "random", "tiny")
+    folder = _save(tmp_path, model, _detok())
+    with pytest.raises(WeightsError, match=r"decodes 4×4 latents but the model has 2×2"):
+        MARPipeline.from_pretrained(folder)
+
+
+def test_saved_statistics_and_others(tmp_path: Path) -> None:
+    folder = _save(tmp_path / "tiny", load_mar(replace(TINY, latent_channels=4), "random", "tiny"), _detok())
+    both = torch.full((8,), 5.0), torch.full((8,), 2.0)
+    (tmp_path / "stats.pkl").write_bytes(pickle.dumps({"mine": {"channel": both}}))
+    other = load_detok(str(folder), str(tmp_path / "stats.pkl"), "mine")
+    assert other.mean.flatten().tolist() == [5.0] * 4 and other.std.flatten().tolist() == [2.0] * 4
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for broken in ({"std": torch.zeros(4)}, {"mean": torch.zeros(2)}, {"mean": torch.full((4,), torch.nan)}):
+        save_file({**tensors, **broken}, file)
+        with pytest.raises(WeightsError, match=r"must have 4 finite means and deviations > 0"):
+            load_detok(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"grid": [4]}, "tokenizer.grid must be two sizes"),
+        ({"encoder_depth": 10**9}, "tokenizer.encoder_depth must be an integer between"),
+        ({"decoder_width": 20}, r"tokenizer.decoder_width must be a multiple of 4·decoder_heads=8, got 20"),
+        ({"patch_size": "2"}, "tokenizer.patch_size must be an integer"),
+        ({"surprise": 1}, "does not describe a tokenizer of DeTok"),
+        ({"decoder_width": 32}, r"does not fit its config\.json"),
+    ],
+)
+def test_tokenizer_with_an_impossible_config(values: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = _save(tmp_path, load_mar(replace(TINY, latent_channels=4), "random", "tiny"), _detok())
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **values}))
+    with pytest.raises(WeightsError, match=words):
+        load_detok(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["kl", "dc", "detok"])
+def test_folder_with_another_autoencoder(kind: str, tmp_path: Path) -> None:
+    """Each kind refuses the folders of the two others in one sentence."""
+    made: dict[str, Autoencoder] = {"dc": _dc(), "detok": _detok()}
+    made["kl"] = KLAutoencoder(AutoencoderKL(block_out_channels=(32,), latent_channels=4))
+    model = load_mar(replace(TINY, latent_channels=4), "random", "tiny")
+    for other in made.keys() - {kind}:
+        folder = _save(tmp_path / other, model, made[other])
+        with pytest.raises(WeightsError, match=r"model\.autoencoder\.weights=\S+ has (no vae|none of)"):
+            load_autoencoder(kind, str(folder))
 
 
 def test_rewriting_replaces_only_its_own_files(

@@ -25,9 +25,9 @@ def test_every_weight_matters(tiny_model: MAR) -> None:
 
     @torch.no_grad()
     def output(unconditional: bool) -> torch.Tensor:
-        label = tiny_model.class_embedding(torch.tensor([1]))
-        embedding = tiny_model.unconditional_embedding(1) if unconditional else label
-        z = tiny_model(embedding, tokens, order[:, :8], order[:, 8:])
+        label = tiny_model.condition(torch.tensor([1]))
+        condition = tiny_model.unconditional(1) if unconditional else label
+        z = tiny_model(condition, tokens, order[:, :8], order[:, 8:])
         return tiny_model.diffloss.net(x, torch.full((8,), 500), z[0])
 
     before = output(False), output(True)

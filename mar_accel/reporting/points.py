@@ -1,0 +1,331 @@
+"""The points of a report: one per setting, with everything that a reader may ask about it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mar_accel.data.image_sets import open_images
+from mar_accel.data.shards import formats_in
+from mar_accel.errors import DataError, MarAccelError
+from mar_accel.evaluation.result import METRICS_FILE
+from mar_accel.metrics.catalogue import keys_of
+from mar_accel.reporting.recorded import (
+    TABLE_FILE,
+    RecordedRow,
+    is_recorded_table,
+    read_table,
+)
+from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE
+from mar_accel.runs.record import read_json
+from mar_accel.runs.stored import numbers_of, read_record
+from mar_accel.sweeps.collected import Collected, CollectedRow, collect
+from mar_accel.sweeps.numbers import Number, number_keys
+from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
+from mar_accel.sweeps.run_folders import CollectedRun
+from mar_accel.sweeps.swept_keys import flat_items, shown_value
+from mar_accel.utils.csv_files import number_in, read_csv
+
+# Folder of a table that has its rows.
+ROWS = "rows"
+STEPS_FILE = "ar_steps.csv"
+# Keys that follow from the plan of a run, for curves over the number of steps.
+AR_STEPS, DIFFUSION_STEPS = "AR steps", "diffusion steps per token"
+# The papers' signs for keys, which leave room for the names in figures.
+SYMBOLS = {
+    "sampler.num_iter": "K",
+    "sampler.num_diffusion_steps": "T",
+    "sampler.guidance_scale": "w",
+    "sampler.order.num_stages": "stages",
+    "sampler.diffusion_steps.reconstruction_steps": "T_rec",
+    "sampler.selection.fraction": "β",
+    "sampler.selection.num_diffusion_steps": "T_detail",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting.
+
+    Attributes:
+        name: its row in a table, or its overrides.
+        label: a short name for figures.
+        values: the swept keys that it has, with their values.
+        numbers: its numbers by key, with their errors.
+        seeds: the seeds of its runs.
+        command: the command line that makes it; empty if unknown.
+        config: its whole config as YAML; empty if unknown.
+        baseline: whether the others are compared with it.
+        time_shares: share of the time by component.
+        steps: one record per AR step.
+        folder: run folder of its first seed; None if only its numbers are left.
+        pair: its comparison with the baseline image by image; None if there is none.
+    """
+
+    name: str
+    label: str
+    values: Mapping[str, Any]
+    numbers: Mapping[str, Number]
+    seeds: tuple[int, ...] = ()
+    command: str = ""
+    config: str = ""
+    baseline: bool = False
+    time_shares: Mapping[str, float] = field(default_factory=dict)
+    steps: Sequence[Mapping[str, float]] = ()
+    folder: Path | None = None
+    pair: PairedRow | None = None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether its images are on disk."""
+        return self.folder is not None and bool(formats_in(self.folder))
+
+    def counted_steps(self) -> dict[str, float]:
+        """The number of AR steps, and the mean number of diffusion steps of a token; empty if unknown."""
+        tokens = sum(step.get("tokens", 0.0) for step in self.steps)
+        if not tokens or any("diffusion_steps" not in step for step in self.steps):
+            return {}
+        chains = sum(step["tokens"] * step["diffusion_steps"] for step in self.steps)
+        return {AR_STEPS: len(self.steps), DIFFUSION_STEPS: round(chains / tokens, 1)}
+
+
+@dataclass(frozen=True)
+class Points:
+    """All points of a report.
+
+    Attributes:
+        keys: the swept keys, in the order of the columns.
+        metrics: keys of the numbers, in the order of the columns.
+        points: the points, in the order of the rows.
+        notes: sentences for the reader.
+    """
+
+    keys: tuple[str, ...]
+    metrics: tuple[str, ...]
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+
+    def values_of(self, key: str) -> list[Any]:
+        """The different values of a swept key in their natural order, numbers before words."""
+        values = {
+            json.dumps(p.values[key], default=str): p.values[key] for p in self.points if key in p.values
+        }
+        return sorted(values.values(), key=lambda value: (not is_number(value), _sortable(value)))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a config is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _sortable(value: Any) -> Any:
+    return value if is_number(value) else shown_value(value)
+
+
+def read_points(
+    paths: Sequence[str | Path],
+    baseline: str | None = None,
+    tuned: Sequence[str] = (),
+    objective: str = "fid",
+    paired: bool = False,
+) -> Points:
+    """The points of all runs below folders, and of recorded tables.
+
+    Args:
+        paths: folders of runs, sweeps or tables. One with ``table.csv`` and without runs is a recorded table.
+        baseline: overrides of the point to compare with; see :func:`mar_accel.sweeps.collected.collect`.
+            None: the first row of a table, else the point with the most FLOPs.
+        tuned: keys of which every setting shows only its best value.
+        objective: the metric that says which value is best.
+        paired: also compare every point with the baseline image by image, where images were kept.
+
+    Raises:
+        DataError: a path is no folder, or there is nothing in it.
+        ConfigError: ``baseline`` describes no row, or several, or nothing differs in a tuned key.
+
+    Example:
+        >>> read_points(["multirun/evaluate"]).points[0].numbers["fid"].value
+    """
+    tables = [Path(path) for path in paths if is_recorded_table(Path(path))]
+    folders = [path for path in paths if Path(path) not in tables]
+    collected, pairs = None, dict[str, PairedRow]()
+    if folders or not tables:
+        collected = collect(folders, baseline, tuned, objective, node="report")
+        collected = _named_rows(collected, first_is_baseline=baseline is None)
+        if paired:
+            collected, pairs = _paired(collected)
+    points = [] if collected is None else [_point(row, collected, pairs) for row in collected.rows]
+    notes = [] if collected is None else list(collected.notes)
+    for table in tables:
+        rows = read_table(table)
+        points += [_recorded_point(row, number == 0 and not points) for number, row in enumerate(rows)]
+        notes.append(
+            f"{table} is a recorded table: it has numbers, and no run folders with images or configs."
+        )
+    if not points:
+        raise DataError(f"report.folders={paths} has neither runs nor a recorded table.")
+    named = _with_unique_names(points)
+    swept = [*(collected.keys if collected is not None else ()), *(k for p in points for k in p.values)]
+    keys = tuple(key for key in dict.fromkeys(swept))
+    metrics = number_keys([{key: n.value for key, n in point.numbers.items()} for point in named])
+    return Points(keys, tuple(metrics), tuple(named), tuple(notes))
+
+
+def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:
+    """The rows of tables under their names; those of a single table in its order."""
+    rows = [replace(row, label=_row_name(row.runs[0]) or "") for row in collected.rows]
+    base = rows[collected.rows.index(collected.baseline)]
+    tables = {_table_of(row.runs[0]) for row in rows}
+    (table,) = tables if len(tables) == 1 else (None,)
+    order = [] if table is None else [row.name for row in read_table(table)]
+    if {row.label for row in rows} <= {*order}:
+        rows.sort(key=lambda row: order.index(row.label))
+        base = rows[0] if first_is_baseline else base
+    return replace(collected, rows=tuple(rows), baseline=base)
+
+
+def _paired(collected: Collected) -> tuple[Collected, dict[str, PairedRow]]:
+    """The table with the differences of each row, and these by name; a note says where there are none."""
+    try:
+        pairs, notes = compare_with_baseline(collected)
+    except MarAccelError as error:
+        return with_pairs(collected, [], [f"no paired differences: {error}"]), {}
+    return with_pairs(collected, pairs, notes), {pair.row.name: pair for pair in pairs}
+
+
+def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRow]) -> Point:
+    run = row.runs[0]
+    metrics = read_json(run.folder / METRICS_FILE)
+    return Point(
+        name=row.name,
+        label=row.label or _label(row),
+        values=_all_values(row, collected),
+        numbers={**row.numbers, **_table_speeds(run)},
+        seeds=row.seeds,
+        command=_command(run),
+        config=_config(run),
+        baseline=row is collected.baseline,
+        time_shares=numbers_of(metrics.get("time_shares")),
+        steps=tuple(_read_steps(run.folder / STEPS_FILE)),
+        folder=run.folder,
+        pair=pairs.get(row.name),
+    )
+
+
+def _all_values(row: CollectedRow, collected: Collected) -> dict[str, Any]:
+    """The values of a row for all swept keys, also where they are those of its group's member."""
+    config = dict(flat_items(row.runs[0].config))
+    known = {key: row.values.get(key, config.get(key)) for key in collected.keys}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _recorded_point(row: RecordedRow, first: bool) -> Point:
+    return Point(
+        row.name, row.name, row.values, row.numbers, seeds=row.seeds, command=row.command, baseline=first
+    )
+
+
+def _with_unique_names(points: Sequence[Point]) -> list[Point]:
+    """The points, where equal names and labels are told apart by a number."""
+    counts = {kind: Counter(getattr(point, kind) for point in points) for kind in ("name", "label")}
+    seen: dict[str, Counter[str]] = {"name": Counter(), "label": Counter()}
+    named = []
+    for point in points:
+        texts: dict[str, Any] = {}
+        for kind, all_of_it in counts.items():
+            text = getattr(point, kind)
+            seen[kind][text] += 1
+            texts[kind] = f"{text} ({seen[kind][text]})" if all_of_it[text] > 1 else text
+        named.append(replace(point, **texts))
+    return named
+
+
+def _table_of(run: CollectedRun) -> Path | None:
+    """The folder of the table that a run is a row of."""
+    table = run.folder.parent.parent
+    return table if run.folder.parent.name == ROWS and (table / TABLE_FILE).is_file() else None
+
+
+def _row_name(run: CollectedRun) -> str | None:
+    """The name of the run's row in its table."""
+    table = _table_of(run)
+    if table is None:
+        return None
+    # Folders have only the name of a row whose values are several rows. Older tables have no list.
+    names = read_record(table / RECORD_FILE).get("rows") or {}
+    return str(names.get(run.folder.name) or run.folder.name.rsplit("-", 1)[0])
+
+
+def _table_speeds(run: CollectedRun) -> dict[str, Number]:
+    """The speeds that the table measured in interleaved rounds; they take the place of the run's own."""
+    table, name = _table_of(run), _row_name(run)
+    if table is None:
+        return {}
+    numbers: Mapping[str, Number] = next((row.numbers for row in read_table(table) if row.name == name), {})
+    return {key: number for key, number in numbers.items() if key in keys_of("speed")}
+
+
+def _label(row: CollectedRow) -> str:
+    """The swept values without the first parts of their keys; a member of a group stands alone."""
+    parts = [short_value(key, value) for key, value in row.values.items()]
+    return " ".join(parts) or row.name
+
+
+def short_value(key: str, value: Any) -> str:
+    """A swept value with the last part of its key; a member of a group and a class stand alone.
+
+    Example:
+        >>> short_value("sampler", "gtr"), short_value("sampler.num_iter", 16)
+        ('gtr', 'K=16')
+    """
+    text, last = shown_value(value), key.rsplit(".", 1)[-1]
+    if last == "_target_":
+        return text.rsplit(".", 1)[-1]
+    return text if "." not in key and text not in ("none", "null") else f"{SYMBOLS.get(key, last)}={text}"
+
+
+def _command(run: CollectedRun) -> str:
+    """The command line that makes the run again."""
+    table = _table_of(run)
+    if table is None:
+        return shlex.join(["python", "-m", f"mar_accel.{run.command}", *run.overrides])
+    overrides = read_record(table / RECORD_FILE).get("overrides") or []
+    kept = [override for override in overrides if not override.startswith("table.only=")]
+    only = f"table.only=['{_row_name(run)}']"
+    return shlex.join(["python", "-m", "mar_accel.evaluate_table", *kept, only])
+
+
+def _config(run: CollectedRun) -> str:
+    file = run.folder / CONFIG_FILE
+    return (
+        file.read_text(errors="replace")
+        if file.is_file()
+        else OmegaConf.to_yaml(OmegaConf.create(dict(run.config)))
+    )
+
+
+def _read_steps(file: Path) -> Iterator[dict[str, float]]:
+    if not file.is_file():
+        return
+    for row in read_csv(file):
+        try:
+            yield {key: number_in(value) for key, value in row.items() if value not in ("", "None")}
+        except ValueError as error:
+            raise DataError(
+                f"{file} has a value that is no finite number; restore or remove the file."
+            ) from error
+
+
+def first_images(point: Point, count: int) -> list[Any]:
+    """The first images of a point, uint8 [C, H, W] each; empty if they are not on disk."""
+    if not point.has_images:
+        return []
+    assert point.folder is not None
+    return list(open_images(point.folder).first(count))

@@ -1,0 +1,61 @@
+"""A sweep as Hydra sees it: its settings, the configs of its jobs, and the launcher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from mar_accel.config.check import check_settings
+from mar_accel.config.settings import Settings, SweepSettings
+from mar_accel.runs.sweep_summary import table_name
+from mar_accel.sweeps.job_config import JobConfig
+
+
+class HydraSweep:
+    """What a sweep needs of Hydra.
+
+    Attributes:
+        command: the command that the jobs run.
+        settings: the node ``sweep``.
+        sweep_dir: absolute path of the sweep's folder.
+        name: name of the sweep's table and of its study.
+        objectives: the metrics that a search optimises.
+        on_gpu: whether jobs may use GPUs.
+        launcher_name: full name of the launcher's class.
+    """
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher):
+        self._config, self._loader, self._launcher = config, loader, launcher
+        values: Any = OmegaConf.to_container(config.sweep, resolve=True)
+        self.settings = check_settings(SweepSettings, values, "sweep")
+        self.command = str(config.command)
+        self.sweep_dir = Path(config.hydra.sweep.dir).absolute()
+        self.name = table_name(config)
+        objective = OmegaConf.select(config, "evaluate.objective")
+        self.objectives = [objective] if isinstance(objective, str) else list(objective or ())
+        self.on_gpu = config.trainer.accelerator != "cpu"
+        self.launcher_name = str(config.hydra.launcher._target_)
+
+    @property
+    def parser(self) -> OverridesParser:
+        """Hydra's parser of overrides."""
+        return OverridesParser.create(config_loader=self._loader)
+
+    def compose(self, overrides: Sequence[str]) -> JobConfig:
+        """The config of a job; raises Hydra's errors."""
+        return JobConfig(self._loader.load_sweep_config(self._config, list(overrides)))
+
+    def read(self, job: JobConfig) -> Settings:
+        """The settings of a job; raises ConfigError if they are refused."""
+        return job.settings(self.command)
+
+    def launch(self, overrides: Sequence[Sequence[str]], first_number: int) -> Sequence[JobReturn]:
+        """Run jobs with these overrides, and wait until all have ended."""
+        return self._launcher.launch(overrides, initial_job_idx=first_number)

@@ -1,0 +1,48 @@
+"""What a search optimises: metrics and their directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mar_accel.errors import ConfigError
+from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS
+
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+_KNOWN = {metric.key: metric for metric in (*METRICS, *GENERATE_METRICS)}
+
+
+def directions(objectives: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """The direction of each objective: as given, else the one in which a metric is better.
+
+    Args:
+        objectives: keys of metrics.
+        given: "minimize" or "maximize" for each one. None: those of the catalogue.
+
+    Raises:
+        ConfigError: there are not as many directions as objectives, or a metric has no direction of its own.
+
+    Example:
+        >>> directions(["fid", "speedup"], None)
+        ['minimize', 'maximize']
+    """
+    if given is not None:
+        if len(given) != len(objectives) or not {*given} <= {MINIMIZE, MAXIMIZE}:
+            raise ConfigError(
+                f"hydra.sweeper.directions={list(given)} must have minimize or maximize for each of "
+                f"{', '.join(objectives)}."
+            )
+        return list(given)
+    for key in objectives:
+        if key not in _KNOWN or not _KNOWN[key].better:
+            raise ConfigError(
+                f"it is unknown whether {key} is better when it is high or low; set hydra.sweeper.directions."
+            )
+    return [MAXIMIZE if _KNOWN[key].better == "higher" else MINIMIZE for key in objectives]
+
+
+def objective_values(objectives: Sequence[str], metrics: Mapping[str, float | None]) -> list[float] | None:
+    """The values of the objectives; None if one is missing or not finite."""
+    values = [metrics.get(key) for key in objectives]
+    finite = [float(value) for value in values if value is not None and math.isfinite(value)]
+    return finite if len(finite) == len(values) else None

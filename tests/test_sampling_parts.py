@@ -1,0 +1,88 @@
+"""Sampler × cache × head cache × token cache × solver × guidance × inpainting on a tiny model.
+
+Each two of them meet in at least one run of the pairwise rows. The full walk is marked long. A combination
+runs, or is refused with a ConfigError that names a key.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from mar_accel.config.compose import compose_settings
+from mar_accel.errors import ConfigError
+from mar_accel.inference.inpainting import Inpainting, box_mask
+from mar_accel.inference.session import Session
+
+from .pairwise import Row, pairwise
+
+CONF = Path(__file__).parents[1] / "conf"
+SIDE = 32
+
+
+def _members(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+FACTORS = {
+    "sampler": _members("sampler"),
+    "cache": [name for name in _members("cache") if name != "none"],
+    "cache/head": ["as it is", *_members("cache/head")],
+    "cache/token": ["as it is", *_members("cache/token")],
+    "sampler/solver": _members("sampler/solver"),
+    "sampler/guidance_schedule": _members("sampler/guidance_schedule"),
+    "mask": ["none", "center", "outside", "left"],
+}
+# All samplers meet all caches in test_combinations.py; these differ in every part.
+ROWS = pairwise({**FACTORS, "sampler": ["mar", "gtr", "emigm", "disa"]})
+SHORT = ["sampler.num_iter=12", "sampler.num_diffusion_steps=12", "model.architecture.head_depth=2"]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: list[str]) -> Session:
+    return Session.from_settings(compose_settings("generate", [*tiny_model, *SHORT]))
+
+
+def _run(row: Row, base: Session, tiny_model: list[str]) -> bool:
+    """Sample two images; returns False if the combination is refused with a reason."""
+    groups = [f"{group}={value}" for group, value in row.items() if group != "mask" and value != "as it is"]
+    try:
+        session = base.with_settings(compose_settings("generate", [*tiny_model, *SHORT, *groups]))
+        if row["mask"] != "none":
+            images = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+            mask = box_mask(row["mask"], SIDE, SIDE)[None]
+            session = session.with_inpainting(Inpainting(images, mask))
+    except ConfigError as error:
+        assert any(key in str(error) for key in ("sampler", "cache")), error
+        return False
+    prediction = session.sample([0, 1], torch.tensor([3, 4]))
+    assert prediction.tokens.isfinite().all() and prediction.images.isfinite().all()
+    if session.inpainting is not None:
+        known = session.model.patchify(session.autoencoder.encode(session.inpainting.images))
+        unknown = session.inpainting.unknown([0, 1], session.model.config.grid)
+        assert torch.equal(prediction.tokens[~unknown], known[~unknown])
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row.values()))
+def test_pairs_run_or_are_refused_with_a_reason(row: Row, base: Session, tiny_model: list[str]) -> None:
+    _run(row, base, tiny_model)
+
+
+def test_few_pairs_are_refused(base: Session, tiny_model: list[str]) -> None:
+    """Of a sample of the rows, nearly all run; the test above would pass if all were refused."""
+    ran = [_run(row, base, tiny_model) for row in ROWS[::6]]
+    assert sum(ran) >= 0.8 * len(ran)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sampler", FACTORS["sampler"])
+@pytest.mark.parametrize("cache", FACTORS["cache"])
+def test_full_walk(cache: str, sampler: str, base: Session, tiny_model: list[str]) -> None:
+    groups = {**FACTORS, "sampler": [sampler], "cache": [cache]}
+    for values in product(*groups.values()):
+        _run(dict(zip(groups, values, strict=True)), base, tiny_model)
