@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_resumed_training_sees_other_scenes(tmp_path: Path, monkeypatch: pytest.
     for steps in (2, 3):
         _train(tmp_path, f"training.max_steps={steps}", "seed=5")
     assert seeds == [(5, 0, 0), (5, 2, 0)]
+
+
+@pytest.mark.slow
+def test_processes_may_differ_in_what_has_no_gradient(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """The encoder does not run where all tokens are masked. Each process draws that for itself."""
+    arguments = [*TINY, "trainer=ddp_cpu", "training.full_mask_share=0.5", "training.max_steps=8"]
+    process = start(tmp_path, "train", *arguments, "output_dir=run")
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 8
 
 
 def test_training_begins_from_given_weights(tmp_path: Path) -> None:

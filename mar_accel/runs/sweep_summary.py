@@ -40,7 +40,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Give the sweep a name, which every launcher passes to its jobs."""
-        # The letters in front keep Hydra from reading digits such as 12e456 as a number, which is then another name.
+        # Begins with letters, as Hydra would read digits such as 12e456 as a number, which is another name.
         name = f"sweep{uuid.uuid4().hex[:12]}"
         with open_dict(config):
             config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{SWEEP_VARIABLE}={name}")
