@@ -22,6 +22,7 @@ from mar_accel.config.compose import check_choices, conf_dir, group_choices, rea
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.missing_keys import is_multirun, left_to_combinations
 from mar_accel.config.settings import Settings, SweepSettings, foreign_key
+from mar_accel.config.swept_values import refuse_impossible_sweep
 from mar_accel.errors import ConfigError, ExitCode
 from mar_accel.inference.children import report_failure
 from mar_accel.inference.processes import (
@@ -85,6 +86,9 @@ def command(
                     if folders is not None:
                         sys.argv[1:] = folders_as_override(sys.argv[1:], folders)
                     sys.argv[1:] = group_choices(with_quotes(sys.argv[1:]))
+                    if is_multirun(sys.argv[1:]):
+                        # Runs that are named may be a search's, which lists no values.
+                        refuse_impossible_sweep(sys.argv[1:], limited=finished_file is None)
                     return _composed_and_run(compose_and_run(run), errors)
                 except Exception as error:
                     errors.exit_for(error)
