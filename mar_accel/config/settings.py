@@ -338,7 +338,7 @@ class SweepSettings:
     tflops: Annotated[float, Gt(0)] | None = None
     latency: Annotated[float, Gt(0)] | None = None
     speedup: Annotated[float, Gt(0)] | None = None
-    gpus: list[int | str] | None = None
+    gpus: list[Annotated[int, Ge(0)] | Text] | None = None
 
     def __post_init__(self) -> None:
         targets = [self.flops_ratio, self.tflops, self.latency, self.speedup]

@@ -40,6 +40,8 @@ from mar_accel.runs.task import Command, Errors, Task, prepare_process
 from mar_accel.utils.lasting_output import lasting_output
 
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
+# Marks an error whose message a run of a sweep has printed.
+_SAID = "said_by_its_run"
 
 
 def command(
@@ -212,9 +214,21 @@ class _ErrorReport:
         sentence = self.sentence(error)
         if sentence is None or self.show_traceback:
             return
-        # A value may have several lines, but a message has one.
-        print("error:", "\\n".join(sentence.splitlines()), file=sys.stderr)
+        if not hasattr(error, _SAID):
+            _print_error(sentence)
         raise SystemExit(int(getattr(error, "exit_code", ExitCode.REFUSED))) from None
+
+    def say_of_run(self, error: Exception, number: int) -> None:
+        """Print the message of the error that has ended a run of a sweep; it is not printed again."""
+        sentence = self.sentence(error)
+        if sentence is not None:
+            _print_error(f"run {number}: {sentence}")
+            setattr(error, _SAID, True)
+
+
+def _print_error(sentence: str) -> None:
+    # A value may have several lines, but a message has one.
+    print("error:", "\\n".join(sentence.splitlines()), file=sys.stderr)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ _GRID = {
     ("sweep.name=a,b", _TWO): "sweep.name=a,b has several values, but the whole sweep has one sweep.name",
     ("sweep.flops_ratio=2,3", _TWO): "sweep.flops_ratio=2,3 has several values",
     ("sweep.adjust=", "sweep.flops_ratio=2", _TWO): "sweep.adjust must be a text that is not empty",
+    ("sweep.gpus=[-1]", _TWO): "sweep.gpus[0] must be ≥ 0, got -1.",
     ("hydra.sweeper.max_batch_size=-1", _TWO): "hydra.sweeper.max_batch_size must be an integer ≥ 1",
     ("hydra.sweeper.max_batch_size=abc", _TWO): "hydra.sweeper.max_batch_size must be an integer ≥ 1",
     ("hydra.sweeper.params=3", _TWO): "hydra.sweeper.params must be a group of settings, got 3.",

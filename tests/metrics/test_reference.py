@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.metrics.reference import Reference, ReferenceSource
 from mar_accel.metrics.scene_reference import SceneReference
@@ -87,6 +88,34 @@ def test_a_cache_that_cannot_be_written_costs_no_reference(extractor: DigitFeatu
     (tmp_path / "file").write_text("")
     reference = ReferenceSource("digits", cache_dir=str(tmp_path / "file")).load(extractor)
     assert reference.features is not None and len(reference.features) == reference.statistics.count
+
+
+def _correlated(value: float) -> np.ndarray:
+    sigma = np.eye(DigitFeatures.dim)
+    sigma[0, 1] = sigma[1, 0] = value
+    return sigma
+
+
+@pytest.mark.parametrize("value", [1.01, -5.0, 1e30])
+def test_a_matrix_that_is_no_covariance_is_refused(
+    value: float, extractor: DigitFeatures, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "s.npz", mu=np.zeros(extractor.dim), sigma=_correlated(value))
+    with pytest.raises(DataError, match=r"s\.npz holds a sigma that is no covariance; replace the file"):
+        ReferenceSource(str(tmp_path / "s.npz")).load(extractor)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_full_correlation_is_a_covariance(dtype: type, extractor: DigitFeatures, tmp_path: Path) -> None:
+    sigma = (1e4 * _correlated(1.0)).astype(dtype)
+    np.savez(tmp_path / "s.npz", mu=np.zeros(extractor.dim, dtype), sigma=sigma)
+    assert ReferenceSource(str(tmp_path / "s.npz")).load(extractor).statistics.covariance[0, 1] == 1e4
+
+
+def test_a_single_image_is_no_reference(extractor: DigitFeatures, tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(DataError, match=r"reference\.source=\S+one\.npz has a single image"):
+        ReferenceSource(str(tmp_path / "one.npz"), cache_dir=str(tmp_path)).load(extractor)
 
 
 def test_scenes_that_would_never_be_drawn_are_refused() -> None:

@@ -109,7 +109,7 @@ def test_a_range_is_the_one_that_a_grid_lists() -> None:
     for text in ("range(0,10,3)", "range(10,0,-3)", "range(0.5,1.1,0.25)", "range(1,0,-0.25)"):
         override = OverridesParser.create().parse_override(f"a={text}")
         (own,) = _space(f"a={text}")[1].values()
-        values = list(override.sweep_iterator())
+        values: list[Any] = list(override.sweep_iterator())
         assert num_values(override) == len(values), text
         assert (own.low, own.high, own.step) == (min(values), max(values), abs(values[1] - values[0]))
 
