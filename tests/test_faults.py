@@ -77,6 +77,20 @@ def test_a_refused_sweep_leaves_no_folder(
     assert [*tmp_path.rglob("*")] == [tmp_path / "own"], "an empty folder of the user stays"
 
 
+def test_every_refused_job_of_a_numbered_sweep_is_named(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    """Hydra's own sweeper goes on with the other jobs, and raises the first error alone."""
+    sweep = ["seed=-1,0,-2", "plan.flops=false", f"hydra.sweep.dir={tmp_path}"]
+    outcome = run_here("plan", "-m", *tiny_model, *sweep)
+    assert outcome.status == 2 and (tmp_path / "1" / "run.json").is_file()
+    said = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+    assert said == [
+        f"error: run {number}: seed must be ≥ 0, got {seed}." for number, seed in ((0, -1), (2, -2))
+    ]
+    assert not (tmp_path / "0").exists() and not (tmp_path / "2").exists()
+
+
 def test_a_run_folder_of_hydra_is_used(run_here: Any, tiny_model: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "new" / "a"
     outcome = run_here("generate", *tiny_model, "dataset.num_images=1", f"hydra.run.dir={folder}")

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class GridConf:
-    """The node ``hydra.sweeper``.
+    """The node ``hydra.sweeper``; :class:`mar_accel.sweeps.grid_sweep.GridSettings` checks it.
 
     Attributes:
         max_batch_size: number of runs that are handed to the launcher at a time. None: all.
@@ -29,13 +29,15 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, 
 class GridSweeper(BasicSweeper):
     """Runs a grid; :mod:`mar_accel.sweeps.grid_sweep` says how."""
 
-    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, str] | None = None):
-        super().__init__(max_batch_size, dict(params or {}))
+    def __init__(self, params: Any = None, **settings: Any):
+        super().__init__(None, dict(params) if isinstance(params, Mapping) else {})
+        self.settings = {**settings, "params": params}
 
     def sweep(self, arguments: list[str]) -> Any:
-        from mar_accel.sweeps.grid_sweep import sweep_grid
-        from mar_accel.sweeps.hydra_sweep import HydraSweep
+        from mar_accel.sweeps.grid_sweep import GridSettings, sweep_grid
+        from mar_accel.sweeps.hydra_sweep import HydraSweep, sweeper_settings
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         hydra = HydraSweep(self.config, self.hydra_context.config_loader, self.launcher)
-        return sweep_grid([*self._parse_config(), *arguments], hydra, self.max_batch_size)
+        settings = sweeper_settings(GridSettings, self.settings)
+        return sweep_grid([*self._parse_config(), *arguments], hydra, settings)

@@ -1,7 +1,7 @@
 """``hydra/sweeper=search``: Optuna chooses the runs."""
 
 # Hydra executes this module before it is known by its name, so annotations must not be text.
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,8 @@ class SearchSweeper(BasicSweeper):
     """Runs a search; :mod:`mar_accel.sweeps.search` says how."""
 
     def __init__(self, params: Any = None, **settings: Any):
-        super().__init__(None, dict(params or {}))
-        self.settings = settings
+        super().__init__(None, dict(params) if isinstance(params, Mapping) else {})
+        self.settings = {**settings, "params": params}
 
     def sweep(self, arguments: list[str]) -> Any:
         try:
@@ -45,15 +45,10 @@ class SearchSweeper(BasicSweeper):
             from mar_accel.errors import ConfigError
 
             raise ConfigError("hydra/sweeper=search needs Optuna; install the extra search.") from None
-        from mar_accel.config.check import check_settings
-        from mar_accel.sweeps.hydra_sweep import HydraSweep
+        from mar_accel.sweeps.hydra_sweep import HydraSweep, sweeper_settings
         from mar_accel.sweeps.search import SearchSettings, search
 
         assert self.config is not None and self.hydra_context is not None and self.launcher is not None
         hydra = HydraSweep(self.config, self.hydra_context.config_loader, self.launcher)
-        plain = {
-            key: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-            for key, v in self.settings.items()
-        }
-        settings = check_settings(SearchSettings, plain, "hydra.sweeper")
+        settings = sweeper_settings(SearchSettings, self.settings)
         return search([*self._parse_config(), *arguments], hydra, settings)

@@ -66,7 +66,7 @@ def sentence_for(error: BaseException, config_name: str, composing: bool = False
         if isinstance(cause, OmegaConfBaseException):
             where = f"{cause.full_key}: " if cause.full_key else ""
             return f"{where}{_first_line(cause)}; see the config with --cfg job."
-    if not composing and (folder := next(filter(None, map(_fault_of_folder, chain)), None)):
+    if folder := next(filter(None, map(_fault_of_folder, chain)), None):
         return folder
     if ambiguous := _AMBIGUOUS.search(str(error)):
         return (
@@ -148,7 +148,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
 def _unknown_member(error: MissingConfigException) -> str:

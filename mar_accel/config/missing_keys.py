@@ -56,7 +56,7 @@ def left_to_combinations(arguments: Sequence[str], error: BaseException) -> list
     key = missing_key(error)
     for number, argument in enumerate(arguments):
         value = argument.partition("=")[2]
-        of_jobs = key is not None and not key.startswith("hydra")
+        of_jobs = key is not None and not key.startswith(("hydra", "sweep"))
         if of_jobs and key_of(argument) == key and value:
             # Twice the same value is a sweep for Hydra, whatever the value is; a grid takes it once.
             swept = f"{argument.partition('=')[0]}={value},{value}"

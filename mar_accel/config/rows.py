@@ -6,12 +6,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from mar_accel.config.check import check_settings
 from mar_accel.config.compose import compose_settings
-from mar_accel.config.settings import Settings
+from mar_accel.config.messages import sentence_for
+from mar_accel.config.settings import Settings, checked
 from mar_accel.errors import ConfigError
+
+# Names stand in tables and pictures.
+_LONGEST_NAME = 100
+# What a run cannot have for itself; Hydra would not look at it any more, or the run would end elsewhere.
+_OF_THE_WHOLE = ("hydra", "sweep", "table", "output_dir", "command")
 
 
 @dataclass(frozen=True)
@@ -35,19 +45,60 @@ def load_rows(path: str | Path, key: str = "table.rows") -> list[Row]:
         key: config key of the file, for messages.
 
     Raises:
-        ConfigError: the file is missing, is not such a list, or uses a name twice.
+        ConfigError: the file is missing, is not such a list, or uses a name twice; a row has an unknown key,
+            or an override that cannot be read.
     """
+    where = f"{key}={path}"
     if not os.path.isfile(path):
-        raise ConfigError(f"{key}={path} is not a file; use a YAML list of name and overrides.")
+        raise ConfigError(f"{where} is not a file; use a YAML list of name and overrides.")
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        rows = [Row(str(row["name"]), tuple(row.get("overrides") or ())) for row in content]  # type: ignore[union-attr,index,call-overload]
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML's own errors come as several types
-        raise ConfigError(f"{key}={path} is not a list of name and overrides; correct the file.") from error
+        raise ConfigError(f"{where} is not a list of name and overrides; correct the file.") from error
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise ConfigError(f"{where} is not a list of name and overrides; correct the file.")
+    rows = [_read_row(row, where, number) for number, row in enumerate(content)]
     names = [row.name for row in rows]
-    if not rows or len(set(names)) < len(names) or any("/" in name for name in names):
-        raise ConfigError(f"{key}={path} needs rows with unique names without slashes; rename them.")
+    if not rows or len(set(names)) < len(names) or not all(map(_is_plain, names)):
+        raise ConfigError(
+            f"{where} needs rows with unique names of at most {_LONGEST_NAME} characters without slashes; "
+            "rename them."
+        )
     return rows
+
+
+@checked
+@dataclass(frozen=True)
+class _Entry:
+    """A row as it is written in a file."""
+
+    name: str | int | float
+    overrides: list[str] | None = None
+
+
+def _read_row(row: dict[str, Any], where: str, number: int) -> Row:
+    """A row of a file; raises ConfigError for other keys or types, and overrides that no run can have."""
+    try:
+        entry = check_settings(_Entry, row, f"rows[{number}]")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    overrides = tuple(entry.overrides or ())
+    for override in overrides:
+        own = override.lstrip("+~").replace("/", ".").partition("=")[0].partition(".")[0]
+        if own in _OF_THE_WHOLE:
+            raise ConfigError(
+                f"{where}: row {entry.name} overrides {override}, but {own} belongs to the whole command; "
+                "set it on the command line."
+            )
+    try:
+        OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise ConfigError(f"{where}: row {entry.name}: {sentence_for(error, '')}") from error
+    return Row(str(entry.name), overrides)
+
+
+def _is_plain(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_NAME and "/" not in name and name.isprintable()
 
 
 def select_rows(

@@ -333,12 +333,12 @@ class SweepSettings:
     rows: str | None = None
     only: str | list[str] | None = None
     skip: str | list[str] | None = None
-    adjust: str | None = None
+    adjust: Text | None = None
     flops_ratio: Annotated[float, Gt(0)] | None = None
     tflops: Annotated[float, Gt(0)] | None = None
     latency: Annotated[float, Gt(0)] | None = None
     speedup: Annotated[float, Gt(0)] | None = None
-    gpus: list[int | str] | None = None
+    gpus: list[Annotated[int, Ge(0)] | Text] | None = None
 
     def __post_init__(self) -> None:
         targets = [self.flops_ratio, self.tflops, self.latency, self.speedup]
@@ -347,8 +347,14 @@ class SweepSettings:
                 "sweep.adjust needs one of sweep.flops_ratio, sweep.tflops, sweep.latency and sweep.speedup, "
                 "and these need sweep.adjust."
             )
-        if self.name is not None and (not self.name or set(self.name) & set("/\\\0") or self.name[0] == "."):
-            raise ConfigError(f"sweep.name must be a plain name without slashes, got {self.name!r}.")
+        name = self.name
+        if name is None:
+            return
+        if not name.isprintable() or not name or set(name) & set("/\\") or name[0] == ".":
+            raise ConfigError(f"sweep.name must be a plain name without slashes, got {name!r}.")
+        # It is written after all runs, in names of files, which have at most 255 bytes with their endings.
+        if len(name.encode()) > 200:
+            raise ConfigError(f"sweep.name must have at most 200 bytes, got {len(name.encode())}.")
 
 
 @checked

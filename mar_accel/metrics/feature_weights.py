@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from mar_accel.errors import ConfigError
 from mar_accel.utils.fingerprints import require_regular_file
 
+# As for the weights of models.
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -28,14 +31,34 @@ def load_feature_weights(network: Network, path: Path, kind: str) -> Network:
         kind: what the network looks at, for the error.
 
     Raises:
-        ConfigError: the file is missing or holds a different network.
+        ConfigError: the file is missing, holds a different network, or numbers that are no weights.
     """
     try:
         require_regular_file(path)
-        network.load_state_dict(load_file(path))
+        state = load_file(path)
+        network.load_state_dict(state)
     except Exception as error:
         raise ConfigError(
             f"features.weights={path} cannot be read as {kind} feature weights ({type(error).__name__}); "
             "use a file written by python -m mar_accel.train_features, or null for the shipped one."
         ) from error
+    for key, value in network.state_dict().items():
+        # Integers would be copied as numbers without their scale.
+        if value.is_floating_point() and state[key].dtype not in WEIGHT_DTYPES:
+            dtype = str(state[key].dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"features.weights={path}: {key} is {dtype}; save the weights as float32, float16 or "
+                "bfloat16."
+            )
+    require_finite(network, path)
     return network
+
+
+def require_finite(network: nn.Module, where: object) -> None:
+    """Raise ConfigError for a network with NaN or infinite weights, whose features would judge nothing."""
+    for key, value in network.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ConfigError(
+                f"features.weights={where}: {key} has NaN or infinite values; use weights of another "
+                "training."
+            )

@@ -10,6 +10,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.metrics.feature_weights import require_finite
 from mar_accel.metrics.features import FeatureExtractor, Features, check_images
 from mar_accel.utils.fingerprints import file_fingerprint, require_regular_file
 
@@ -44,6 +45,7 @@ class InceptionFeatures(FeatureExtractor):
             )
         except Exception as error:
             raise ConfigError(_remedy(path, hub_file, error)) from error
+        require_finite(network, path)
         self.network = network
         self.fingerprint = file_fingerprint(path)
         self.requires_grad_(False).eval()

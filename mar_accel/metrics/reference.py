@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from mar_accel.data.npz import array_names, load_npz
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.features import FeatureExtractor, quantise
 from mar_accel.metrics.frechet import GaussianStatistics, RunningStatistics
+from mar_accel.utils.fingerprints import require_regular_file
 from mar_accel.utils.host_memory import physical_memory
 from mar_accel.utils.progress import progress
 from mar_accel.utils.whole_files import written_whole
@@ -159,7 +160,7 @@ class ReferenceSource:
         statistics = GaussianStatistics(mean, covariance)
         if not (torch.isfinite(statistics.mean).all() and torch.isfinite(statistics.covariance).all()):
             raise DataError(f"{path} holds NaN or infinite statistics; replace the file.")
-        if not torch.allclose(covariance, covariance.T, rtol=1e-4) or (covariance.diagonal() < 0).any():
+        if not _may_be_covariance(covariance):
             raise DataError(f"{path} holds a sigma that is no covariance; replace the file.")
         features = None
         if "arr_0" in array_names(path):
@@ -173,6 +174,8 @@ class ReferenceSource:
 
     def _stored(self) -> RealImages:
         images = open_images(self.source, "reference.source")
+        if images.num_images < 2:
+            raise DataError(f"reference.source={self.source} has a single image; statistics need at least 2.")
         return RealImages(images.batches(BATCH_SIZE), images.num_images)
 
     def _cached(
@@ -185,11 +188,21 @@ class ReferenceSource:
     ) -> Reference:
         key = f"{CACHE_VERSION}:{content}:{extractor.name}:{extractor.fingerprint}"
         file = self.cache_dir / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
-        reference = _read_cache(file, name)
+        reference = _read_cache(file, name, extractor.dim)
         if reference is None:
             reference = _compute(name, open_real(), extractor, device)
             _write_cache(file, reference)
         return reference
+
+
+def _may_be_covariance(matrix: Tensor) -> bool:
+    """Whether a matrix is symmetric, with no entry larger than the variances of its row and column allow."""
+    variances = matrix.diagonal()
+    if not torch.allclose(matrix, matrix.T, rtol=1e-4) or (variances < 0).any():
+        return False
+    # Files in float32 or from few images are off by rounding.
+    limit = torch.outer(variances.sqrt(), variances.sqrt())
+    return bool((matrix.abs() <= 1.001 * limit + 1e-6 * variances.max()).all())
 
 
 def _compute(
@@ -225,14 +238,33 @@ def _user_cache_dir() -> Path:
     return Path(root) / "mar_accel" / "statistics"
 
 
-def _read_cache(file: Path, name: str) -> Reference | None:
+def _read_cache(file: Path, name: str, dim: int) -> Reference | None:
     """The statistics of an earlier computation; None if there are none, or if the file is damaged."""
     try:
+        require_regular_file(file)
         tensors = load_file(file)
+        if not _is_whole(tensors, dim):
+            return None
         statistics = GaussianStatistics(tensors["mean"], tensors["covariance"], int(tensors["count"]))
         return Reference(name, statistics, tensors["features"], tensors.get("labels"))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
+
+
+def _is_whole(tensors: Mapping[str, Tensor], dim: int) -> bool:
+    """Whether the tensors of a cache have the form in which they are written, and finite numbers."""
+    features, labels = tensors["features"], tensors.get("labels")
+    shapes = {"mean": (dim,), "covariance": (dim, dim), "count": (), "features": (len(features), dim)}
+    if any(tuple(tensors[key].shape) != shape for key, shape in shapes.items()):
+        return False
+    if tensors["count"].dtype != torch.long or tensors["count"] < max(1, len(features)) or not len(features):
+        return False
+    if labels is not None and (labels.dtype != torch.long or labels.shape != (len(features),)):
+        return False
+    if {tensors[key].dtype for key in ("mean", "covariance")} != {torch.float64}:
+        return False
+    numbers = [tensors[key] for key in ("mean", "covariance", "features")]
+    return all(bool(own.is_floating_point() and torch.isfinite(own).all()) for own in numbers)
 
 
 def _write_cache(file: Path, reference: Reference) -> None:
@@ -246,7 +278,8 @@ def _write_cache(file: Path, reference: Reference) -> None:
     }
     if reference.labels is not None:
         tensors["labels"] = reference.labels.contiguous()
-    with suppress(OSError):
+    # safetensors has an error of its own for a full disk.
+    with suppress(OSError, SafetensorError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(file) as temporary:
             save_file(tensors, temporary)

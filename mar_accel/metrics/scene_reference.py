@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
 from mar_accel.data.scene_images import SceneDrawer
@@ -18,6 +18,8 @@ from mar_accel.metrics.reference import BATCH_SIZE, RealImages, Reference, Refer
 
 # Scans, augmentation and patterns are drawn with this seed.
 _SEED = 7004
+# All features are in memory before some are chosen. More scenes change no statistic, and take days to draw.
+MAX_IMAGES = 1_000_000
 
 
 class SceneReference(ReferenceSource):
@@ -26,7 +28,7 @@ class SceneReference(ReferenceSource):
     Args:
         balanced: the six categories are equally frequent, as in ``dataset=scenes_eval``. False: as frequent
             as in the training, and in ``dataset=scenes``.
-        num_images: number of scenes, ≥ 2.
+        num_images: number of scenes, 2 to 1,000,000.
         cache_dir: folder of cached statistics. None: mar_accel/statistics in the user's cache folder.
 
     Example:
@@ -36,12 +38,14 @@ class SceneReference(ReferenceSource):
     def __init__(
         self,
         balanced: bool = False,
-        num_images: Annotated[int, Ge(2)] = 10_000,
+        num_images: Annotated[int, Ge(2), Le(MAX_IMAGES)] = 10_000,
         cache_dir: Annotated[str, MinLen(1)] | None = None,
     ):
         super().__init__("scenes", cache_dir=cache_dir)
-        if num_images < 2:
-            raise ConfigError(f"reference.num_images must be ≥ 2, got {num_images}.")
+        if not 2 <= num_images <= MAX_IMAGES:
+            raise ConfigError(
+                f"reference.num_images must be between 2 and {MAX_IMAGES:,}, got {num_images:,}."
+            )
         self.balanced = balanced
         self.num_images = num_images
 

@@ -15,6 +15,7 @@ from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.metrics.feature_weights import require_finite
 from mar_accel.metrics.features import FeatureExtractor, Features, check_images
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -150,6 +151,7 @@ def _load(model_class: str, weights: str, name: str) -> Any:
             f"features.weights={weights} is no {model_class}: it lacks {len(missing)} tensors such as "
             f"{missing[0]}; use the weights of this model."
         )
+    require_finite(loaded, weights)
     return loaded
 
 

@@ -22,6 +22,7 @@ from mar_accel.config.compose import check_choices, conf_dir, group_choices, rea
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.missing_keys import is_multirun, left_to_combinations
 from mar_accel.config.settings import Settings, SweepSettings, foreign_key
+from mar_accel.config.swept_values import refuse_impossible_sweep
 from mar_accel.errors import ConfigError, ExitCode
 from mar_accel.inference.children import report_failure
 from mar_accel.inference.processes import (
@@ -39,6 +40,8 @@ from mar_accel.runs.task import Command, Errors, Task, prepare_process
 from mar_accel.utils.lasting_output import lasting_output
 
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
+# Marks an error whose message a run of a sweep has printed.
+_SAID = "said_by_its_run"
 
 
 def command(
@@ -85,6 +88,9 @@ def command(
                     if folders is not None:
                         sys.argv[1:] = folders_as_override(sys.argv[1:], folders)
                     sys.argv[1:] = group_choices(with_quotes(sys.argv[1:]))
+                    if is_multirun(sys.argv[1:]):
+                        # Runs that are named may be a search's, which lists no values.
+                        refuse_impossible_sweep(sys.argv[1:], limited=finished_file is None)
                     return _composed_and_run(compose_and_run(run), errors)
                 except Exception as error:
                     errors.exit_for(error)
@@ -208,9 +214,21 @@ class _ErrorReport:
         sentence = self.sentence(error)
         if sentence is None or self.show_traceback:
             return
-        # A value may have several lines, but a message has one.
-        print("error:", "\\n".join(sentence.splitlines()), file=sys.stderr)
+        if not hasattr(error, _SAID):
+            _print_error(sentence)
         raise SystemExit(int(getattr(error, "exit_code", ExitCode.REFUSED))) from None
+
+    def say_of_run(self, error: Exception, number: int) -> None:
+        """Print the message of the error that has ended a run of a sweep; it is not printed again."""
+        sentence = self.sentence(error)
+        if sentence is not None:
+            _print_error(f"run {number}: {sentence}")
+            setattr(error, _SAID, True)
+
+
+def _print_error(sentence: str) -> None:
+    # A value may have several lines, but a message has one.
+    print("error:", "\\n".join(sentence.splitlines()), file=sys.stderr)
 
 
 @contextmanager

@@ -31,6 +31,9 @@ class Errors(Protocol):
     def exit_for(self, error: Exception) -> None:
         """Print the message of an error and exit; return if there is no message."""
 
+    def say_of_run(self, error: Exception, number: int) -> None:
+        """Print the message of the error that has ended a run of a sweep, if there is one."""
+
 
 class Task:
     """Runs a command with a composed config.
@@ -74,8 +77,10 @@ class Task:
         try:
             return self.function(self.read(config))
         except Exception as error:
-            # In a multirun, Hydra continues with the other jobs and reports which one failed.
-            if not in_sweep:
+            # In a multirun, Hydra continues with the other jobs, and then raises the first error alone.
+            if in_sweep:
+                self.errors.say_of_run(error, HydraConfig.get().job.num)
+            else:
                 self.errors.exit_for(error)
             raise
 

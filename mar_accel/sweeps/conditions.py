@@ -43,7 +43,9 @@ class Condition:
         tests = []
         for word in str(text).split():
             found = _TEST.fullmatch(word)
-            if found is None or (found[2] in _ORDERED and _number(found[3]) is None):
+            # A comma separates values, so a second condition after one would be taken for a value.
+            second = found is not None and any(map(_TEST.fullmatch, found[3].split(",")))
+            if found is None or second or (found[2] in _ORDERED and _number(found[3]) is None):
                 raise ConfigError(
                     f"{key}={text} cannot be read at {word}; write KEY=VALUE,VALUE, KEY!=VALUE or KEY<NUMBER "
                     "with spaces between."

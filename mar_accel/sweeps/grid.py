@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mar_accel.config.compose import group_choices
 from mar_accel.config.rows import Row, merge_overrides
+from mar_accel.config.swept_values import refuse_impossible_values
 from mar_accel.errors import ConfigError
 from mar_accel.sweeps.combinations import Combination
 
@@ -39,7 +40,9 @@ def combinations(
 def _product(arguments: Sequence[str], parser: OverridesParser) -> list[tuple[str, ...]]:
     """All combinations; the last override of a key counts."""
     choices: dict[str, list[str]] = {}
-    for override in parser.parse_overrides(list(arguments)):
+    overrides = {own.get_key_element(): own for own in parser.parse_overrides(list(arguments))}
+    refuse_impossible_values(list(overrides.values()))
+    for override in overrides.values():
         key = override.get_key_element()
         if not override.is_sweep_override():
             # A deletion such as ~cache.token has no value.
@@ -50,6 +53,10 @@ def _product(arguments: Sequence[str], parser: OverridesParser) -> list[tuple[st
             ]
         elif override.is_discrete_sweep():
             choices[key] = list(dict.fromkeys(f"{key}={v}" for v in override.sweep_string_iterator()))
+            if not choices[key]:
+                raise ConfigError(
+                    f"{override.input_line} matches no member of the group; correct the pattern."
+                )
         else:
             raise ConfigError(
                 f"{override.input_line} is a range of real numbers, which only a search can use; list "

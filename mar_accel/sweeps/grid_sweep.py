@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from mar_accel.config.missing_keys import key_of
 from mar_accel.config.rows import load_rows
+from mar_accel.config.settings import Positive, checked
 from mar_accel.runs.sweep_result import RunResult
 from mar_accel.sweeps.combinations import plan_runs
 from mar_accel.sweeps.conditions import parse_conditions
@@ -16,15 +19,27 @@ from mar_accel.sweeps.launching import launch
 from mar_accel.sweeps.matched import match_cost
 
 
-def sweep_grid(
-    arguments: Sequence[str], hydra: HydraSweep, max_batch_size: int | None = None
-) -> list[RunResult]:
+@checked
+@dataclass(frozen=True)
+class GridSettings:
+    """The node ``hydra.sweeper`` of ``hydra/sweeper=grid``.
+
+    Attributes:
+        max_batch_size: number of runs that the launcher gets at a time. None: all.
+        params: further overrides, by key.
+    """
+
+    max_batch_size: Positive | None = None
+    params: dict[str, Any] | None = None
+
+
+def sweep_grid(arguments: Sequence[str], hydra: HydraSweep, sweeper: GridSettings) -> list[RunResult]:
     """Run every combination of the swept values.
 
     Args:
         arguments: overrides as typed, where commas separate the values of a sweep.
         hydra: what the sweep needs of Hydra.
-        max_batch_size: number of runs that the launcher gets at a time. None: all.
+        sweeper: the settings of the sweeper.
 
     Raises:
         ConfigError: a key is mistyped, a condition cannot be read, or no run is left. Nothing has run then.
@@ -42,7 +57,7 @@ def sweep_grid(
         parse_conditions(settings.only, "sweep.only"),
         parse_conditions(settings.skip, "sweep.skip"),
     )
-    numbered, size = list(enumerate(runs)), max_batch_size or len(runs)
+    numbered, size = list(enumerate(runs)), sweeper.max_batch_size or len(runs)
     results: list[RunResult] = []
     for start in range(0, len(runs), size):
         results += launch(dict(numbered[start : start + size]), hydra)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Le
 from optuna.trial import FrozenTrial, Trial
 
 from mar_accel.config.missing_keys import key_of
-from mar_accel.config.settings import Count, Positive, checked
+from mar_accel.config.settings import Positive, checked
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.inference.build import build_sampling
 from mar_accel.runs.attempt import with_numbers
@@ -54,15 +54,17 @@ class SearchSettings:
         directions: "minimize" or "maximize" for each objective. None: as each metric is better.
         max_tflops: settings with more TFLOPs per image are not sampled. None: no limit.
         min_flops_ratio: nor are those that save less than this factor of the unaccelerated sampler's FLOPs.
+        params: further overrides in Hydra's sweep syntax, by key.
     """
 
     n_trials: Positive = 30
     n_jobs: Positive = 1
     sampler: str = "tpe"
-    seed: Count = 0
+    seed: Annotated[int, Ge(0), Le(2**31)] = 0
     directions: list[str] | None = None
     max_tflops: Annotated[float, Gt(0)] | None = None
     min_flops_ratio: Annotated[float, Gt(0)] | None = None
+    params: dict[str, Any] | None = None
 
 
 def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings) -> None:
@@ -86,6 +88,10 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
     examples = [Combination((*fixed, *chosen)) for chosen in example_choices(space)]
     plan_runs(examples, hydra.compose, hydra.command)
     objectives = [OBJECTIVES[hydra.command]] if hydra.command in OBJECTIVES else hydra.objectives
+    if not objectives or not all(isinstance(objective, str) for objective in objectives):
+        raise ConfigError(
+            f"evaluate.objective must be a metric or a list of metrics, got {objectives}; choose one, as fid."
+        )
     ways = directions(objectives, settings.directions)
     file = hydra.sweep_dir / STUDIES / f"{hydra.name}.db"
     shared = [f"objective {key}" for key in objectives]
@@ -121,7 +127,7 @@ class _Search:
             if self.failed >= _MOST_FAILED:
                 break
         if not self.study.finished:
-            raise ConfigError(f"no trial could be run; of the last one: {self.reason}")
+            raise ConfigError(f"no trial could be run; of the last one: {self.reason.rstrip('.')}.")
         if missing > 0:
             print(f"ended with {missing} trials missing; of the last one: {self.reason}")
 

@@ -17,6 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from mar_accel.config.swept_values import MOST_RUNS, num_values, refuse_impossible_values
 from mar_accel.errors import ConfigError
 
 _MOST_EXAMPLES = 64
@@ -41,6 +42,7 @@ def search_space(
         (['seed=0'], {'cache.token.ratios': FloatDistribution(high=0.5, log=False, low=0.1, step=None)})
     """
     overrides = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
+    refuse_impossible_values(list(overrides.values()), limited=False)
     space = {key: _distribution(own) for key, own in overrides.items() if own.is_sweep_override()}
     # A single value that is written as a sweep is no choice.
     single = {k: d for k, d in space.items() if isinstance(d, CategoricalDistribution) and d.single()}
@@ -90,15 +92,19 @@ def _distribution(override: Override) -> BaseDistribution:
         return FloatDistribution(float(value.start), float(value.end), log=log)
     if isinstance(value, RangeSweep) and not value.shuffle:
         return _range(override, value)
-    return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    if num_values(override) > MOST_RUNS:
+        raise ConfigError(f"{override.input_line} has too many values in no order; leave out the shuffle.")
+    choices = list(dict.fromkeys(override.sweep_string_iterator()))
+    if not choices:
+        raise ConfigError(f"{override.input_line} matches no member of the group; correct the pattern.")
+    return CategoricalDistribution(choices)
 
 
 def _range(override: Override, value: RangeSweep) -> BaseDistribution:
     """A range, whose end is excluded as in Python."""
-    numbers: list[Any] = list(override.sweep_iterator())
-    if not numbers:
-        raise ConfigError(f"{override.input_line} is an empty range; its end is excluded.")
-    low, high, step = min(numbers), max(numbers), abs(Decimal(str(value.step)))
-    if all(isinstance(number, int) for number in numbers):
+    first, step = Decimal(str(value.start)), Decimal(str(value.step))
+    last = first + (num_values(override) - 1) * step
+    low, high, step = min(first, last), max(first, last), abs(step)
+    if all(isinstance(number, int) for number in (value.start, value.stop, value.step)):
         return IntDistribution(int(low), int(high), step=int(step))
     return FloatDistribution(float(low), float(high), step=float(step))

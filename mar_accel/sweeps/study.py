@@ -20,6 +20,21 @@ SAMPLERS = {
     "nsga2": optuna.samplers.NSGAIISampler,
 }
 
+
+def _opened(file: Path, name: str, directions: Any) -> optuna.Study:
+    """The study in a file, which is created if it does not exist; raises ConfigError if it cannot be read."""
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+        return optuna.create_study(
+            storage=storage, study_name=name, directions=directions, load_if_exists=True
+        )
+    except Exception as error:  # of Optuna, SQLAlchemy or SQLite
+        raise ConfigError(
+            f"{file} cannot be used as a study ({type(error).__name__}); remove it if it is damaged, or give "
+            "this search a name of its own by sweep.name."
+        ) from error
+
+
 # Attribute of a study with what all its trials share.
 _FIXED = "fixed"
 
@@ -40,7 +55,8 @@ class Study:
         fixed: what all trials share, such as ``["dataset.num_images=200"]``, and the objectives.
 
     Raises:
-        ConfigError: the study in the file has other objectives, another search space or other fixed values.
+        ConfigError: the study in the file has other objectives, another search space or other fixed values,
+            or the file is damaged.
     """
 
     def __init__(
@@ -61,11 +77,7 @@ class Study:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.file, self.space = file, dict(space)
         file.parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
-        wanted: Any = list(directions)
-        self._study = optuna.create_study(
-            storage=storage, study_name=name, directions=wanted, load_if_exists=True
-        )
+        self._study = _opened(file, name, list(directions))
         self._refuse_other(list(directions), sorted(fixed))
         # With the same seed, a continued study would draw its first random trials again.
         self._study.sampler = SAMPLERS[sampler](seed=seed + len(self._study.trials))

@@ -46,9 +46,12 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
     strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise WeightsError(f"{what}: {strangers[0]} is not a tensor; use a state dict.")
+    where = what.partition(" does not fit")[0]
+    # Nested tensors have no shape to compare.
+    _require_dense({key: value for key, value in state.items() if value.is_nested}, where)
     differences = list_differences(shapes_of(module.state_dict()), shapes_of(state))
     if not differences:
-        _require_numbers(state, what.partition(" does not fit")[0])
+        _require_numbers(state, where)
         return
     shown = "; ".join(differences[:MAX_DIFFERENCES])
     more = len(differences) - MAX_DIFFERENCES
@@ -59,12 +62,8 @@ def require_fit(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
 
 def _require_numbers(state: Mapping[str, Tensor], where: str) -> None:
     """Raise WeightsError unless every tensor has real, finite numbers that float32 can hold."""
+    _require_dense(state, where)
     for key, value in state.items():
-        kind = _unusable(value)
-        if kind is not None:
-            raise WeightsError(
-                f"{where}: {key} is {kind}; save the weights as dense float32, float16 or bfloat16."
-            )
         if not torch.isfinite(value.to(torch.float32)).all():
             raise WeightsError(
                 f"{where}: {key} has NaN or infinite values; use a checkpoint from before the training "
@@ -72,8 +71,20 @@ def _require_numbers(state: Mapping[str, Tensor], where: str) -> None:
             )
 
 
+def _require_dense(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise WeightsError for a tensor that is no plain array of real numbers."""
+    for key, value in state.items():
+        kind = _unusable(value)
+        if kind is not None:
+            raise WeightsError(
+                f"{where}: {key} is {kind}; save the weights as dense float32, float16 or bfloat16."
+            )
+
+
 def _unusable(value: Tensor) -> str | None:
     """What keeps a tensor from being a weight; None if nothing does."""
+    if value.is_nested:
+        return "nested"
     if value.is_quantized:
         return "quantised"
     if value.layout is not torch.strided:

@@ -14,10 +14,17 @@ import pytest
 from hydra._internal.hydra import Hydra
 
 from mar_accel.weights import files, loading
-from tests.inputs import command_line, commands, model, running, sampling
+from tests.inputs import command_line, commands, model, running, sampling, sweeps
 from tests.inputs.row import Row
 
-ROWS: list[Row] = [*sampling.ROWS, *model.ROWS, *running.ROWS, *commands.ROWS, *command_line.ROWS]
+ROWS: list[Row] = [
+    *sampling.ROWS,
+    *model.ROWS,
+    *running.ROWS,
+    *commands.ROWS,
+    *command_line.ROWS,
+    *sweeps.ROWS,
+]
 COMMANDS = {
     *("generate", "evaluate", "evaluate_table", "benchmark", "plan", "calibrate", "redundancy", "convert"),
     *("train", "train_features", "collect", "report"),

@@ -316,11 +316,39 @@ def test_timings_are_kept_for_the_same_batch_and_revision(
     assert timed == [20, 6, 20, 20]
 
 
-def test_rows_files_that_cannot_be_used(tmp_path: Path) -> None:
-    for text in ("- name: a\n- name: a\n", "just words", "- overrides: []\n", "- name: a/b\n", "a: [\n"):
-        (tmp_path / "rows.yaml").write_text(text)
-        with pytest.raises(ConfigError, match=r"table\.rows"):
-            load_rows(tmp_path / "rows.yaml")
+NO_ROWS = {
+    "- name: a\n- name: a\n": "needs rows with unique names",
+    "- name: a/b\n": "needs rows with unique names of at most 100 characters without slashes",
+    f"- name: {'n' * 101}\n": "needs rows with unique names",
+    '- name: "a\\nb"\n': "needs rows with unique names",
+    "just words": "is not a list of name and overrides",
+    "a: [\n": "is not a list of name and overrides",
+    "": "is not a list of name and overrides",
+    "- a\n": "is not a list of name and overrides",
+    "- overrides: []\n": r"rows\[0\]\.name is not set",
+    "- name: null\n": r"rows\[0\]\.name must be text",
+    "- {name: a, override: [seed=1]}\n": r"did you mean rows\[0\]\.overrides\?",
+    "- {name: a, overrides: seed=1}\n": r"rows\[0\]\.overrides must be a list, got 'seed=1'",
+    "- name: a\n- {name: b, overrides: [3]}\n": r"rows\[1\]\.overrides\[0\] must be text, got 3",
+    "- {name: a, overrides: {seed: 1}}\n": r"rows\[0\]\.overrides must be a list",
+    "- {name: a, overrides: ['seed=[1,']}\n": r"row a: seed=\[1, cannot be read",
+    "- {name: a, overrides: [output_dir=x]}\n": "overrides output_dir=x, but output_dir belongs to",
+    "- {name: a, overrides: [hydra/sweeper=search]}\n": "but hydra belongs to the whole",
+    "- {name: a, overrides: [sweep.only=seed]}\n": "but sweep belongs to the whole",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), NO_ROWS.items())
+def test_rows_files_that_cannot_be_used(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"^table\.rows=\S+rows\.yaml.*{words}"):
+        load_rows(tmp_path / "rows.yaml")
+
+
+def test_rows_files_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(ConfigError, match="is not a list of name and overrides"):
+        load_rows(tmp_path / "rows.yaml")
     with pytest.raises(ConfigError, match="is not a file"):
         load_rows(tmp_path / "none.yaml")
 

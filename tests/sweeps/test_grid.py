@@ -97,6 +97,7 @@ def test_conditions_choose_combinations(compose: Any) -> None:
         ({"only": "seed=7"}, "leave no run"),
         ({"skip": "seed"}, r"sweep\.skip=seed cannot be read at seed"),
         ({"skip": "seed<x"}, "cannot be read"),
+        ({"skip": "seed=0,seed=1"}, "cannot be read at seed=0,seed=1; write KEY=VALUE,VALUE"),
     ):
         with pytest.raises(ConfigError, match=message):
             chosen(**conditions)

@@ -17,6 +17,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.config.swept_values import num_values
 from mar_accel.errors import ConfigError
 from mar_accel.sweeps.cost import counted_tflops, flops_ratio
 from mar_accel.sweeps.objectives import directions, objective_values
@@ -92,6 +93,25 @@ def test_a_study_goes_on_and_asks_again_for_what_was_killed(tmp_path: Path) -> N
         study(fixed=["dataset.num_images=9"])
     with pytest.raises(ConfigError, match="sampler=grid is unknown; choose one of tpe"):
         study(sampler="grid")
+
+
+@pytest.mark.parametrize("content", [b"abc" * 5000, None], ids=["damaged", "folder"])
+def test_a_study_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "s.db"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=r"s\.db cannot be used as a study \(\w+\); remove it if it is damaged"
+    ):
+        Study(file, "s", ["minimize"], _space("a=range(0,9)")[1], "tpe", 0)
+
+
+def test_a_range_is_the_one_that_a_grid_lists() -> None:
+    for text in ("range(0,10,3)", "range(10,0,-3)", "range(0.5,1.1,0.25)", "range(1,0,-0.25)"):
+        override = OverridesParser.create().parse_override(f"a={text}")
+        (own,) = _space(f"a={text}")[1].values()
+        values: list[Any] = list(override.sweep_iterator())
+        assert num_values(override) == len(values), text
+        assert (own.low, own.high, own.step) == (min(values), max(values), abs(values[1] - values[0]))
 
 
 def _arguments(tiny_model: list[str], folder: Path, trials: int) -> list[str]:

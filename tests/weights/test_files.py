@@ -126,6 +126,7 @@ NO_NUMBERS: dict[str, tuple[Any, str]] = {
     "8 bits": (lambda w: w.to(torch.float8_e4m3fn), "is float8_e4m3fn;"),
     "sparse": (lambda w: w.to_sparse(), "is sparse;"),
     "quantised": (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "is quantised;"),
+    "nested": (lambda w: torch.nested.nested_tensor([w, w]), "is nested;"),
     "meta": (lambda w: w.to("meta"), "is without values"),
     "nan": (lambda w: w.clone().fill_(float("nan")), "has NaN or infinite values"),
     "one infinity": (lambda w: w.index_fill(0, torch.tensor([1]), float("inf")), "has NaN or infinite"),
