@@ -257,6 +257,7 @@ class TokenBackbone(nn.Module):
         timesteps: Tensor | None = None,
         noise: Tensor | None = None,
         draws: int = 1,
+        max_weight: float = 1.0,
     ) -> Tensor:
         """Diffusion loss of the masked tokens, given the known tokens.
 
@@ -268,6 +269,7 @@ class TokenBackbone(nn.Module):
             timesteps, noise: per token, [B, L] and [B, L, C]. None: drawn.
             draws: number of noised versions of each masked token, at least 1. The backbone runs once. Above
                 1, timesteps and noise must be None.
+            max_weight: largest weight of noisy timesteps, at least 1.
 
         Returns:
             Scalar loss, averaged over masked tokens and draws.
@@ -279,6 +281,5 @@ class TokenBackbone(nn.Module):
             timesteps = timesteps.gather(1, masked).flatten()
         if noise is not None:
             noise = gather_tokens(noise, masked).flatten(0, 1)
-        return self.diffloss.loss(
-            gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1), timesteps, noise, draws
-        )
+        clean = gather_tokens(tokens, masked).flatten(0, 1)
+        return self.diffloss.loss(clean, z.flatten(0, 1), timesteps, noise, draws, max_weight)

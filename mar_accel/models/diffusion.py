@@ -76,20 +76,33 @@ def add_noise(x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return _at(coef.sqrt_alphas_cumprod, t) * x0 + _at(coef.sqrt_one_minus_alphas_cumprod, t) * noise
 
 
-def diffusion_loss(output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def noise_weights(t: Tensor, max_weight: float) -> Tensor:
+    """Weights of the noise prediction's MSE at timesteps t [n], 1..max_weight: float32 [n].
+
+    The error of the predicted velocity is 1 + 1/SNR times that of the predicted noise (arXiv:2202.00512,
+    section 4). ``max_weight`` limits it, as the noisiest timesteps have an SNR of nearly 0.
+    """
+    alphas = training_coefficients().alphas_cumprod
+    return _at(np.minimum(1.0 / alphas, max_weight), t).squeeze(-1)
+
+
+def diffusion_loss(
+    output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor, max_weight: float = 1.0
+) -> Tensor:
     """MSE of the noise prediction plus the variational bound, which trains the variance.
 
     Args:
         output: head output [n, 2C]: noise prediction and variance interpolation v.
         x0, x_t, noise: clean tokens, noised tokens and noise, [n, C] each.
         t: timesteps, int64 [n] in 0..999.
+        max_weight: largest weight of the MSE, see ``noise_weights``; 1 is MAR's loss.
 
     Returns:
         Loss per token [n]. The bound (in bits) has no gradient for the noise prediction.
     """
     output = output.float()
     epsilon, v = output.chunk(2, dim=-1)
-    mse = (epsilon - noise).square().mean(-1)
+    mse = (epsilon - noise).square().mean(-1) * noise_weights(t, max_weight)
     return mse + _variational_bound(epsilon.detach(), v, x0, x_t, t)
 
 

@@ -208,6 +208,7 @@ class DiffusionHead(nn.Module):
         timesteps: Tensor | None = None,
         noise: Tensor | None = None,
         draws: int = 1,
+        max_weight: float = 1.0,
     ) -> Tensor:
         """Mean diffusion loss of clean tokens.
 
@@ -218,6 +219,7 @@ class DiffusionHead(nn.Module):
                 parts of the range.
             noise: standard normal [draws·n, C]. None: drawn.
             draws: number of noised versions of each token, at least 1. MAR trains with 4.
+            max_weight: largest weight of noisy timesteps, at least 1. MAR trains with 1.
 
         Returns:
             Scalar: MSE plus the variational bound, averaged over tokens and draws.
@@ -231,7 +233,7 @@ class DiffusionHead(nn.Module):
         x_t = add_noise(x0, timesteps, noise)
         # The constants of the process are float32, so x_t is too, whatever dtype the weights have.
         output = self.net(x_t.to(self.net.input_proj.weight.dtype), timesteps, z)
-        return diffusion_loss(output, x0, x_t, timesteps, noise).mean()
+        return diffusion_loss(output, x0, x_t, timesteps, noise, max_weight).mean()
 
 
 def _draw_timesteps(count: int, draws: int, device: torch.device) -> Tensor:

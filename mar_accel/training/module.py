@@ -63,13 +63,15 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         latents, inputs = batch
-        length = self.model.config.seq_len
-        num_masked = draw_num_masked(length, self.config.mask_ratio_min, self.config.full_mask_share)
+        config, length = self.config, self.model.config.seq_len
+        num_masked = draw_num_masked(length, config.mask_ratio_min, config.full_mask_share)
         order = torch.rand(len(latents), length, dtype=torch.float32, device=self.device).argsort(dim=1)
-        dropped = torch.rand(len(latents), dtype=torch.float32, device=self.device) < self.config.label_drop
+        dropped = torch.rand(len(latents), dtype=torch.float32, device=self.device) < config.label_drop
         condition = self.conditioner(self.model, inputs, dropped)
-        draws = self.config.timestep_draws
-        loss = self.model.training_loss(latents, condition, order, num_masked, draws=draws)
+        draws, max_weight = config.timestep_draws, config.max_noise_weight
+        loss = self.model.training_loss(
+            latents, condition, order, num_masked, draws=draws, max_weight=max_weight
+        )
         self.log("loss", loss, prog_bar=True)
         return loss
 

@@ -34,6 +34,7 @@ from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.export import export_averaged, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingModule
+from mar_accel.training.positions import begin_locally
 from mar_accel.weights.pickles import read_pickle
 
 LAST = "last.ckpt"
@@ -74,6 +75,8 @@ def train(settings: Settings) -> TrainingResult | None:
         module = TrainingModule(*build_trained(settings.model), settings.training)
         if settings.training.initial_weights is not None and resumed is None:
             load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
+        if settings.training.position_scale is not None and resumed is None:
+            begin_locally(module.model, settings.training.position_scale)
         prepare_output_dir(output_dir)
         trainer, seconds = _fit(settings, module, data, output_dir, resumed, log)
         if not trainer.is_global_zero:

@@ -111,6 +111,8 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "redundancy.prune_block": (0,),
     "training.resume": (None,),
     "training.initial_weights": (None,),
+    "training.max_noise_weight": _NUMBERS[1:],
+    "training.position_scale": (*_NUMBERS[1:], None),
     # Sizes that may be zero.
     "model.architecture.buffer_size": (0,),
     "model.architecture.encoder_depth": (0,),
