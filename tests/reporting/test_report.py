@@ -176,6 +176,19 @@ def test_a_table_of_collect_or_report_is_read_again(report: Path, tmp_path: Path
     assert point.command.startswith("python -m mar_accel.evaluate") and point.seeds == (0,)
 
 
+@pytest.mark.slow
+def test_a_tracker_gets_page_table_and_figures(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    runs = [make_run(tmp_path / "runs" / f"{k}", k, f"sampler.num_iter={k}") for k in (8, 16)]
+    write_report(_settings(tmp_path, *runs, "logger=wandb", "report.paired=false"))
+    wandb.finish()
+    media = next(tmp_path.rglob("media"))
+    (page,) = (media / "html").glob("report*.html")
+    assert page.read_text() and list((media / "table").glob("settings*.json"))
+    logged = {re.sub(r"_\d+_[0-9a-f]+$", "", file.stem) for file in (media / "images" / "figures").iterdir()}
+    assert logged == {file.stem for file in (tmp_path / "figures").glob("*.png")}
+
+
 def test_only_the_best_value_of_a_tuned_key_is_a_point(sweep: Path) -> None:
     points = read_points([sweep], tuned=["sampler.num_diffusion_steps"])
     assert len(points.points) == 6 and any("confirm it with a fresh seed" in note for note in points.notes)
