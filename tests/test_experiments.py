@@ -208,7 +208,7 @@ def test_the_embedded_model_is_replaced_with_its_card(
     torch.save({"state_dict": state, "global_step": 2500}, tmp_path / "last.ckpt")
     monkeypatch.setattr(pack, "MODEL", tmp_path / "model")
     monkeypatch.setattr(pack, "embedded_folder", lambda name: tmp_path / name)
-    monkeypatch.setattr(pack, "pack", lambda checkpoint, folder: folder.mkdir() or folder)
+    monkeypatch.setattr(pack, "pack", lambda checkpoint, folder, averaged=True: folder.mkdir() or folder)
     monkeypatch.setattr(sys, "argv", ["pack.py", str(tmp_path / "last.ckpt")])
     pack.main()
     assert not (tmp_path / "scenes").exists()

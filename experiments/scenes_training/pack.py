@@ -2,11 +2,13 @@
 
     python experiments/scenes_training/pack.py outputs/scenes/checkpoints/last.ckpt
     python experiments/scenes_training/pack.py outputs/scenes/checkpoints/last.ckpt --ship
+    python experiments/scenes_training/pack.py outputs/scenes/checkpoints/last.ckpt --current
 
 The first writes ``model/`` beside this file: the averaged weights in half precision (8 MB). They can be
 sampled, and ``training.initial_weights=experiments/scenes_training/model`` begins a training with them. The
 optimiser's moments (32 MB) are left out; a short warm-up finds them again. ``--ship`` also replaces the
 embedded model, ``mar_accel/assets/scenes``, and its model card, which states the number of steps.
+``--current`` takes weights that are not averaged: an average of few steps still contains the random start.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 
 from mar_accel.config.compose import compose_settings
-from mar_accel.training.export import export_averaged
+from mar_accel.training.export import export_weights
 from mar_accel.weights.sources import embedded_folder
 
 MODEL = Path(__file__).parent / "model"
@@ -48,10 +50,10 @@ def steps_of(checkpoint: Path) -> int:
     return int(state["global_step"])
 
 
-def pack(checkpoint: Path, folder: Path) -> Path:
-    """Write the averaged weights of a checkpoint as a model folder."""
+def pack(checkpoint: Path, folder: Path, averaged: bool = True) -> Path:
+    """Write the weights of a checkpoint as a model folder."""
     model = compose_settings("train", ["model=scenes", "dataset=scenes"]).model
-    return export_averaged(checkpoint, model, folder, torch.float16)
+    return export_weights(checkpoint, model, folder, torch.float16, averaged)
 
 
 def model_card(checkpoint: Path) -> str:
@@ -75,9 +77,11 @@ def main() -> None:
     """Pack a checkpoint, and ship it if that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--ship", action="store_true", help="also replace the embedded model")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--ship", action="store_true", help="also replace the embedded model")
+    kind.add_argument("--current", action="store_true", help="take the weights that are not averaged")
     arguments = parser.parse_args()
-    print(pack(arguments.checkpoint, MODEL))
+    print(pack(arguments.checkpoint, MODEL, averaged=not arguments.current))
     progress = {"steps": steps_of(arguments.checkpoint)}
     (MODEL / "progress.json").write_text(json.dumps(progress) + "\n")
     if arguments.ship:

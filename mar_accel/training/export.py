@@ -18,10 +18,14 @@ from mar_accel.training.conditioning import TextConditioner
 from mar_accel.weights.folder import save_model_folder
 
 
-def export_averaged(
-    checkpoint: Path, model: ModelSettings, folder: Path, dtype: torch.dtype = torch.float32
+def export_weights(
+    checkpoint: Path,
+    model: ModelSettings,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    averaged: bool = True,
 ) -> Path:
-    """Write the averaged weights of a training checkpoint as a model folder.
+    """Write the weights of a training checkpoint as a model folder.
 
     Args:
         checkpoint: a checkpoint of :class:`lightning.pytorch.callbacks.EMAWeightAveraging`.
@@ -29,11 +33,13 @@ def export_averaged(
         model: settings of the model: architecture, name, sampling defaults and autoencoder.
         folder: the folder to write; files with the same names are replaced.
         dtype: dtype of the saved weights.
+        averaged: whether to write the averaged weights, or the current ones.
 
     Raises:
         WeightsError: the checkpoint has another architecture.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    entry = "state_dict" if averaged else "current_model_state"
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)[entry]
     trained = nn.ModuleDict(dict(zip(("model", "conditioner"), build_trained(model), strict=True))).eval()
     try:
         trained.load_state_dict(state)

@@ -31,7 +31,7 @@ from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
 from mar_accel.runs.loggers import RunLog
 from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
 from mar_accel.training.build import build_trained, load_initial
-from mar_accel.training.export import export_averaged, write_model_card
+from mar_accel.training.export import export_weights, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.module import TrainingModule
 from mar_accel.training.positions import begin_locally
@@ -83,7 +83,7 @@ def train(settings: Settings) -> TrainingResult | None:
             return None
         resumed = last
     assert resumed is not None
-    folder = export_averaged(resumed, settings.model, output_dir / "model")
+    folder = export_weights(resumed, settings.model, output_dir / "model")
     steps = _global_step(resumed)
     record = run_record(settings, steps=steps, resumed_at=steps_done, seconds=seconds)
     write_json(record, output_dir / RECORD_FILE)

@@ -1,0 +1,118 @@
+"""What a model of scenes learns from known tokens.
+
+    python experiments/scenes_training/context.py experiments/scenes_training/model
+
+prints the error of the predicted clean tokens at a noisy timestep, for the same masked tokens beside none, 64
+and 192 known ones. A model that uses the tokens beside a masked one gains from the last step, too. It also
+prints how similar the encoder's positions of neighbours are (their mean cosine), how much z changes beside a
+changed token and far from it, and the share of the loss that early and late timesteps have.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mar_accel.data.captions import caption, tokenize
+from mar_accel.data.scene_images import SceneDrawer
+from mar_accel.data.scenes import CHECKS, PLAIN, STRIPES, draw_scene
+from mar_accel.models.condition import Condition
+from mar_accel.models.diffusion import add_noise, cosine_alphas_cumprod
+from mar_accel.models.lightgen import LightGen
+from mar_accel.models.text_encoder import encode_text
+from mar_accel.models.transformer import gather_tokens
+from mar_accel.weights.text_folder import load_text_model
+
+NUM_SCENES, NUM_TOKENS, SIDE = 64, 256, 16
+TIMESTEP, JUDGED = 900, 64
+KNOWN = (0, 64, 192)
+
+
+class Probe:
+    """Scenes with stripes, checks and plain backgrounds, and a model that is asked about them."""
+
+    def __init__(self, folder: Path) -> None:
+        model, encoder = load_text_model(folder)
+        self.model: LightGen = model.float()
+        rng = np.random.default_rng(99)
+        patterns = (STRIPES, CHECKS, PLAIN, PLAIN)
+        scenes = [replace(draw_scene(rng), pattern=patterns[i % 4]) for i in range(NUM_SCENES)]
+        self.tokens = self.model.patchify(SceneDrawer()(scenes, rng) * 2 - 1)
+        ids = tokenize([caption(scene, rng) for scene in scenes])
+        self.condition: Condition = self.model.condition(encode_text(encoder.float(), ids))
+        self.order = torch.rand(NUM_SCENES, NUM_TOKENS, generator=_seed(5)).argsort(1)
+
+    def vectors(self, known: int, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """z of the masked tokens, their positions, and those of the known tokens."""
+        masked, there = self.order.split([NUM_TOKENS - known, known], dim=1)
+        tokens = self.tokens if tokens is None else tokens
+        return self.model(self.condition, gather_tokens(tokens, there), there, masked), masked, there
+
+    def error(self, known: int, timestep: int) -> float:
+        """Mean squared error of the predicted clean tokens of the first masked positions."""
+        z, masked, _ = self.vectors(known)
+        return self._noise_error(z[:, :JUDGED], masked[:, :JUDGED], timestep) / _snr(timestep)
+
+    def loss_share(self, first: int, end: int) -> float:
+        """Share of the noise prediction's error that these timesteps have, with half of the tokens known."""
+        z, masked, _ = self.vectors(NUM_TOKENS // 2)
+        middles = range(50, 1000, 100)
+        errors = {t: self._noise_error(z, masked, t) for t in middles}
+        return sum(errors[t] for t in middles if first <= t < end) / sum(errors.values())
+
+    def _noise_error(self, z: Tensor, masked: Tensor, timestep: int) -> float:
+        clean = gather_tokens(self.tokens, masked).flatten(0, 1)
+        noise = torch.randn(clean.shape, generator=_seed(timestep))
+        t = torch.full((len(clean),), timestep)
+        output = self.model.diffloss.net(add_noise(clean, t, noise), t, z.flatten(0, 1))
+        return (output[:, : clean.shape[1]] - noise).square().mean().item()
+
+    def change(self, distance: int) -> float:
+        """Mean change of z at this distance (in rows and columns) from a known token that is inverted."""
+        before, masked, there = self.vectors(NUM_TOKENS // 2)
+        changes = []
+        for column in range(0, there.shape[1], 16):
+            place = there[:, column : column + 1]
+            tokens = self.tokens.clone()
+            tokens[torch.arange(NUM_SCENES), place[:, 0]] *= -1
+            moved = (self.vectors(NUM_TOKENS // 2, tokens)[0] - before).norm(dim=-1)
+            apart = (masked // SIDE - place // SIDE).abs() + (masked % SIDE - place % SIDE).abs()
+            changes.append(moved[apart == distance])
+        return torch.cat(changes).mean().item()
+
+    def neighbour_cosine(self) -> float:
+        """Mean cosine of the encoder's positions of tokens that lie side by side, less their mean."""
+        positions = self.model.encoder_pos_embed_learned[0]
+        positions = F.normalize(positions - positions.mean(0), dim=1).unflatten(0, (SIDE, SIDE))
+        return (positions[:, 1:] * positions[:, :-1]).sum(-1).mean().item()
+
+
+def _seed(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def _snr(timestep: int) -> float:
+    alpha = cosine_alphas_cumprod()[timestep]
+    return float(alpha / (1 - alpha))
+
+
+@torch.inference_mode()
+def main(folder: Path) -> None:
+    probe = Probe(folder)
+    errors = ", ".join(f"{known} known {probe.error(known, TIMESTEP):.3f}" for known in KNOWN)
+    print(f"error at timestep {TIMESTEP}: {errors}")
+    print(f"cosine of neighbours' positions: {probe.neighbour_cosine():.2f}")
+    print(f"change of z at a distance of 1: {probe.change(1):.3f}, of 12: {probe.change(12):.3f}")
+    print(
+        f"loss of timesteps 0–499: {probe.loss_share(0, 500):.0%}, 700–999: {probe.loss_share(700, 1000):.0%}"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
