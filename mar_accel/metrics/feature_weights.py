@@ -11,9 +11,8 @@ from torch import nn
 
 from mar_accel.errors import ConfigError
 from mar_accel.utils.fingerprints import require_regular_file
+from mar_accel.utils.weight_tensors import unusable_kind
 
-# As for the weights of models.
-WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -43,11 +42,11 @@ def load_feature_weights(network: Network, path: Path, kind: str) -> Network:
             "use a file written by python -m mar_accel.train_features, or null for the shipped one."
         ) from error
     for key, value in network.state_dict().items():
-        # Integers would be copied as numbers without their scale.
-        if value.is_floating_point() and state[key].dtype not in WEIGHT_DTYPES:
-            dtype = str(state[key].dtype).removeprefix("torch.")
+        # A network may have integers of its own, which count batches.
+        fault = unusable_kind(state[key]) if value.is_floating_point() else None
+        if fault is not None:
             raise ConfigError(
-                f"features.weights={path}: {key} is {dtype}; save the weights as float32, float16 or "
+                f"features.weights={path}: {key} is {fault}; save the weights as float32, float16 or "
                 "bfloat16."
             )
     require_finite(network, path)

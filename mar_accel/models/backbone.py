@@ -58,6 +58,11 @@ class BackboneConfig:
         return self.grid[0] * self.grid[1]
 
     @property
+    def position_grid(self) -> tuple[int, int]:
+        """Grid of the learned positions."""
+        return self.grid
+
+    @property
     def token_dim(self) -> int:
         """Channels C of a token."""
         return self.latent_channels * self.patch_size**2

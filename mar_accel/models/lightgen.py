@@ -62,6 +62,10 @@ class LightGenConfig(BackboneConfig):
         object.__setattr__(self, "train_grid", tuple(self.train_grid))
         super().__post_init__()
 
+    @property
+    def position_grid(self) -> tuple[int, int]:
+        return self.train_grid
+
 
 class LightGen(TokenBackbone):
     """Text-to-image masked autoregressive model with a diffusion head.

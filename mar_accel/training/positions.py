@@ -12,7 +12,7 @@ from mar_accel.models.transformer import Attention, Block
 
 # Longest wavelength in tokens, over the shortest of 2π. A grid of 16×16 tokens leaves no channel constant.
 _BASE = 32.0
-# With it, a masked token of a 16×16 grid gives most of its attention to the tokens beside it.
+# On a grid of 16×16, a masked token then gives most of its attention to tokens at most two steps away.
 _SHARPNESS = 1.4
 
 
@@ -57,10 +57,8 @@ def begin_locally(network: TokenBackbone, scale: float) -> None:
         network: the model, whose weights are changed in place.
         scale: standard deviation of the positions, above 0.
     """
-    config = network.config
-    # LightGen has positions of its own grid, and interpolates them to others.
-    height, width = getattr(config, "train_grid", config.grid)
-    values = sine_cosine_positions(height, width, config.embed_dim, scale)
+    height, width = network.config.position_grid
+    values = sine_cosine_positions(height, width, network.config.embed_dim, scale)
     for embedding in (network.encoder_pos_embed_learned, network.decoder_pos_embed_learned):
         # The class tokens of MAR come first.
         embedding[0, -height * width :] = values.to(embedding)

@@ -16,11 +16,10 @@ from mar_accel.config.compose import conf_dir
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.families import architecture_of, make_network
 from mar_accel.models.kl16 import AUTOENCODER_KEY
+from mar_accel.utils.weight_tensors import unusable_kind
 
 Shapes = dict[str, tuple[int, ...]]
 MAX_DIFFERENCES = 3
-# Dtypes of weights. Integers need a scale, and complex numbers would lose a part.
-WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # With less agreement than this, no model is named as the likely source.
 LIKELY = 0.5
 # Names that only one kind of autoencoder has, and words for that kind.
@@ -74,24 +73,11 @@ def _require_numbers(state: Mapping[str, Tensor], where: str) -> None:
 def _require_dense(state: Mapping[str, Tensor], where: str) -> None:
     """Raise WeightsError for a tensor that is no plain array of real numbers."""
     for key, value in state.items():
-        kind = _unusable(value)
+        kind = unusable_kind(value)
         if kind is not None:
             raise WeightsError(
                 f"{where}: {key} is {kind}; save the weights as dense float32, float16 or bfloat16."
             )
-
-
-def _unusable(value: Tensor) -> str | None:
-    """What keeps a tensor from being a weight; None if nothing does."""
-    if value.is_nested:
-        return "nested"
-    if value.is_quantized:
-        return "quantised"
-    if value.layout is not torch.strided:
-        return "sparse"
-    if value.is_meta:
-        return "without values (on the meta device)"
-    return None if value.dtype in WEIGHT_DTYPES else str(value.dtype).removeprefix("torch.")
 
 
 def list_differences(expected: Shapes, found: Shapes) -> list[str]:

@@ -98,7 +98,7 @@ def test_the_network_is_trained_and_measured(tmp_path: Path, monkeypatch: pytest
         train_features(compose_settings("train_features", ["dataset=folder", "dataset.path=."]))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_evaluate_gives_the_score_and_the_distance(
     run_here: Any, tiny_scenes: list[str], tmp_path: Path
 ) -> None:
