@@ -50,8 +50,9 @@ from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.images import to_pil
+from mar_accel.weights.autoencoder_folder import FIXED
 from mar_accel.weights.autoencoders import load_autoencoder, require_latents
-from mar_accel.weights.folder import PIXEL, TEXT_ENCODER_FOLDER, read_description, save_model_folder
+from mar_accel.weights.folder import TEXT_ENCODER_FOLDER, read_description, save_model_folder
 from mar_accel.weights.loading import AUTOENCODER_KEY, MODEL_HUB_FILES, MODEL_KEY, load_mar
 from mar_accel.weights.sources import locate
 from mar_accel.weights.text_folder import load_word_encoder
@@ -167,7 +168,7 @@ class MARPipeline:
                 f'{weights} does not say which model it belongs to; name it, as in model="mar_base".'
             )
         described = read_description(path, MODEL_KEY)
-        if described.autoencoder == PIXEL:
+        if described.autoencoder in FIXED:
             _refuse_autoencoder(autoencoder, described.name)
         network = load_mar(described.architecture, weights, described.name)
         source = weights if autoencoder is None else autoencoder

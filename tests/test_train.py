@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.settings import TrainingSettings
 from mar_accel.errors import ConfigError, WeightsError
+from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.models.mar import MAR, MARConfig
 from mar_accel.training.conditioning import LabelConditioner
 from mar_accel.training.module import TrainingModule, draw_mask_ratio, draw_num_masked
@@ -54,6 +55,17 @@ def test_training_leaves_averaged_weights_and_their_card(tiny: list[str], tmp_pa
     card = (tmp_path / "model" / "README.md").read_text()
     assert "training.max_steps=3" in card or "| Steps | 3 |" in card
     assert "| Seed | 3 |" in card and str(tmp_path) not in card
+
+
+def test_a_second_loss_leaves_the_model_as_it_is_and_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    both = [*tiny, "training.clean_weight=0.5", "seed=3"]
+    _train(tmp_path / "both", both, "training.max_steps=1")
+    _train(tmp_path / "both", both, "training.max_steps=2")
+    _train(tmp_path / "one", tiny, "training.max_steps=2", "seed=3")
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("both", "one")]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert any(name.startswith("predictor.") for name in _checkpoint(tmp_path / "both")["state_dict"])
 
 
 def test_trained_model_is_sampled(
@@ -128,7 +140,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(
         ("training.ema_decay=1", r"training\.ema_decay must be < 1\S*, got 1\.$"),
         ("training.learning_rate=-1", r"training\.learning_rate must be ≥ 0\S*, got -1\.$"),
         ("training.resume=missing.ckpt", "training.resume=missing.ckpt is not a file"),
-        ("model=mar_base", "works on 16 channels but dataset=digits has 1"),
+        ("model.architecture.latent_channels=3", "makes images of 3 channels but dataset=digits has 1"),
         ("dataset=imagenet", "dataset=imagenet has no training data"),
     ],
 )
@@ -170,7 +182,7 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     training = TrainingSettings(max_steps=100, warmup_steps=10, decay_fraction=0.3, learning_rate=1)
     sizes = {"embed_dim": 32, "num_heads": 2, "encoder_depth": 1, "decoder_depth": 1}
     model = MAR(MARConfig(**sizes, head_depth=1, head_width=32))
-    factor = TrainingModule(model, LabelConditioner(), training).learning_rate_factor
+    factor = TrainingModule(model, LabelConditioner(), PixelAutoencoder(), training).learning_rate_factor
     assert factor(0) == pytest.approx(0.1) and factor(9) == factor(50) == factor(70) == 1
     assert factor(85) == pytest.approx(0.5) and factor(100) == 0
     assert all(factor(step + 1) <= factor(step) for step in range(70, 100))

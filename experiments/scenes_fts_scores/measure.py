@@ -117,7 +117,7 @@ def measure(settings: Settings) -> list[dict[str, object]]:
     for indices, labels in progress(requests.predict_dataloader(), "batches"):
         images = quantise(session.sample(indices.tolist(), labels, observer).images)
         for image, ranks in zip(images, observer.ranks.numpy(), strict=True):
-            kinds, detail = kinds_of(image, session.model.config.patch_size)
+            kinds, detail = kinds_of(image, image.shape[-1] // session.model.config.grid[1])
             known = ~np.isnan(ranks)
             high = known & (ranks > 1 - fraction)
             for number, kind in enumerate(KINDS):

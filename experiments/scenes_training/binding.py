@@ -20,6 +20,8 @@ from mar_accel.data.captions import tokenize
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scenes import PLAIN, Scene, draw_scene
 from mar_accel.models.text_encoder import encode_text
+from mar_accel.weights.autoencoders import load_autoencoder
+from mar_accel.weights.folder import read_description
 from mar_accel.weights.text_folder import load_text_model
 
 NUM_SCENES = 64
@@ -47,7 +49,8 @@ def losses(folder: Path) -> dict[str, float]:
     model, encoder = model.float(), encoder.float()
     rng = np.random.default_rng(5)
     scenes = single_digits(rng)
-    latents = SceneDrawer()(scenes, rng) * 2 - 1
+    autoencoder = load_autoencoder(read_description(folder, "FOLDER").autoencoder, str(folder))
+    latents = autoencoder.encode(SceneDrawer()(scenes, rng))
     said = [(scene.objects[0].digit, scene.objects[0].colour, scene.background) for scene in scenes]
     texts = {
         "true": [caption(digit, colour, background) for digit, colour, background in said],

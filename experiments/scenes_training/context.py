@@ -2,8 +2,8 @@
 
     python experiments/scenes_training/context.py experiments/scenes_training/model
 
-prints the error of the predicted clean tokens at a noisy timestep, for the same masked tokens beside none, 64
-and 192 known ones. A model that uses the tokens beside a masked one gains from the last step, too. It also
+prints the error of the predicted pixels at a noisy timestep, for the same masked tokens beside none, 64 and
+192 known ones. A model that uses the tokens beside a masked one gains from the last step, too. It also
 prints how similar the encoder's positions of neighbours are (their mean cosine), how much z changes beside a
 changed token and far from it, and the share of the loss that early and late timesteps have.
 """
@@ -26,7 +26,9 @@ from mar_accel.models.condition import Condition
 from mar_accel.models.diffusion import add_noise, cosine_alphas_cumprod
 from mar_accel.models.lightgen import LightGen
 from mar_accel.models.text_encoder import encode_text
-from mar_accel.models.transformer import gather_tokens
+from mar_accel.models.transformer import gather_tokens, scatter_tokens
+from mar_accel.weights.autoencoders import load_autoencoder
+from mar_accel.weights.folder import read_description
 from mar_accel.weights.text_folder import load_text_model
 
 NUM_SCENES, NUM_TOKENS, SIDE = 64, 256, 16
@@ -43,7 +45,8 @@ class Probe:
         rng = np.random.default_rng(99)
         patterns = (STRIPES, CHECKS, PLAIN, PLAIN)
         scenes = [replace(draw_scene(rng), pattern=patterns[i % 4]) for i in range(NUM_SCENES)]
-        self.tokens = self.model.patchify(SceneDrawer()(scenes, rng) * 2 - 1)
+        self.autoencoder = load_autoencoder(read_description(folder, "FOLDER").autoencoder, str(folder))
+        self.tokens = self.model.patchify(self.autoencoder.encode(SceneDrawer()(scenes, rng)))
         ids = tokenize([caption(scene, rng) for scene in scenes])
         self.condition: Condition = self.model.condition(encode_text(encoder.float(), ids))
         self.order = torch.rand(NUM_SCENES, NUM_TOKENS, generator=_seed(5)).argsort(1)
@@ -55,23 +58,29 @@ class Probe:
         return self.model(self.condition, gather_tokens(tokens, there), there, masked), masked, there
 
     def error(self, known: int, timestep: int) -> float:
-        """Mean squared error of the predicted clean tokens of the first masked positions."""
+        """Mean squared error of the pixels, in -1..1, of the first masked positions."""
         z, masked, _ = self.vectors(known)
-        return self._noise_error(z[:, :JUDGED], masked[:, :JUDGED], timestep) / _snr(timestep)
+        errors = self._noise_errors(z[:, :JUDGED], masked[:, :JUDGED], timestep)
+        # A wrong noise makes an error of the clean token, which decode maps to pixels. Others have none.
+        errors = errors.unflatten(0, (NUM_SCENES, JUDGED)) * _ratio(timestep)
+        wrong = scatter_tokens(torch.zeros_like(self.tokens), masked[:, :JUDGED], errors)
+        pixels = [self.autoencoder.decode(self.model.unpatchify(tokens)) * 2 for tokens in (wrong, wrong * 0)]
+        return (pixels[0] - pixels[1]).square().mean().item() * NUM_TOKENS / JUDGED
 
     def loss_share(self, first: int, end: int) -> float:
         """Share of the noise prediction's error that these timesteps have, with half of the tokens known."""
         z, masked, _ = self.vectors(NUM_TOKENS // 2)
         middles = range(50, 1000, 100)
-        errors = {t: self._noise_error(z, masked, t) for t in middles}
+        errors = {t: self._noise_errors(z, masked, t).square().mean().item() for t in middles}
         return sum(errors[t] for t in middles if first <= t < end) / sum(errors.values())
 
-    def _noise_error(self, z: Tensor, masked: Tensor, timestep: int) -> float:
+    def _noise_errors(self, z: Tensor, masked: Tensor, timestep: int) -> Tensor:
+        """Errors of the predicted noise of masked tokens, [B·n, C]."""
         clean = gather_tokens(self.tokens, masked).flatten(0, 1)
         noise = torch.randn(clean.shape, generator=_seed(timestep))
         t = torch.full((len(clean),), timestep)
         output = self.model.diffloss.net(add_noise(clean, t, noise), t, z.flatten(0, 1))
-        return (output[:, : clean.shape[1]] - noise).square().mean().item()
+        return output[:, : clean.shape[1]] - noise
 
     def change(self, distance: int) -> float:
         """Mean change of z at this distance (in rows and columns) from a known token that is inverted."""
@@ -97,9 +106,10 @@ def _seed(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
-def _snr(timestep: int) -> float:
+def _ratio(timestep: int) -> float:
+    """Standard deviation of the noise over that of the token."""
     alpha = cosine_alphas_cumprod()[timestep]
-    return float(alpha / (1 - alpha))
+    return float((1 - alpha) / alpha) ** 0.5
 
 
 @torch.inference_mode()

@@ -7,8 +7,8 @@ from typing import Any
 from mar_accel.errors import ConfigError
 
 KEY = "model.image_size"
-# Pixels per latent pixel, by the layout of a KL autoencoder.
-STRIDES = {"kl16": 16, "sd3": 8}
+# Pixels per latent pixel: by the layout of a KL autoencoder, and by the class of one without weights.
+STRIDES = {"kl16": 16, "sd3": 8, "mar_accel.models.cosine.CosineAutoencoder": 4}
 
 
 def put_grid_in(model: dict[str, Any]) -> None:
@@ -23,7 +23,8 @@ def put_grid_in(model: dict[str, Any]) -> None:
     sides = [size, size] if not isinstance(size, list) else size
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ConfigError(f"{KEY} must be a number of pixels, or height and width, got {size}.")
-    stride = STRIDES.get(model["autoencoder"].get("layout", ""), 1)
+    autoencoder = model["autoencoder"]
+    stride = STRIDES.get(autoencoder.get("layout", autoencoder.get("_target_")), 1)
     patch = model["architecture"]["patch_size"]
     token = stride * patch
     for side in sides:

@@ -535,12 +535,12 @@ class TrainingSettings:
         gradient_clip: largest gradient norm.
         timestep_draws: noised versions of each masked token per step (4 in MAR).
             The head processes all of them; the backbone runs once.
+        clean_weight: weight of the squared error of clean tokens, predicted linearly from z; 0: MAR's loss.
         max_noise_weight: the MSE is weighted by 1 + 1/SNR, up to this; at least 1, which is MAR's loss.
         checkpoint_every: number of steps between checkpoints.
         resume: checkpoint to resume from, "last" for the newest in output_dir, or None.
         initial_weights: model folder to start from instead of random weights; steps count from 0.
-        position_scale: standard deviation of sine-cosine positions to start with, and of attention to
-            neighbours; None: those of the weights.
+        local_start: start with sine-cosine positions, and with heads that attend to one neighbour each.
     """
 
     max_steps: Positive = 10000
@@ -555,11 +555,12 @@ class TrainingSettings:
     full_mask_share: Share = 0.0
     gradient_clip: Annotated[float, Ge(0)] = 3.0
     timestep_draws: Positive = 1
+    clean_weight: Annotated[float, Ge(0)] = 0.0
     max_noise_weight: Annotated[float, Ge(1)] = 1.0
     checkpoint_every: Positive = 500
     resume: Text | None = "last"
     initial_weights: Text | None = None
-    position_scale: Annotated[float, Gt(0)] | None = None
+    local_start: bool = False
 
 
 @checked

@@ -12,7 +12,7 @@ from mar_accel.data.digits import IMAGE_SIZE, NUM_SCANS, load_scans, random_affi
 
 
 class DigitsTrainingData(pl.LightningDataModule):
-    """Handwritten digits as pixels in -1..1, with labels. Every batch has a new augmentation.
+    """Handwritten digits as images in 0..1, with labels. Every batch has a new augmentation.
 
     Args:
         batch_size: images per step.
@@ -39,5 +39,5 @@ class DigitsTrainingData(pl.LightningDataModule):
         scans, labels = batch
         affine = random_affine(len(scans)).to(scans.device)
         # Coordinates are float32 under every precision of the trainer.
-        images = render(scans.float(), affine) * 2 - 1
+        images = render(scans.float(), affine)
         return images.to(scans.dtype), labels

@@ -54,19 +54,19 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, item: int) -> tuple[Tensor, int]:
-        """Returns pixels [channels, size, size] in −1..1, and the class."""
+        """Returns pixels [channels, size, size] in 0..1, and the class."""
         file, label = self.files[item]
         image = read_picture(file).convert(self.mode)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.crop((left, top, left + side, top + side))
         pixels = np.asarray(square.resize((self.image_size, self.image_size), Image.Resampling.LANCZOS))
-        tensor = torch.from_numpy(pixels.copy()).float() / 127.5 - 1
+        tensor = torch.from_numpy(pixels.copy()).float() / 255
         return (tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)), label
 
 
 class FolderTrainingData(pl.LightningDataModule):
-    """Batches of pixels [B, channels, size, size] in −1..1 and classes [B], shuffled in each epoch.
+    """Batches of pixels [B, channels, size, size] in 0..1 and classes [B], shuffled in each epoch.
 
     Args:
         path, image_size, channels: see :class:`FolderImages`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,7 +17,7 @@ from mar_accel.data.scenes import IMAGE_SIZE, draw_scene
 
 
 class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Infinite batches of latents [B, 3, 64, 64] in -1..1 and word ids [B, N].
+    """Infinite batches of images [B, 3, 64, 64] in 0..1 and word ids [B, N].
 
     Args:
         batch_size: B. seed: numbers that make this stream of scenes another than others.
@@ -32,7 +33,7 @@ class SceneBatches(IterableDataset[tuple[Tensor, Tensor]]):
         while True:
             scenes = [draw_scene(rng) for _ in range(self.batch_size)]
             captions = [caption(scene, rng) for scene in scenes]
-            yield self.draw(scenes, rng) * 2 - 1, tokenize(captions)
+            yield self.draw(scenes, rng), tokenize(captions)
 
 
 class SceneTrainingData(pl.LightningDataModule):
@@ -40,16 +41,18 @@ class SceneTrainingData(pl.LightningDataModule):
 
     Args:
         batch_size: images per step.
+        num_workers: 1 if a process of its own draws the scenes, 0 if the training does. The scenes are the same.
     """
 
     channels = 3
     image_size = IMAGE_SIZE
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, num_workers: Literal[0, 1] = 0):
         super().__init__()
         self.batch_size = batch_size
+        self.num_workers = num_workers
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         assert self.trainer is not None
         seed = [torch.initial_seed(), self.trainer.global_step, self.trainer.global_rank]
-        return DataLoader(SceneBatches(self.batch_size, seed), batch_size=None)
+        return DataLoader(SceneBatches(self.batch_size, seed), batch_size=None, num_workers=self.num_workers)

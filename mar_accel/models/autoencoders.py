@@ -26,6 +26,9 @@ class Autoencoder(nn.Module):
 class PixelAutoencoder(Autoencoder):
     """For models in pixel space: the latents are the image in -1..1."""
 
+    # Of greyscale and colour.
+    possible_channels = (1, 3)
+
     def __init__(self) -> None:
         # Without arguments, so that keys of a config that do nothing are refused.
         super().__init__()

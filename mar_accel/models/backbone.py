@@ -279,12 +279,19 @@ class TokenBackbone(nn.Module):
         Returns:
             Scalar loss, averaged over masked tokens and draws.
         """
-        tokens = self.patchify(latents)
-        masked, known = order[:, :num_masked], order[:, num_masked:]
-        z = self(condition, gather_tokens(tokens, known), known, masked)
+        masked = order[:, :num_masked]
         if timesteps is not None:
             timesteps = timesteps.gather(1, masked).flatten()
         if noise is not None:
             noise = gather_tokens(noise, masked).flatten(0, 1)
-        clean = gather_tokens(tokens, masked).flatten(0, 1)
-        return self.diffloss.loss(clean, z.flatten(0, 1), timesteps, noise, draws, max_weight)
+        clean, z = self.masked_tokens(latents, condition, order, num_masked)
+        return self.diffloss.loss(clean, z, timesteps, noise, draws, max_weight)
+
+    def masked_tokens(
+        self, latents: Tensor, condition: Condition, order: Tensor, num_masked: int
+    ) -> tuple[Tensor, Tensor]:
+        """The masked tokens [B·n, C] and their z [B·n, D], given the known ones. See ``training_loss``."""
+        tokens = self.patchify(latents)
+        masked, known = order[:, :num_masked], order[:, num_masked:]
+        z = self(condition, gather_tokens(tokens, known), known, masked)
+        return gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1)

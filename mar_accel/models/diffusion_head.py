@@ -191,7 +191,13 @@ class AdaLNMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """Predict ε and v [n, 2C] from noisy tokens [n, C], timesteps [n] and z [n, D]."""
-        return self.evaluate(x, self.activate(self.time_embed(t), self.cond_embed(z)))
+        return self.evaluate(x, self.activate(self._embed_times(t), self.cond_embed(z)))
+
+    def _embed_times(self, t: Tensor) -> Tensor:
+        """Embeddings [n, W] of timesteps [n]; of more rows than there are timesteps, each is embedded once."""
+        if len(t) <= NUM_TRAIN_TIMESTEPS:
+            return self.time_embed(t)
+        return F.embedding(t, self.time_embed(torch.arange(NUM_TRAIN_TIMESTEPS, device=t.device)))
 
 
 class DiffusionHead(nn.Module):

@@ -40,6 +40,8 @@ def export_weights(
     """
     entry = "state_dict" if averaged else "current_model_state"
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)[entry]
+    # A second loss has a layer of its own, which is not part of the model.
+    state = {name: value for name, value in state.items() if not name.startswith("predictor.")}
     trained = nn.ModuleDict(dict(zip(("model", "conditioner"), build_trained(model), strict=True))).eval()
     try:
         trained.load_state_dict(state)

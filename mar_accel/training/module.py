@@ -8,9 +8,10 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mar_accel.config.settings import TrainingSettings
+from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import TokenBackbone
 from mar_accel.training.conditioning import Conditioner
 
@@ -42,38 +43,58 @@ def draw_num_masked(
 
 
 class TrainingModule(pl.LightningModule):
-    """Computes the loss of batches of latents [B, c, H, W] with labels [B] or token ids [B, N].
+    """Computes the loss of batches of images [B, C, H, W] in 0..1 with labels [B] or token ids [B, N].
 
     Args:
         model: the model to train.
         conditioner: maps labels or text to the model's condition.
+        autoencoder: makes the latents; it is not trained.
         config: settings of the training.
     """
 
-    def __init__(self, model: TokenBackbone, conditioner: Conditioner, config: TrainingSettings):
+    def __init__(
+        self,
+        model: TokenBackbone,
+        conditioner: Conditioner,
+        autoencoder: Autoencoder,
+        config: TrainingSettings,
+    ):
         super().__init__()
         self.model = model
         self.conditioner = conditioner
         self.config = config
+        sizes = model.config.embed_dim, model.config.token_dim
+        self.predictor = nn.Linear(*sizes) if config.clean_weight else None
+        # Not a child of this module, so that it is neither trained nor averaged nor saved.
+        self.__dict__["autoencoder"] = autoencoder.requires_grad_(False)
 
     def on_train_start(self) -> None:
+        self.autoencoder.to(self.device)
         # Every process and every resumed training draws different masks, noise and augmentation.
         seeds = np.random.SeedSequence([torch.initial_seed() % 2**32, self.global_step, self.global_rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        latents, inputs = batch
+        images, inputs = batch
+        latents = self._encode(images)
         config, length = self.config, self.model.config.seq_len
         num_masked = draw_num_masked(length, config.mask_ratio_min, config.full_mask_share)
         order = torch.rand(len(latents), length, dtype=torch.float32, device=self.device).argsort(dim=1)
         dropped = torch.rand(len(latents), dtype=torch.float32, device=self.device) < config.label_drop
         condition = self.conditioner(self.model, inputs, dropped)
+        clean, z = self.model.masked_tokens(latents, condition, order, num_masked)
         draws, max_weight = config.timestep_draws, config.max_noise_weight
-        loss = self.model.training_loss(
-            latents, condition, order, num_masked, draws=draws, max_weight=max_weight
-        )
+        loss = self.model.diffloss.loss(clean, z, draws=draws, max_weight=max_weight)
+        if self.predictor is not None:
+            error = (self.predictor(z).float() - clean).square().mean()
+            loss = loss + config.clean_weight * error
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Latents in float32, under every precision of the trainer."""
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return self.autoencoder.encode(images.float())
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor of the learning rate in 0..1: linear warm-up, constant, linear decay to zero."""

@@ -22,10 +22,11 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from mar_accel.config.settings import Settings, TrainingSettings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_architecture, build_node
+from mar_accel.inference.build import build_architecture, build_autoencoder, build_node
 from mar_accel.inference.children import further_processes
 from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import trainer_or_config_error
+from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.sizes import check_bytes
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
 from mar_accel.runs.loggers import RunLog
@@ -33,8 +34,8 @@ from mar_accel.runs.record import prepare_output_dir, require_folder, run_record
 from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.export import export_weights, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
+from mar_accel.training.local_start import start_locally
 from mar_accel.training.module import TrainingModule
-from mar_accel.training.positions import begin_locally
 from mar_accel.weights.pickles import read_pickle
 
 LAST = "last.ckpt"
@@ -62,7 +63,9 @@ def train(settings: Settings) -> TrainingResult | None:
     """
     if settings.seed > MAX_SEED:
         raise ConfigError(f"seed must be at most {MAX_SEED} in a training, got {settings.seed}.")
-    data, log = _training_data(settings), RunLog.of(settings)
+    check_device(settings.trainer.accelerator)
+    autoencoder = build_autoencoder(settings.model)
+    data, log = _training_data(settings, autoencoder), RunLog.of(settings)
     output_dir = Path(settings.output_dir).absolute()
     require_folder(output_dir)
     last = output_dir / "checkpoints" / LAST
@@ -72,11 +75,11 @@ def train(settings: Settings) -> TrainingResult | None:
     if steps_done < settings.training.max_steps:
         pl.seed_everything(settings.seed, verbose=False)
         torch.set_float32_matmul_precision("high")
-        module = TrainingModule(*build_trained(settings.model), settings.training)
+        module = TrainingModule(*build_trained(settings.model), autoencoder, settings.training)
         if settings.training.initial_weights is not None and resumed is None:
             load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
-        if settings.training.position_scale is not None and resumed is None:
-            begin_locally(module.model, settings.training.position_scale)
+        if settings.training.local_start and resumed is None:
+            start_locally(module.model)
         prepare_output_dir(output_dir)
         trainer, seconds = _fit(settings, module, data, output_dir, resumed, log)
         if not trainer.is_global_zero:
@@ -91,9 +94,8 @@ def train(settings: Settings) -> TrainingResult | None:
     return TrainingResult(folder, steps)
 
 
-def _training_data(settings: Settings) -> pl.LightningDataModule:
+def _training_data(settings: Settings, autoencoder: Autoencoder) -> pl.LightningDataModule:
     """The training data of a config; raises ConfigError if it does not fit the model."""
-    check_device(settings.trainer.accelerator)
     dataset = settings.dataset
     if (dataset.training_data or {}).get("_target_") is None:
         raise ConfigError(
@@ -102,8 +104,28 @@ def _training_data(settings: Settings) -> pl.LightningDataModule:
     architecture = build_architecture(settings.model)
     key, batch_size = "dataset.training_data", settings.training.batch_size
     data = build_node(key, dataset.training_data or {}, pl.LightningDataModule, batch_size=batch_size)
+    latents = (architecture.latent_channels, *(architecture.patch_size * side for side in architecture.grid))
+    _check_images(settings, data, autoencoder.image_shape(latents))
     _check_data(settings, data, architecture)
     return data
+
+
+def _check_images(settings: Settings, data: Any, shape: tuple[int, int, int] | None) -> None:
+    """Raise ConfigError if the images of the data have another shape than the model's [C, H, W]."""
+    if shape is None:
+        return
+    model, dataset = settings.model.name, settings.dataset.name
+    if data.channels != shape[0]:
+        raise ConfigError(
+            f"model={model} makes images of {shape[0]} channels but dataset={dataset} has {data.channels}; "
+            "choose a matching model."
+        )
+    side = getattr(data, "image_size", None)
+    if side is not None and shape[1:] != (side, side):
+        raise ConfigError(
+            f"model.architecture.grid and patch_size make images of {shape[1]}×{shape[2]} pixels, but "
+            f"dataset={dataset} has {side}×{side}; change one of them."
+        )
 
 
 def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
@@ -111,19 +133,7 @@ def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
 
     Data of one's own may leave out all attributes but ``channels``.
     """
-    model, dataset, batch_size = settings.model.name, settings.dataset.name, settings.training.batch_size
-    if data.channels != architecture.latent_channels:
-        raise ConfigError(
-            f"model={model} works on {architecture.latent_channels} channels but dataset={dataset} has "
-            f"{data.channels}; choose a matching model."
-        )
-    side = getattr(data, "image_size", None)
-    size = tuple(architecture.patch_size * tokens for tokens in architecture.grid)
-    if side is not None and size != (side, side):
-        raise ConfigError(
-            f"model.architecture.grid and patch_size make images of {size[0]}×{size[1]} pixels, but "
-            f"dataset={dataset} has {side}×{side}; change one of them."
-        )
+    dataset, batch_size = settings.dataset.name, settings.training.batch_size
     classes, known = getattr(data, "num_classes", None), getattr(architecture, "num_classes", None)
     if classes is not None and known is not None and classes > known:
         raise ConfigError(

@@ -13,19 +13,23 @@ from safetensors.torch import save_file
 
 from mar_accel.errors import WeightsError
 from mar_accel.models.autoencoders import Autoencoder, DCAutoencoder, KLAutoencoder, PixelAutoencoder
+from mar_accel.models.cosine import CosineAutoencoder
 from mar_accel.models.detok import DeTokAutoencoder
 from mar_accel.weights.json_config import CONFIG_FILE, read_config
 
 VAE_FOLDER = "vae"
 VAE_FILE = "diffusion_pytorch_model.safetensors"
 # Names of autoencoders in config.json. For safety, a folder never names a class to import.
-PIXEL, KL, DC, DETOK = "pixel", "kl", "dc", "detok"
+PIXEL, COSINE, KL, DC, DETOK = "pixel", "cosine", "kl", "dc", "detok"
 KINDS: dict[str, type[Autoencoder]] = {
     PIXEL: PixelAutoencoder,
+    COSINE: CosineAutoencoder,
     KL: KLAutoencoder,
     DC: DCAutoencoder,
     DETOK: DeTokAutoencoder,
 }
+# Those without weights.
+FIXED = (PIXEL, COSINE)
 # What the config in vae/ calls them; diffusers' names where diffusers reads the folder.
 CLASS_NAMES = {KL: "AutoencoderKL", DC: "AutoencoderDC", DETOK: "DeTok"}
 # Statistics of DeTok's latents, beside the tensors of the tokenizer.
@@ -45,7 +49,7 @@ def kind_of(autoencoder: Autoencoder) -> str:
 
 
 def save_autoencoder(autoencoder: Autoencoder, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write an autoencoder with all that decoding needs; nothing for pixels.
+    """Write an autoencoder with all that decoding needs; nothing for the FIXED ones.
 
     Args:
         autoencoder: one of the KINDS.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mar_accel.errors import WeightsError
-from mar_accel.models.autoencoders import Autoencoder, PixelAutoencoder
+from mar_accel.errors import ConfigError, WeightsError
+from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import BackboneConfig
-from mar_accel.weights.autoencoder_folder import DC, DETOK, KL, PIXEL
+from mar_accel.weights.autoencoder_folder import DC, DETOK, FIXED, KINDS, KL
 from mar_accel.weights.dc_autoencoder import load_dc_autoencoder
 from mar_accel.weights.detok import load_detok
 from mar_accel.weights.loading import load_kl_autoencoder
@@ -24,13 +24,13 @@ def load_autoencoder(kind: str, weights: str) -> Autoencoder:
     """The autoencoder of a model folder.
 
     Args:
-        kind: "pixel", "kl", "dc" or "detok", as in the folder's ``config.json``.
-        weights: source of its weights; pixels need none.
+        kind: "pixel", "cosine", "kl", "dc" or "detok", as in the folder's ``config.json``.
+        weights: source of its weights; "pixel" and "cosine" need none.
 
     Raises:
         WeightsError: the weights are missing, damaged or of another kind.
     """
-    return PixelAutoencoder() if kind == PIXEL else LOADERS[kind](weights)
+    return KINDS[kind]() if kind in FIXED else LOADERS[kind](weights)
 
 
 def kind_of_node(node: Mapping[str, Any]) -> str | None:
@@ -40,11 +40,21 @@ def kind_of_node(node: Mapping[str, Any]) -> str | None:
 
 
 def require_latents(autoencoder: Autoencoder, config: BackboneConfig, where: str) -> None:
-    """Raise WeightsError unless the autoencoder can decode the latents of a model.
+    """Refuse an autoencoder that cannot decode the latents of a model.
 
     Args:
         where: start of the message: key and value of the autoencoder's weights.
+
+    Raises:
+        ConfigError: an autoencoder without weights makes no picture of that number of channels.
+        WeightsError: the weights of the autoencoder have other latents.
     """
+    possible = getattr(autoencoder, "possible_channels", None)
+    if possible is not None and config.latent_channels not in possible:
+        raise ConfigError(
+            f"model.architecture.latent_channels must be {possible[0]} (greyscale) or {possible[1]} (colour) "
+            f"for a {type(autoencoder).__name__}, got {config.latent_channels}."
+        )
     channels, grid = (getattr(autoencoder, name, None) for name in ("latent_channels", "latent_grid"))
     if channels is not None and channels != config.latent_channels:
         raise WeightsError(

@@ -35,7 +35,7 @@ class ModelDescription:
     Attributes:
         name: name of the model, as ``model.name`` in the configs.
         architecture: sizes of the model.
-        autoencoder: kind of the autoencoder: "pixel", "kl", "dc" or "detok".
+        autoencoder: kind of the autoencoder: "pixel", "cosine", "kl", "dc" or "detok".
         sampling: defaults for samplers and caches by name, as ``model.sampling`` in the configs.
     """
 
@@ -65,13 +65,14 @@ def save_model_folder(
     Args:
         path: the folder; created if it does not exist.
         model: the model; its weights are saved as they are.
-        autoencoder: a PixelAutoencoder; or a KLAutoencoder, DCAutoencoder or DeTokAutoencoder, which is saved
-            in ``vae/``. None: no ``vae/`` is written, and readers must set the autoencoder themselves.
+        autoencoder: a PixelAutoencoder or CosineAutoencoder; or a KLAutoencoder, DCAutoencoder or
+            DeTokAutoencoder, which is saved in ``vae/``. None: no ``vae/`` is written, and readers must set
+            the autoencoder themselves.
         name: name of the model, as in ``conf/model``.
         sampling: sampling defaults of the model, as in ``conf/model``.
         text_encoder: text encoder of a text-to-image model, a transformers model, saved in ``text_encoder/``.
         dtype: dtype of the saved weights. None: unchanged.
-        autoencoder_kind: kind of an autoencoder that is not given: "pixel", "kl", "dc" or "detok".
+        autoencoder_kind: kind of an autoencoder that is not given: "pixel", "cosine", "kl", "dc" or "detok".
             None: "pixel" for latents with 1 or 3 channels, else "kl".
 
     Returns:

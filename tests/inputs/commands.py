@@ -158,7 +158,7 @@ _TRAIN = rows_of(
         "dataset=folder dataset.path=nowhere": "dataset.path=nowhere is not a folder",
         "dataset=folder dataset.path=''": "dataset.path must be a text that is not empty",
         "dataset=folder dataset.path=/proc/self/fd": "dataset.path=/proc/self/fd has no sub-folders with images",
-        "model=mar_base": "model=mar_base works on 16 channels but dataset=digits has 1; choose a matching model.",
+        "model.architecture.latent_channels=3": "model=digits makes images of 3 channels but dataset=digits has 1; choose a matching model.",
         "model.architecture.grid=[8,8]": "model.architecture.grid and patch_size make images of 16×16 pixels",
         "model.architecture.num_classes=5": "model.architecture.num_classes must be at least 10, the classes of",
         "model.architecture.embed_dim=300000": "model.architecture has 8.73e+03 billion parameters, which need",

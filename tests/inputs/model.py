@@ -16,6 +16,7 @@ _SIZES = rows_of(
         "model.architecture.grid=[16,0]": "grid must be an integer between 1 and",
         "model.architecture.grid=16": "model.architecture.grid must be a list, got 16.",
         "model.architecture.patch_size=0": "patch_size must be an integer between 1 and",
+        "model.weights=random model.architecture.latent_channels=5": "model.architecture.latent_channels must be 1 (greyscale) or 3 (colour)",
         "model.architecture.latent_channels=0": "latent_channels must be an integer between 1 and",
         "model.architecture.buffer_size=-1": "buffer_size must be an integer between 0 and",
         "model.architecture.encoder_depth=-1": "encoder_depth must be an integer between 0",

@@ -112,7 +112,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "training.resume": (None,),
     "training.initial_weights": (None,),
     "training.max_noise_weight": _NUMBERS[1:],
-    "training.position_scale": (*_NUMBERS[1:], None),
+    "training.clean_weight": _NUMBERS,
     # Sizes that may be zero.
     "model.architecture.buffer_size": (0,),
     "model.architecture.encoder_depth": (0,),

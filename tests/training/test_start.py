@@ -7,21 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion import add_noise, diffusion_loss, noise_weights, training_coefficients
 from mar_accel.models.lightgen import LightGen, LightGenConfig
 from mar_accel.models.mar import MAR, MARConfig
-from mar_accel.training.positions import begin_locally, sine_cosine_positions
+from mar_accel.training.local_start import OFFSETS, start_locally
 
 SIDE, DIM, HEADS = 16, 128, 4
-
-
-def test_neighbours_have_similar_positions() -> None:
-    values = sine_cosine_positions(SIDE, SIDE, DIM, 0.5)
-    assert values.shape == (SIDE * SIDE, DIM) and values.std().item() == pytest.approx(0.5)
-    square = torch.nn.functional.normalize(values, dim=1).unflatten(0, (SIDE, SIDE))
-    similar = [(square[3, 3] * square[3, 3 + distance]).sum().item() for distance in (0, 1, 2, 4)]
-    assert similar == sorted(similar, reverse=True) and similar[0] - similar[-1] > 0.3
-    assert (values[1:] - values[:-1]).norm(dim=1).min() > 0.1, "all positions differ"
 
 
 def _small(family: str) -> Any:
@@ -34,19 +26,39 @@ def _small(family: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["mar", "lightgen"])
-def test_half_of_the_heads_begin_with_attention_to_neighbours(family: str) -> None:
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_every_head_begins_with_attention_to_one_neighbour(part: str, family: str) -> None:
     model = _small(family)
-    before = model.encoder_pos_embed_learned[0, : model.config.buffer_size].clone()
-    begin_locally(model, 1.0)
-    assert torch.equal(model.encoder_pos_embed_learned[0, : model.config.buffer_size], before)
-    masked = (model.mask_token + model.decoder_pos_embed_learned)[:, model.config.buffer_size :]
-    block = model.decoder_blocks[0]
-    q, k, _ = block.attn.project_qkv(block.norm1(masked))
-    attention = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)[0]
-    place = torch.cartesian_prod(torch.arange(SIDE), torch.arange(SIDE))
-    near = (place[:, None] - place[None]).abs().sum(-1) <= 2
-    mass = (attention * near).sum(-1).mean(-1)
-    assert (mass[: HEADS // 2] > 0.5).all() and (mass[HEADS // 2 :] < 0.2).all(), mass
+    table = getattr(model, f"{part}_pos_embed_learned")
+    before = table[0, : model.config.buffer_size].clone()
+    start_locally(model)
+    assert torch.equal(table[0, : model.config.buffer_size], before)
+    positions = table[:, model.config.buffer_size :]
+    block = getattr(model, f"{part}_blocks")[0]
+    q, k, _ = block.attn.project_qkv(block.norm1(positions))
+    attention = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)[0].unflatten(-1, (SIDE, SIDE))
+    place = (5, 9)
+    seen = attention[:, place[0] * SIDE + place[1]]
+    for head, (rows, columns) in enumerate(OFFSETS):
+        assert seen[head, place[0] + rows, place[1] + columns] > 0.8
+
+
+def test_known_tokens_enter_the_decoder_where_they_are() -> None:
+    """Their content fills the channels that the positions leave free."""
+    model = _small("lightgen")
+    start_locally(model)
+    tokens, places = torch.randn(1, 9, model.config.token_dim), torch.arange(9).unsqueeze(0)
+    inputs = model.decoder_inputs(model.embed_tokens(tokens, places), places)[0, :9]
+    expected = model.decoder_pos_embed_learned[0, :9]
+    half = DIM // 2
+    assert torch.cosine_similarity(inputs[:, :half], expected[:, :half]).min() > 0.95
+    assert 0.3 < inputs[:, half:].std() < 3
+
+
+def test_a_width_without_room_for_the_positions_is_refused() -> None:
+    model = MAR(MARConfig(grid=(4, 4), embed_dim=48, num_heads=3, head_depth=1, head_width=32, num_classes=3))
+    with pytest.raises(ConfigError, match=r"local_start needs an even .*num_heads.* got 3 and 48\.$"):
+        start_locally(model)
 
 
 def test_weights_are_those_of_the_velocity_up_to_a_limit() -> None:
