@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import load_file
 
+from mar_accel import MARPipeline
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.settings import TrainingSettings
 from mar_accel.errors import ConfigError, WeightsError
@@ -66,6 +69,33 @@ def test_a_second_loss_leaves_the_model_as_it_is_and_goes_on(tiny: list[str], tm
     assert weights[0].keys() == weights[1].keys()
     assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert any(name.startswith("predictor.") for name in _checkpoint(tmp_path / "both")["state_dict"])
+
+
+def test_a_model_of_latents_is_trained_on_images_of_ones_own(tiny: list[str], tmp_path: Path) -> None:
+    """The autoencoder of the model makes the latents, and goes along with it."""
+    for number in range(4):
+        (tmp_path / "images" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (40, 32, 3), generator=torch.Generator().manual_seed(number))
+        file = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(file)
+    # Its latents have half of the sides of an image.
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    latents = ["model=mar_base", f"model.autoencoder.weights={tmp_path / 'vae'}"]
+    latents += ["model.architecture.grid=[16,16]", "model.architecture.latent_channels=4"]
+    sizes = ["encoder_depth=1", "decoder_depth=1", "embed_dim=32", "num_heads=2", "buffer_size=2"]
+    latents += [f"model.architecture.{size}" for size in (*sizes, "head_width=16", "head_depth=1")]
+    images = ["dataset=folder", f"dataset.path={tmp_path / 'images'}", "dataset.training_data.channels=3"]
+    overrides = [*latents, *images, *SETTINGS, "model.architecture.num_classes=2"]
+    _train(tmp_path / "run", overrides, "training.max_steps=1")
+    pipe = MARPipeline.from_pretrained(str(tmp_path / "run" / "model"))
+    (image,) = pipe(1, num_iter=2, num_diffusion_steps=2).images
+    assert image.size == (32, 32) and image.mode == "RGB"
 
 
 def test_trained_model_is_sampled(

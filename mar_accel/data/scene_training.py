@@ -41,7 +41,7 @@ class SceneTrainingData(pl.LightningDataModule):
 
     Args:
         batch_size: images per step.
-        num_workers: 1 if a process of its own draws the scenes, 0 if the training does. The scenes are the same.
+        num_workers: 1 if a process of its own draws the scenes, 0 if the training does; both draw the same.
     """
 
     channels = 3

@@ -194,7 +194,7 @@ class AdaLNMLP(nn.Module):
         return self.evaluate(x, self.activate(self._embed_times(t), self.cond_embed(z)))
 
     def _embed_times(self, t: Tensor) -> Tensor:
-        """Embeddings [n, W] of timesteps [n]; of more rows than there are timesteps, each is embedded once."""
+        """Embeddings [n, W] of timesteps [n]; for many rows, each timestep is embedded once."""
         if len(t) <= NUM_TRAIN_TIMESTEPS:
             return self.time_embed(t)
         return F.embedding(t, self.time_embed(torch.arange(NUM_TRAIN_TIMESTEPS, device=t.device)))

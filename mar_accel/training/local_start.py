@@ -1,9 +1,10 @@
 """Weights to begin a training with, from which attention to neighbours is already there.
 
 A small model does not find out by itself which known token lies beside a masked one, at least not in the
-first thousands of steps. So its heads begin like the taps of a convolution (as in ConViT, arXiv:2103.10697):
-each one attends to the token above, below, left or right. Sine-cosine positions make this exact: a rotation
-of sine and cosine moves them by a distance.
+first thousands of steps. So heads of the decoder begin like the taps of a convolution (as in ConViT,
+arXiv:2103.10697): each one attends to the token above, below, left or right. Sine-cosine positions make this
+exact: a rotation of sine and cosine moves them by a distance. Such a head sees nothing else, and hardly
+learns to. So the encoder, and half of the heads in every second block of the decoder, begin as in MAR.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _frequencies(dim: int) -> Tensor:
 
 @torch.no_grad()
 def start_locally(network: TokenBackbone) -> None:
-    """Begin encoder and decoder with sine-cosine positions and with heads that attend to one neighbour each.
+    """Begin with sine-cosine positions, and with heads of the decoder that attend to one neighbour each.
 
     Args:
         network: the model, whose weights are changed in place.
@@ -90,21 +91,22 @@ def start_locally(network: TokenBackbone) -> None:
     # The encoder's positions are those of the decoder, so they stay as they are.
     torch.nn.init.eye_(network.decoder_embed.weight)
     torch.nn.init.zeros_(network.decoder_embed.bias)
-    for block in cast("Iterable[Block]", [*network.encoder_blocks, *network.decoder_blocks]):
-        _attend_to_neighbours(block.attn)
+    for number, block in enumerate(cast("Iterable[Block]", network.decoder_blocks)):
+        heads = config.num_heads if number % 2 == 0 else config.num_heads // 2
+        _attend_to_neighbours(block.attn, heads)
 
 
-def _attend_to_neighbours(attention: Attention) -> None:
-    """Give each head queries that match the keys of one neighbour."""
+def _attend_to_neighbours(attention: Attention, heads: int) -> None:
+    """Give each of the first heads queries that match the keys of one neighbour."""
     weight, bias = attention.qkv.weight, attention.qkv.bias
     dim = weight.shape[1]
     width = dim // attention.num_heads
-    for head in range(attention.num_heads):
+    for head in range(heads):
         rows = slice(head * width, (head + 1) * width)
         query, key = _shifted(dim, width, OFFSETS[head % len(OFFSETS)], first=head)
         weight[:dim][rows] = math.sqrt(_SHARPNESS) * query.to(weight)
         weight[dim : 2 * dim][rows] = math.sqrt(_SHARPNESS) * key.to(weight)
-    bias[: 2 * dim] = 0
+        bias[:dim][rows] = bias[dim : 2 * dim][rows] = 0
 
 
 def _shifted(dim: int, width: int, offset: tuple[int, int], first: int) -> tuple[Tensor, Tensor]:
