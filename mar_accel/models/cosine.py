@@ -44,7 +44,7 @@ class CosineAutoencoder(Autoencoder):
 
     def __init__(self) -> None:
         super().__init__()
-        scales = torch.tensor(_SCALES, dtype=torch.float32)
+        scales = torch.tensor(_SCALES, dtype=torch.float32, device="cpu")
         self.register_buffer("filters", _filters(), persistent=False)
         self.register_buffer("scales", scales[:, None, None], persistent=False)
 
@@ -65,7 +65,7 @@ class CosineAutoencoder(Autoencoder):
 
 def _filters() -> Tensor:
     """Orthonormal filters of the DCT-II, float32 [10, 1, 4, 4]."""
-    places = torch.arange(BLOCK, dtype=torch.float64) * 2 + 1
+    places = torch.arange(BLOCK, dtype=torch.float64, device="cpu") * 2 + 1
     waves = [
         math.sqrt((2 if u else 1) / BLOCK) * torch.cos(math.pi * u * places / (2 * BLOCK))
         for u in range(BLOCK)

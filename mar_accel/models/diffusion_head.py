@@ -197,7 +197,9 @@ class AdaLNMLP(nn.Module):
         """Embeddings [n, W] of timesteps [n]; for many rows, each timestep is embedded once."""
         if len(t) <= NUM_TRAIN_TIMESTEPS:
             return self.time_embed(t)
-        return F.embedding(t, self.time_embed(torch.arange(NUM_TRAIN_TIMESTEPS, device=t.device)))
+        return F.embedding(
+            t, self.time_embed(torch.arange(NUM_TRAIN_TIMESTEPS, dtype=torch.long, device=t.device))
+        )
 
 
 class DiffusionHead(nn.Module):

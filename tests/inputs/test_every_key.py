@@ -111,6 +111,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "redundancy.prune_block": (0,),
     "training.resume": (None,),
     "training.initial_weights": (None,),
+    "training.local_start": (True, False),
     "training.max_noise_weight": _NUMBERS[1:],
     "training.clean_weight": _NUMBERS,
     # Sizes that may be zero.
