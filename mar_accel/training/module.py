@@ -52,6 +52,8 @@ class TrainingModule(pl.LightningModule):
         config: settings of the training.
     """
 
+    autoencoder: Autoencoder
+
     def __init__(
         self,
         model: TokenBackbone,

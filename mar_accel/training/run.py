@@ -104,8 +104,8 @@ def _training_data(settings: Settings, autoencoder: Autoencoder) -> pl.Lightning
     architecture = build_architecture(settings.model)
     key, batch_size = "dataset.training_data", settings.training.batch_size
     data = build_node(key, dataset.training_data or {}, pl.LightningDataModule, batch_size=batch_size)
-    latents = (architecture.latent_channels, *(architecture.patch_size * side for side in architecture.grid))
-    _check_images(settings, data, autoencoder.image_shape(latents))
+    height, width = (architecture.patch_size * side for side in architecture.grid)
+    _check_images(settings, data, autoencoder.image_shape((architecture.latent_channels, height, width)))
     _check_data(settings, data, architecture)
     return data
 
