@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mar_accel import MARPipeline
 from mar_accel.data.captions import tokenize
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scenes import PLAIN, Scene, draw_scene
 from mar_accel.models.text_encoder import encode_text
-from mar_accel.weights.autoencoders import load_autoencoder
-from mar_accel.weights.folder import read_description
-from mar_accel.weights.text_folder import load_text_model
+from mar_accel.models.word_encoder import WordEncoder
 
 NUM_SCENES = 64
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -45,12 +44,12 @@ def caption(digit: int, colour: str, background: str) -> str:
 @torch.inference_mode()
 def losses(folder: Path) -> dict[str, float]:
     """Losses by kind of caption; all kinds see the same scenes, noise and timesteps."""
-    model, encoder = load_text_model(folder)
-    model, encoder = model.float(), encoder.float()
+    pipe = MARPipeline.from_pretrained(str(folder))
+    assert isinstance(pipe.text_encoder, WordEncoder)
+    model, encoder = pipe.model, pipe.text_encoder.encoder
     rng = np.random.default_rng(5)
     scenes = single_digits(rng)
-    autoencoder = load_autoencoder(read_description(folder, "FOLDER").autoencoder, str(folder))
-    latents = autoencoder.encode(SceneDrawer()(scenes, rng))
+    latents = pipe.autoencoder.encode(SceneDrawer()(scenes, rng))
     said = [(scene.objects[0].digit, scene.objects[0].colour, scene.background) for scene in scenes]
     texts = {
         "true": [caption(digit, colour, background) for digit, colour, background in said],

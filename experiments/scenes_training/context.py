@@ -19,17 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mar_accel import MARPipeline
 from mar_accel.data.captions import caption, tokenize
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scenes import CHECKS, PLAIN, STRIPES, draw_scene
 from mar_accel.models.condition import Condition
-from mar_accel.models.diffusion import add_noise, cosine_alphas_cumprod
-from mar_accel.models.lightgen import LightGen
+from mar_accel.models.diffusion import add_noise, training_coefficients
 from mar_accel.models.text_encoder import encode_text
 from mar_accel.models.transformer import gather_tokens, scatter_tokens
-from mar_accel.weights.autoencoders import load_autoencoder
-from mar_accel.weights.folder import read_description
-from mar_accel.weights.text_folder import load_text_model
+from mar_accel.models.word_encoder import WordEncoder
 
 NUM_SCENES, NUM_TOKENS, SIDE = 64, 256, 16
 TIMESTEP, JUDGED = 900, 64
@@ -40,15 +38,15 @@ class Probe:
     """Scenes with stripes, checks and plain backgrounds, and a model that is asked about them."""
 
     def __init__(self, folder: Path) -> None:
-        model, encoder = load_text_model(folder)
-        self.model: LightGen = model.float()
+        pipe = MARPipeline.from_pretrained(str(folder))
+        assert isinstance(pipe.text_encoder, WordEncoder)
+        self.model, self.autoencoder, encoder = pipe.model, pipe.autoencoder, pipe.text_encoder.encoder
         rng = np.random.default_rng(99)
         patterns = (STRIPES, CHECKS, PLAIN, PLAIN)
         scenes = [replace(draw_scene(rng), pattern=patterns[i % 4]) for i in range(NUM_SCENES)]
-        self.autoencoder = load_autoencoder(read_description(folder, "FOLDER").autoencoder, str(folder))
         self.tokens = self.model.patchify(self.autoencoder.encode(SceneDrawer()(scenes, rng)))
         ids = tokenize([caption(scene, rng) for scene in scenes])
-        self.condition: Condition = self.model.condition(encode_text(encoder.float(), ids))
+        self.condition: Condition = self.model.condition(encode_text(encoder, ids))
         self.order = torch.rand(NUM_SCENES, NUM_TOKENS, generator=_seed(5)).argsort(1)
 
     def vectors(self, known: int, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,11 +59,16 @@ class Probe:
         """Mean squared error of the pixels, in -1..1, of the first masked positions."""
         z, masked, _ = self.vectors(known)
         errors = self._noise_errors(z[:, :JUDGED], masked[:, :JUDGED], timestep)
-        # A wrong noise makes an error of the clean token, which decode maps to pixels. Others have none.
-        errors = errors.unflatten(0, (NUM_SCENES, JUDGED)) * _ratio(timestep)
+        # The error of the clean tokens that this noise stands for. Other tokens have none.
+        errors = errors * float(training_coefficients().sqrt_recipm1_alphas_cumprod[timestep])
+        errors = errors.unflatten(0, (NUM_SCENES, JUDGED))
         wrong = scatter_tokens(torch.zeros_like(self.tokens), masked[:, :JUDGED], errors)
-        pixels = [self.autoencoder.decode(self.model.unpatchify(tokens)) * 2 for tokens in (wrong, wrong * 0)]
-        return (pixels[0] - pixels[1]).square().mean().item() * NUM_TOKENS / JUDGED
+        difference = 2 * (self._pixels(self.tokens + wrong) - self._pixels(self.tokens))
+        return difference.square().mean().item() * NUM_TOKENS / JUDGED
+
+    def _pixels(self, tokens: Tensor) -> Tensor:
+        """Images of tokens [B, L, C], in 0..1."""
+        return self.autoencoder.decode(self.model.unpatchify(tokens))
 
     def loss_share(self, first: int, end: int) -> float:
         """Share of the noise prediction's error that these timesteps have, with half of the tokens known."""
@@ -104,12 +107,6 @@ class Probe:
 
 def _seed(number: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
-
-
-def _ratio(timestep: int) -> float:
-    """Standard deviation of the noise over that of the token."""
-    alpha = cosine_alphas_cumprod()[timestep]
-    return float((1 - alpha) / alpha) ** 0.5
 
 
 @torch.inference_mode()

@@ -540,7 +540,8 @@ class TrainingSettings:
         checkpoint_every: number of steps between checkpoints.
         resume: checkpoint to resume from, "last" for the newest in output_dir, or None.
         initial_weights: model folder to start from instead of random weights; steps count from 0.
-        local_start: start with sine-cosine positions, and with heads that attend to one neighbour each.
+        local_start: start with sine-cosine positions, and with heads that attend to one neighbour each
+            (``mar_accel.training.local_start``).
     """
 
     max_steps: Positive = 10000

@@ -170,11 +170,11 @@ class Session:
     @torch.inference_mode()
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of an image; an autoencoder that cannot tell them decodes zeros."""
-        config, blank = self.model.config, self.model.fake_latent
-        latents = self.model.unpatchify(blank.new_zeros(1, config.seq_len, config.token_dim))
-        _, channels, height, width = latents.shape
-        shape = self.autoencoder.image_shape((channels, height, width))
-        return tuple(self.autoencoder.decode(latents).shape[1:]) if shape is None else shape
+        latents = self.model.config.latent_shape
+        shape = self.autoencoder.image_shape(latents)
+        if shape is not None:
+            return shape
+        return tuple(self.autoencoder.decode(self.model.fake_latent.new_zeros(1, *latents)).shape[1:])
 
     def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.

@@ -63,6 +63,11 @@ class BackboneConfig:
         return self.grid
 
     @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image."""
+        return self.latent_channels, self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+    @property
     def token_dim(self) -> int:
         """Channels C of a token."""
         return self.latent_channels * self.patch_size**2
@@ -261,10 +266,8 @@ class TokenBackbone(nn.Module):
         num_masked: int,
         timesteps: Tensor | None = None,
         noise: Tensor | None = None,
-        draws: int = 1,
-        max_weight: float = 1.0,
     ) -> Tensor:
-        """Diffusion loss of the masked tokens, given the known tokens.
+        """MAR's diffusion loss of the masked tokens, given the known tokens.
 
         Args:
             latents: latents of the images [B, c, H, W].
@@ -272,12 +275,9 @@ class TokenBackbone(nn.Module):
             order: permutations of the positions [B, L]. The first ``num_masked`` positions are masked.
             num_masked: number of masked tokens, 1..L.
             timesteps, noise: per token, [B, L] and [B, L, C]. None: drawn.
-            draws: number of noised versions of each masked token, at least 1. The backbone runs once. Above
-                1, timesteps and noise must be None.
-            max_weight: largest weight of noisy timesteps, at least 1.
 
         Returns:
-            Scalar loss, averaged over masked tokens and draws.
+            Scalar loss, averaged over masked tokens.
         """
         masked = order[:, :num_masked]
         if timesteps is not None:
@@ -285,7 +285,7 @@ class TokenBackbone(nn.Module):
         if noise is not None:
             noise = gather_tokens(noise, masked).flatten(0, 1)
         clean, z = self.masked_tokens(latents, condition, order, num_masked)
-        return self.diffloss.loss(clean, z, timesteps, noise, draws, max_weight)
+        return self.diffloss.loss(clean, z, timesteps, noise)
 
     def masked_tokens(
         self, latents: Tensor, condition: Condition, order: Tensor, num_masked: int

@@ -26,8 +26,9 @@ class CosineAutoencoder(Autoencoder):
 
     Of 16 coefficients per colour, it keeps the 10 of low frequency (36 dB PSNR on scenes). They are scaled to
     standard deviations between 0.3 and 1.1. So the diffusion process decides about them at its middle
-    timesteps. In pixels, 48 nearly equal channels make up the mean colour of a token. Its standard deviation
-    is 2.7, so only the noisiest timesteps decide about it, and these have little of the loss.
+    timesteps. In pixels, the mean colour of a token is spread over 48 nearly equal channels. Its coefficients
+    have a standard deviation of 2.6 there, and all others at most 0.44. So only the noisiest timesteps decide
+    about it, and these have little of the loss.
 
     Latents are [B, 10·C, H/4, W/4], grouped by colour, from low to high frequency.
 

@@ -64,8 +64,9 @@ def train(settings: Settings) -> TrainingResult | None:
     if settings.seed > MAX_SEED:
         raise ConfigError(f"seed must be at most {MAX_SEED} in a training, got {settings.seed}.")
     check_device(settings.trainer.accelerator)
+    data, log = _training_data(settings), RunLog.of(settings)
     autoencoder = build_autoencoder(settings.model)
-    data, log = _training_data(settings, autoencoder), RunLog.of(settings)
+    _check_images(settings, data, autoencoder)
     output_dir = Path(settings.output_dir).absolute()
     require_folder(output_dir)
     last = output_dir / "checkpoints" / LAST
@@ -94,7 +95,7 @@ def train(settings: Settings) -> TrainingResult | None:
     return TrainingResult(folder, steps)
 
 
-def _training_data(settings: Settings, autoencoder: Autoencoder) -> pl.LightningDataModule:
+def _training_data(settings: Settings) -> pl.LightningDataModule:
     """The training data of a config; raises ConfigError if it does not fit the model."""
     dataset = settings.dataset
     if (dataset.training_data or {}).get("_target_") is None:
@@ -104,14 +105,13 @@ def _training_data(settings: Settings, autoencoder: Autoencoder) -> pl.Lightning
     architecture = build_architecture(settings.model)
     key, batch_size = "dataset.training_data", settings.training.batch_size
     data = build_node(key, dataset.training_data or {}, pl.LightningDataModule, batch_size=batch_size)
-    height, width = (architecture.patch_size * side for side in architecture.grid)
-    _check_images(settings, data, autoencoder.image_shape((architecture.latent_channels, height, width)))
     _check_data(settings, data, architecture)
     return data
 
 
-def _check_images(settings: Settings, data: Any, shape: tuple[int, int, int] | None) -> None:
-    """Raise ConfigError if the images of the data have another shape than the model's [C, H, W]."""
+def _check_images(settings: Settings, data: Any, autoencoder: Autoencoder) -> None:
+    """Raise ConfigError if the images of the data have another shape than the model's, where it is known."""
+    shape = autoencoder.image_shape(build_architecture(settings.model).latent_shape)
     if shape is None:
         return
     model, dataset = settings.model.name, settings.dataset.name

@@ -61,8 +61,8 @@ def require_latents(autoencoder: Autoencoder, config: BackboneConfig, where: str
             f"{where} has {channels} latent channels but the model has {config.latent_channels}; use the "
             "autoencoder it was trained with."
         )
-    wanted = tuple(side * config.patch_size for side in config.grid)
-    if grid is not None and tuple(grid) != wanted:
+    _, *wanted = config.latent_shape
+    if grid is not None and list(grid) != wanted:
         raise WeightsError(
             f"{where} decodes {grid[0]}×{grid[1]} latents but the model has {wanted[0]}×{wanted[1]}; use the "
             "autoencoder it was trained with."

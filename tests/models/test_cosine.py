@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from mar_accel.config.compose import compose_settings
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scenes import draw_scene
 from mar_accel.models.cosine import BLOCK, CosineAutoencoder
@@ -49,4 +50,12 @@ def test_scenes_keep_36_decibels_and_have_middle_deviations() -> None:
     error = (autoencoder.decode(latents) - images).square().mean().item()
     assert 35.5 < -10 * np.log10(error) < 36.5
     deviations = latents.transpose(0, 1).flatten(1).std(1)
-    assert deviations.min().item() > 0.2 and deviations.max().item() < 1.3
+    assert deviations.min().item() > 0.25 and deviations.max().item() < 1.15
+    # In pixels, nearly all of an image is in the coefficients of the mean colours.
+    mean, *others = (deviations.unflatten(0, (3, -1)) / autoencoder.scales.flatten()).mean(0).tolist()
+    assert 2.5 < mean < 2.7 and max(others) < 0.45
+
+
+def test_a_size_in_pixels_becomes_a_grid_of_blocks() -> None:
+    settings = compose_settings("generate", ["model=scenes", "dataset=scenes", "model.image_size=[32,64]"])
+    assert settings.model.architecture["grid"] == [32 // BLOCK, 64 // BLOCK]
