@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import subprocess
 from collections.abc import Callable, Sequence
@@ -14,8 +16,9 @@ import torch
 from mar_accel.config.compose import compose_settings
 from mar_accel.data import scene_training
 from mar_accel.data.captions import VOCABULARY, tokenize
+from mar_accel.data.scene_classes import NUM_CLASSES
 from mar_accel.data.scene_training import SceneBatches
-from mar_accel.errors import WeightsError
+from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.text_encoder import encode_text
 from mar_accel.training.build import build_trained
 from mar_accel.training.conditioning import TextConditioner
@@ -65,8 +68,8 @@ def test_resumed_training_sees_other_scenes(tmp_path: Path, monkeypatch: pytest.
     seeds = []
 
     class Recorded(SceneBatches):
-        def __init__(self, batch_size: int, seed: Sequence[int]):
-            super().__init__(batch_size, seed)
+        def __init__(self, batch_size: int, seed: Sequence[int], *arguments: float):
+            super().__init__(batch_size, seed, *arguments)
             seeds.append(tuple(seed))
 
     monkeypatch.setattr(scene_training, "SceneBatches", Recorded)
@@ -94,6 +97,46 @@ def test_training_begins_from_given_weights(tmp_path: Path) -> None:
     assert after.keys() == state.keys() and all(torch.equal(after[key], state[key]) for key in state)
     with pytest.raises(WeightsError, match=r"initial_weights=.* does not fit"):
         _train(tmp_path / "third", "training.max_steps=1", *begun, "model.architecture.embed_dim=64")
+
+
+def test_classes_of_tokens_are_learned_from_the_text(tmp_path: Path) -> None:
+    """The third loss falls, and its layer is not part of the model."""
+    known = ["training.class_weight=1", "training.full_mask_share=1", "training.learning_rate=0.01", "seed=1"]
+    state = _train(tmp_path, *known, "training.batch_size=16", "training.max_steps=60", "logger=csv")
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["class_loss"]) < 0.8 * sum(math.log(number) for number in NUM_CLASSES)
+    assert "classifier.weight" in state
+    load_text_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wrong"),
+    [
+        (["model=digits", "dataset=digits"], "dataset=digits has no classes of tokens"),
+        (["model.architecture.grid=[8,8]", "model.architecture.patch_size=2"], "16×16 tokens, but .* is 8×8"),
+    ],
+)
+def test_classes_that_the_data_lacks_are_refused(overrides: list[str], wrong: str, tmp_path: Path) -> None:
+    config = ["model=scenes", "dataset=scenes", *overrides, "training.class_weight=1"]
+    with pytest.raises(ConfigError, match=rf"^training\.class_weight: .*{wrong}[^\n]*\.$"):
+        train(compose_settings("train", [*config, f"output_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_without_known_tokens_shares_its_decoder() -> None:
+    network, conditioner = build_trained(compose_settings("train", TINY).model)
+    ids, dropped = tokenize(["a red three", "two fives"]), torch.tensor([False, True])
+    latents, length = torch.randn(2, *network.config.latent_shape), network.config.seq_len
+    order = torch.rand(2, length).argsort(dim=1)
+    for num_masked in (length, length - 1):
+        results = []
+        for training in (True, False):
+            network.train(training)
+            condition = conditioner(network, ids, dropped)
+            results.append(network.masked_tokens(latents, condition, order, num_masked))
+        for shared, each in zip(*results, strict=True):
+            torch.testing.assert_close(shared, each)
 
 
 def test_dropped_texts_are_the_unconditional_branch() -> None:

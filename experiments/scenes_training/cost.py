@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.data.captions import NUM_WORD_CLASSES
+from mar_accel.data.scene_classes import NUM_CLASSES
 from mar_accel.data.scene_training import SceneBatches
 from mar_accel.inference.build import build_autoencoder
 from mar_accel.training.build import build_trained
@@ -33,7 +35,8 @@ def main(overrides: Sequence[str]) -> None:
     torch.manual_seed(0)
     model, conditioner = build_trained(settings.model)
     print(f"parameters: {_millions(model):.2f} M, text encoder: {_millions(conditioner):.2f} M")
-    module = TrainingModule(model, conditioner, build_autoencoder(settings.model), settings.training)
+    autoencoder = build_autoencoder(settings.model)
+    module = TrainingModule(model, conditioner, autoencoder, settings.training, NUM_CLASSES, NUM_WORD_CLASSES)
     # There is no Trainer that could log the loss.
     warnings.filterwarnings("ignore", message=".*self.log.*")
     batch = next(iter(SceneBatches(BATCH_SIZE, [0])))

@@ -532,10 +532,13 @@ class TrainingSettings:
         label_drop: probability that a label or text is replaced by the unconditional embedding.
         mask_ratio_min: smallest share of masked tokens (MAR, section 4).
         full_mask_share: share of the batches in which all tokens are masked, besides MAR's mask ratio.
+        full_mask_tokens: number of tokens per image that have a loss where all are masked; None: all.
         gradient_clip: largest gradient norm.
         timestep_draws: noised versions of each masked token per step (4 in MAR).
             The head processes all of them; the backbone runs once.
         clean_weight: weight of the squared error of clean tokens, predicted linearly from z; 0: MAR's loss.
+        class_weight: weight of the cross-entropy of classes, predicted linearly: of tokens from z, and of
+            words from the text that the model attends to. The training data must have them.
         max_noise_weight: the MSE is weighted by 1 + 1/SNR, up to this; at least 1, which is MAR's loss.
         checkpoint_every: number of steps between checkpoints.
         resume: checkpoint to resume from, "last" for the newest in output_dir, or None.
@@ -554,9 +557,11 @@ class TrainingSettings:
     label_drop: Share = 0.1
     mask_ratio_min: Share = 0.7
     full_mask_share: Share = 0.0
+    full_mask_tokens: Positive | None = None
     gradient_clip: Annotated[float, Ge(0)] = 3.0
     timestep_draws: Positive = 1
     clean_weight: Annotated[float, Ge(0)] = 0.0
+    class_weight: Annotated[float, Ge(0)] = 0.0
     max_noise_weight: Annotated[float, Ge(1)] = 1.0
     checkpoint_every: Positive = 500
     resume: Text | None = "last"

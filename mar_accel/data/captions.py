@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mar_accel.data.scenes import CHECKS, GRAIN, PLAIN, STRIPES, Scene, SceneObject
+from mar_accel.data.scenes import CHECKS, COLOURS, GRAIN, PLAIN, STRIPES, Scene, SceneObject
 from mar_accel.errors import DataError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -44,16 +44,21 @@ _IDS = {word: number for number, word in enumerate(VOCABULARY)}
 MAX_LENGTH = 24
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(scene: Scene, rng: np.random.Generator, reading_order: float = 0.5) -> str:
     """A random caption of a scene, for example "a red three to the left of a blue seven".
 
     It always contains the subject of the category. Other colours and the background are optional.
+
+    Args:
+        scene: what the caption is about.
+        rng: source of all draws.
+        reading_order: probability that the left or upper object of a pair is named first.
     """
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     colours = scene.category in ("colors", "color_attr")
     if scene.category in ("position", "counting"):
         colours = bool(rng.random() < 0.6)
-    words = _objects(scene, colours, rng)
+    words = _objects(scene, colours, reading_order, rng)
     if opening == "there is " and scene.category == "counting":
         opening = "there are "
     if rng.random() < 0.7:
@@ -62,7 +67,7 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return opening + words
 
 
-def _objects(scene: Scene, colours: bool, rng: np.random.Generator) -> str:
+def _objects(scene: Scene, colours: bool, reading_order: float, rng: np.random.Generator) -> str:
     first, last = scene.objects[0], scene.objects[-1]
     if len(scene.objects) == 1:
         return _noun(first, colours)
@@ -70,7 +75,8 @@ def _objects(scene: Scene, colours: bool, rng: np.random.Generator) -> str:
         colour = f"{first.colour} " if colours else ""
         return f"{DIGITS[len(scene.objects)]} {colour}{PLURALS[first.digit]}"
     relation = scene.relation
-    if rng.random() < 0.5:
+    in_order = first.column + first.row < last.column + last.row
+    if rng.random() < (1 - reading_order if in_order else reading_order):
         first, last, relation = last, first, OPPOSITES.get(relation, "")
     joint = RELATIONS[relation][rng.integers(3)] if relation else "and"
     return f"{_noun(first, colours)} {joint} {_noun(last, colours)}"
@@ -79,6 +85,43 @@ def _objects(scene: Scene, colours: bool, rng: np.random.Generator) -> str:
 def _noun(item: SceneObject, colour: bool) -> str:
     words = f"{item.colour} {DIGITS[item.digit]}" if colour else DIGITS[item.digit]
     return f"{'an' if words.startswith('eight') else 'a'} {words}"
+
+
+# Classes of words: of the first or the second object of a caption, or of the background.
+FIRST, SECOND, BACKGROUND = range(3)
+NUM_WORD_CLASSES = 3
+# The class of all other words, which a loss leaves out.
+NO_CLASS = -100
+
+
+def word_classes(ids: Tensor) -> Tensor:
+    """Classes of the words of captions, int64 [B, N]: which object a colour or a digit belongs to.
+
+    Args:
+        ids: word ids [B, N].
+
+    Example:
+        >>> word_classes(tokenize(["a red three and a six on blue"]))[0, :9].tolist()
+        [-100, 0, 0, -100, -100, 1, -100, 2, -100]
+    """
+    return torch.tensor([_classes_of([VOCABULARY[number] for number in row]) for row in ids.tolist()])
+
+
+def _classes_of(words: Sequence[str]) -> list[int]:
+    # "two fives" and "two red fives" have a number in front of their digit.
+    counts = {
+        i for i, word in enumerate(words) if word in DIGITS and set(words[i + 1 : i + 3]) & set(PLURALS)
+    }
+    nouns = [i for i, word in enumerate(words) if word in (*DIGITS, *PLURALS) and i not in counts]
+    classes = [NO_CLASS] * len(words)
+    for i, word in enumerate(words):
+        if word in COLOURS:
+            classes[i] = BACKGROUND
+    for number, i in enumerate(nouns):
+        for place in (i, i - 1):
+            if place == i or words[place] in COLOURS:
+                classes[place] = (FIRST, SECOND)[min(number, 1)]
+    return classes
 
 
 def unknown_words(text: str) -> list[str]:

@@ -36,7 +36,12 @@ class SceneDrawer:
 
     def __call__(self, scenes: Sequence[Scene], rng: np.random.Generator) -> Tensor:
         """Draw images [B, 3, 64, 64] in 0..1. Scans, augmentation and pattern phases are random."""
+        return self.with_coverage(scenes, rng)[0]
+
+    def with_coverage(self, scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """The images of a call, and the share of each pixel that an object covers [B, 1, 64, 64] in 0..1."""
         images = _backgrounds(scenes, rng)
+        covered = torch.zeros(len(images), 1, IMAGE_SIZE, IMAGE_SIZE)
         rows = [row for row, scene in enumerate(scenes) for _ in scene.objects]
         items = [item for scene in scenes for item in scene.objects]
         chosen = [int(rng.choice(self.by_digit[item.digit])) for item in items]
@@ -51,7 +56,8 @@ class SceneDrawer:
             images[target] = torch.lerp(
                 images[target], colours[index].expand(-1, -1, 64, 64), coverage[index]
             )
-        return images
+            covered[target] = torch.maximum(covered[target], coverage[index])
+        return images, covered
 
 
 def _torch_generator(rng: np.random.Generator) -> torch.Generator:

@@ -288,10 +288,18 @@ class TokenBackbone(nn.Module):
         return self.diffloss.loss(clean, z, timesteps, noise)
 
     def masked_tokens(
-        self, latents: Tensor, condition: Condition, order: Tensor, num_masked: int
+        self,
+        latents: Tensor,
+        condition: Condition,
+        order: Tensor,
+        num_masked: int,
+        num_predicted: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The masked tokens [B·n, C] and their z [B·n, D], given the known ones. See ``training_loss``."""
+        """Masked tokens [B·n, C] and their z [B·n, D], given the known ones. See ``training_loss``.
+
+        They are the first ``num_predicted`` masked ones, or all.
+        """
         tokens = self.patchify(latents)
-        masked, known = order[:, :num_masked], order[:, num_masked:]
+        masked, known = order[:, :num_masked][:, :num_predicted], order[:, num_masked:]
         z = self(condition, gather_tokens(tokens, known), known, masked)
         return gather_tokens(tokens, masked).flatten(0, 1), z.flatten(0, 1)

@@ -153,3 +153,16 @@ class LightGen(TokenBackbone):
 
     def conditioning_vectors(self, outputs: Tensor, positions: Tensor) -> Tensor:
         return self.cross_norm(outputs)
+
+    # -- training ------------------------------------------------------------------------------
+
+    def predict(self, condition: Condition, encoded: Tensor, known: Tensor, predicted: Tensor) -> Tensor:
+        """As for MAR; in training, the decoder runs once for a batch without known tokens.
+
+        It sees no text, so its outputs are the same for all images then.
+        """
+        if not self.training or known.shape[1]:
+            return super().predict(condition, encoded, known, predicted)
+        positions = torch.arange(self.config.seq_len, device=known.device).unsqueeze(0)
+        decoded = self.decode(self.decoder_inputs(encoded[:1], known[:1]), positions)
+        return self.vectors(condition, decoded[0][predicted], predicted)

@@ -40,9 +40,10 @@ def export_weights(
     """
     entry = "state_dict" if averaged else "current_model_state"
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)[entry]
-    # A second loss has a layer of its own, which is not part of the model.
-    state = {name: value for name, value in state.items() if not name.startswith("predictor.")}
-    trained = nn.ModuleDict(dict(zip(("model", "conditioner"), build_trained(model), strict=True))).eval()
+    parts = dict(zip(("model", "conditioner"), build_trained(model), strict=True))
+    # The other losses have layers of their own, which are not part of the model.
+    state = {name: value for name, value in state.items() if name.split(".")[0] in parts}
+    trained = nn.ModuleDict(parts).eval()
     try:
         trained.load_state_dict(state)
     except RuntimeError as error:

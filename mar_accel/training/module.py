@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mar_accel.config.settings import TrainingSettings
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import TokenBackbone
+from mar_accel.models.transformer import gather_tokens
 from mar_accel.training.conditioning import Conditioner
 
 
@@ -42,14 +45,23 @@ def draw_num_masked(
     return max(1, math.ceil(length * draw_mask_ratio(minimum, generator)))
 
 
+# Words of this class have no loss.
+NO_CLASS = -100
+
+
 class TrainingModule(pl.LightningModule):
     """Computes the loss of batches of images [B, C, H, W] in 0..1 with labels [B] or token ids [B, N].
+
+    A batch may have two more parts: F classes of each token, int64 [B, F, h, w] on the grid of the model, and
+    the class of each word [B, N], where -100 is none.
 
     Args:
         model: the model to train.
         conditioner: maps labels or text to the model's condition.
         autoencoder: makes the latents; it is not trained.
         config: settings of the training.
+        num_classes: number of classes of each of the F kinds, for ``training.class_weight``.
+        num_word_classes: number of classes of words; 0: they have none.
     """
 
     autoencoder: Autoencoder
@@ -60,6 +72,8 @@ class TrainingModule(pl.LightningModule):
         conditioner: Conditioner,
         autoencoder: Autoencoder,
         config: TrainingSettings,
+        num_classes: Sequence[int] = (),
+        num_word_classes: int = 0,
     ):
         super().__init__()
         self.model = model
@@ -67,6 +81,10 @@ class TrainingModule(pl.LightningModule):
         self.config = config
         sizes = model.config.embed_dim, model.config.token_dim
         self.predictor = nn.Linear(*sizes) if config.clean_weight else None
+        self.num_classes = list(num_classes)
+        self.classifier = nn.Linear(sizes[0], sum(num_classes)) if config.class_weight else None
+        has_words = config.class_weight and num_word_classes
+        self.word_classifier = nn.Linear(sizes[0], num_word_classes) if has_words else None
         # Not a child of this module, so that it is neither trained nor averaged nor saved.
         self.__dict__["autoencoder"] = autoencoder.requires_grad_(False)
 
@@ -76,22 +94,43 @@ class TrainingModule(pl.LightningModule):
         seeds = np.random.SeedSequence([torch.initial_seed() % 2**32, self.global_step, self.global_rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, inputs = batch
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
+        images, inputs, *classes = batch
         latents = self._encode(images)
         config, length = self.config, self.model.config.seq_len
         num_masked = draw_num_masked(length, config.mask_ratio_min, config.full_mask_share)
         order = torch.rand(len(latents), length, dtype=torch.float32, device=self.device).argsort(dim=1)
         dropped = torch.rand(len(latents), dtype=torch.float32, device=self.device) < config.label_drop
         condition = self.conditioner(self.model, inputs, dropped)
-        clean, z = self.model.masked_tokens(latents, condition, order, num_masked)
+        num_predicted = num_masked if num_masked < length else config.full_mask_tokens or length
+        clean, z = self.model.masked_tokens(latents, condition, order, num_masked, num_predicted)
         draws, max_weight = config.timestep_draws, config.max_noise_weight
         loss = self.model.diffloss.loss(clean, z, draws=draws, max_weight=max_weight)
         if self.predictor is not None:
             error = (self.predictor(z).float() - clean).square().mean()
             loss = loss + config.clean_weight * error
+        if self.classifier is not None:
+            error = self._class_loss(self.classifier(z).float(), classes[0], order[:, :num_predicted])
+            self.log("class_loss", error)
+            loss = loss + config.class_weight * error
+        if self.word_classifier is not None:
+            # Words of a dropped text are not in the condition.
+            words = classes[1].masked_fill(dropped[:, None], NO_CLASS).flatten()
+            logits = self.word_classifier(condition.branches[0].text).float().flatten(0, 1)
+            error = F.cross_entropy(logits, words, ignore_index=NO_CLASS)
+            self.log("word_loss", error)
+            loss = loss + config.class_weight * error
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def _class_loss(self, logits: Tensor, classes: Tensor, masked: Tensor) -> Tensor:
+        """Cross-entropy of logits [B·n, sum of classes] at positions [B, n], summed over the F kinds.
+
+        The classes are [B, F, h, w].
+        """
+        targets = gather_tokens(classes.flatten(2).transpose(1, 2), masked).flatten(0, 1)
+        parts = zip(logits.split(self.num_classes, dim=1), targets.unbind(1), strict=True)
+        return torch.stack([F.cross_entropy(part, target) for part, target in parts]).sum()
 
     def _encode(self, images: Tensor) -> Tensor:
         """Latents in float32, under every precision of the trainer."""

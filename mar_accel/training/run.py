@@ -76,7 +76,8 @@ def train(settings: Settings) -> TrainingResult | None:
     if steps_done < settings.training.max_steps:
         pl.seed_everything(settings.seed, verbose=False)
         torch.set_float32_matmul_precision("high")
-        module = TrainingModule(*build_trained(settings.model), autoencoder, settings.training)
+        classes = getattr(data, "token_classes", ()), getattr(data, "num_word_classes", 0)
+        module = TrainingModule(*build_trained(settings.model), autoencoder, settings.training, *classes)
         if settings.training.initial_weights is not None and resumed is None:
             load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
         if settings.training.local_start and resumed is None:
@@ -131,7 +132,8 @@ def _check_images(settings: Settings, data: Any, autoencoder: Autoencoder) -> No
 def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
     """Raise ConfigError for training data that the model, or the training, cannot take.
 
-    Data of one's own may leave out all attributes but ``channels``.
+    Data of one's own may leave out all attributes but ``channels``. With ``token_classes`` (the number of
+    classes of each kind) and ``token_grid``, its batches have the classes of each token as a third part.
     """
     dataset, batch_size = settings.dataset.name, settings.training.batch_size
     classes, known = getattr(data, "num_classes", None), getattr(architecture, "num_classes", None)
@@ -145,11 +147,26 @@ def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
             f"training.batch_size must be at most {len(data)}, the images of dataset={dataset}, got "
             f"{batch_size}."
         )
+    if settings.training.class_weight:
+        _check_token_classes(data, dataset, architecture.grid)
     tokens = batch_size * architecture.seq_len * settings.training.mask_ratio_min
     check_bytes(
         f"training.batch_size={batch_size} with training.timestep_draws={settings.training.timestep_draws}",
         int(4 * tokens * settings.training.timestep_draws * architecture.head_width),
     )
+
+
+def _check_token_classes(data: Any, dataset: str, grid: tuple[int, int]) -> None:
+    of_data = getattr(data, "token_grid", None)
+    if not getattr(data, "token_classes", ()) or of_data is None:
+        raise ConfigError(
+            f"training.class_weight: dataset={dataset} has no classes of tokens; use dataset=scenes or 0."
+        )
+    if tuple(grid) != tuple(of_data):
+        raise ConfigError(
+            f"training.class_weight: dataset={dataset} has classes of {of_data[0]}×{of_data[1]} tokens, but "
+            f"model.architecture.grid is {grid[0]}×{grid[1]}; change the grid or use 0."
+        )
 
 
 def _resume_path(settings: TrainingSettings, last: Path) -> Path | None:

@@ -18,10 +18,21 @@ from mar_accel.data.captions import (
     nearest_word,
     tokenize,
     unknown_words,
+    word_classes,
 )
+from mar_accel.data.scene_classes import INK_LEVELS, PARTS, token_classes
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scene_training import SceneBatches
-from mar_accel.data.scenes import CATEGORIES, COLOURS, IMAGE_SIZE, PATTERNS, PLAIN, Scene, draw_scene
+from mar_accel.data.scenes import (
+    CATEGORIES,
+    COLOURS,
+    IMAGE_SIZE,
+    PATTERNS,
+    PLAIN,
+    Scene,
+    SceneObject,
+    draw_scene,
+)
 from mar_accel.errors import DataError
 
 NUM_SCENES = 2000
@@ -35,7 +46,7 @@ def captioned() -> list[tuple[Scene, str]]:
 
 
 def test_scenes_are_those_of_their_seed() -> None:
-    images, ids = next(iter(SceneBatches(4, [1, 0])))
+    images, ids, *_ = next(iter(SceneBatches(4, [1, 0])))
     again, other = next(iter(SceneBatches(4, [1, 0]))), next(iter(SceneBatches(4, [1, 2])))
     assert torch.equal(images, again[0]) and torch.equal(ids, again[1])
     assert not torch.equal(images, other[0])
@@ -43,10 +54,63 @@ def test_scenes_are_those_of_their_seed() -> None:
     assert float(images.min()) >= -1 and float(images.max()) <= 1
 
 
+def test_classes_of_tokens_say_what_is_there() -> None:
+    pair = (SceneObject(3, "red", 16.0, 32.0, 26.0), SceneObject(7, "white", 48.0, 32.0, 26.0))
+    scene = Scene("color_attr", pair, "blue", "stripes")
+    image, coverage = SceneDrawer().with_coverage([scene], np.random.default_rng(0))
+    ink, background, pattern, colour, digit, layout, part, mean = token_classes([scene], coverage)[0]
+    assert [list(COLOURS).index("blue"), PATTERNS.index("stripes")] == [background.unique(), pattern.unique()]
+    assert layout.unique() == 1
+    # The square of an object: 26 pixels around its centre.
+    assert part[8, [4, 12, 0]].tolist() == [21, 21, PARTS**2] and part[0].unique() == PARTS**2
+    # A three has no ink in the middle of its left side; a seven has less at the bottom right than at the top.
+    assert mean[8, 1] == 0 and mean[5, 11] > mean[10, 14] and mean[0].unique() == 0
+    assert {number for number in range(PARTS**2)} == set(part.flatten().tolist()) - {PARTS**2}
+    for columns, item in zip((slice(0, 8), slice(8, 16)), pair, strict=True):
+        assert colour[:, columns].unique() == list(COLOURS).index(item.colour)
+        assert digit[:, columns].unique() == item.digit
+        # A token that is full of ink has the colour of its object.
+        rows, places = torch.nonzero(ink[:, columns] == INK_LEVELS - 1, as_tuple=True)
+        assert len(rows) > 0
+        for row, column in zip(rows.tolist(), (places + columns.start).tolist(), strict=True):
+            pixel = image[0, :, 4 * row + 2, 4 * column + 2]
+            torch.testing.assert_close(pixel, torch.tensor(COLOURS[item.colour]), atol=0.3, rtol=0)
+    assert (ink[:3] == 0).all() and (ink == 0).float().mean() > 0.5
+
+
 def test_all_categories_and_patterns_are_drawn(captioned: list[tuple[Scene, str]]) -> None:
     assert {scene.category for scene, _ in captioned} == set(CATEGORIES)
     assert {scene.pattern for scene, _ in captioned} == set(PATTERNS)
     assert {scene.background for scene, _ in captioned} == set(COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second", "background"),
+    [
+        ("a red three above an eight on blue", ["red", "three"], ["eight"], ["blue"]),
+        ("there are two yellow fives", ["yellow", "fives"], [], []),
+        ("two fives on a white background", ["fives"], [], ["white"]),
+    ],
+)
+def test_words_belong_to_objects(
+    text: str, first: list[str], second: list[str], background: list[str]
+) -> None:
+    words, classes = text.split(), word_classes(tokenize([text]))[0].tolist()
+    for number, expected in enumerate((first, second, background)):
+        named = zip(words, classes, strict=False)
+        assert [word for word, of in named if of == number] == expected
+
+
+def test_captions_may_name_the_left_or_upper_object_first() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [draw_scene(rng) for _ in range(300)]
+    words = set(" ".join(caption(scene, rng, 1.0) for scene in scenes).split())
+    assert {"left", "above"} <= words and not {"right", "below", "under", "beneath"} & words
+    pairs = [scene for scene in scenes if len({item.digit for item in scene.objects}) == 2]
+    for scene in pairs:
+        named = [word for word in caption(scene, rng, 1.0).split() if word in DIGITS]
+        first, second = sorted(scene.objects, key=lambda item: item.column + item.row)
+        assert named == [DIGITS[first.digit], DIGITS[second.digit]]
 
 
 def test_objects_differ_from_the_background_and_lie_apart(captioned: list[tuple[Scene, str]]) -> None:

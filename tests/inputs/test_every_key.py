@@ -114,6 +114,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "training.local_start": (True, False),
     "training.max_noise_weight": _NUMBERS[1:],
     "training.clean_weight": _NUMBERS,
+    "training.class_weight": _NUMBERS,
     # Sizes that may be zero.
     "model.architecture.buffer_size": (0,),
     "model.architecture.encoder_depth": (0,),
@@ -153,6 +154,7 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "calibrate.warmup_steps": (0,),
     "redundancy.head_period": (10**12,),
     "training.max_steps": (10**12,),
+    "training.full_mask_tokens": (10**12, None),
     "training.warmup_steps": (0, 10**12),
     "training.checkpoint_every": (10**12,),
     "feature_training.epochs": (10**12,),
