@@ -22,6 +22,7 @@ from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.text_encoder import encode_text
 from mar_accel.training.build import build_trained
 from mar_accel.training.conditioning import TextConditioner
+from mar_accel.training.module import TrainingModule
 from mar_accel.training.run import train
 from mar_accel.weights.folder import save_model_folder
 from mar_accel.weights.text_folder import load_text_model
@@ -108,6 +109,16 @@ def test_classes_of_tokens_are_learned_from_the_text(tmp_path: Path) -> None:
     assert float(row["class_loss"]) < 0.8 * sum(math.log(number) for number in NUM_CLASSES)
     assert "classifier.weight" in state
     load_text_model(tmp_path / "model")
+
+
+def test_words_without_a_class_have_no_loss() -> None:
+    """Where all texts are dropped, no word is left, and the loss is still finite."""
+    logits, classes = torch.randn(2, 3, 3), torch.tensor([[0, -100, 2], [-100, 1, -100]])
+    found = TrainingModule._word_loss(logits, classes)
+    kept = classes >= 0
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits[kept], classes[kept]))
+    assert TrainingModule._word_loss(logits[:0], classes[:0]) == 0
+    assert TrainingModule._word_loss(logits, torch.full_like(classes, -100)) == 0
 
 
 @pytest.mark.parametrize(

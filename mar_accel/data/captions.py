@@ -90,7 +90,7 @@ def _noun(item: SceneObject, colour: bool) -> str:
 # Classes of words: of the first or the second object of a caption, or of the background.
 FIRST, SECOND, BACKGROUND = range(3)
 NUM_WORD_CLASSES = 3
-# The class of all other words, which a loss leaves out.
+# The class of all other words, which PyTorch's losses leave out.
 NO_CLASS = -100
 
 

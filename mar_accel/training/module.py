@@ -45,10 +45,6 @@ def draw_num_masked(
     return max(1, math.ceil(length * draw_mask_ratio(minimum, generator)))
 
 
-# Words of this class have no loss.
-NO_CLASS = -100
-
-
 class TrainingModule(pl.LightningModule):
     """Computes the loss of batches of images [B, C, H, W] in 0..1 with labels [B] or token ids [B, N].
 
@@ -115,9 +111,8 @@ class TrainingModule(pl.LightningModule):
             loss = loss + config.class_weight * error
         if self.word_classifier is not None:
             # Words of a dropped text are not in the condition.
-            words = classes[1].masked_fill(dropped[:, None], NO_CLASS).flatten()
-            logits = self.word_classifier(condition.branches[0].text).float().flatten(0, 1)
-            error = F.cross_entropy(logits, words, ignore_index=NO_CLASS)
+            logits = self.word_classifier(condition.branches[0].text[~dropped])
+            error = self._word_loss(logits.float(), classes[1][~dropped])
             self.log("word_loss", error)
             loss = loss + config.class_weight * error
         self.log("loss", loss, prog_bar=True)
@@ -131,6 +126,12 @@ class TrainingModule(pl.LightningModule):
         targets = gather_tokens(classes.flatten(2).transpose(1, 2), masked).flatten(0, 1)
         parts = zip(logits.split(self.num_classes, dim=1), targets.unbind(1), strict=True)
         return torch.stack([F.cross_entropy(part, target) for part, target in parts]).sum()
+
+    @staticmethod
+    def _word_loss(logits: Tensor, classes: Tensor) -> Tensor:
+        """Mean cross-entropy of logits [B, N, C] with classes [B, N]; 0 if no word has one."""
+        total = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="sum")
+        return total / (classes >= 0).sum().clamp(min=1)
 
     def _encode(self, images: Tensor) -> Tensor:
         """Latents in float32, under every precision of the trainer."""

@@ -133,7 +133,8 @@ def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
     """Raise ConfigError for training data that the model, or the training, cannot take.
 
     Data of one's own may leave out all attributes but ``channels``. With ``token_classes`` (the number of
-    classes of each kind) and ``token_grid``, its batches have the classes of each token as a third part.
+    classes of each kind) and ``token_grid``, its batches have the classes of each token as a third part. With
+    ``num_word_classes``, they have those of each word as a fourth part.
     """
     dataset, batch_size = settings.dataset.name, settings.training.batch_size
     classes, known = getattr(data, "num_classes", None), getattr(architecture, "num_classes", None)

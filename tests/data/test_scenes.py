@@ -65,7 +65,7 @@ def test_classes_of_tokens_say_what_is_there() -> None:
     assert part[8, [4, 12, 0]].tolist() == [21, 21, PARTS**2] and part[0].unique() == PARTS**2
     # A three has no ink in the middle of its left side; a seven has less at the bottom right than at the top.
     assert mean[8, 1] == 0 and mean[5, 11] > mean[10, 14] and mean[0].unique() == 0
-    assert {number for number in range(PARTS**2)} == set(part.flatten().tolist()) - {PARTS**2}
+    assert set(range(PARTS**2)) == set(part.flatten().tolist()) - {PARTS**2}
     for columns, item in zip((slice(0, 8), slice(8, 16)), pair, strict=True):
         assert colour[:, columns].unique() == list(COLOURS).index(item.colour)
         assert digit[:, columns].unique() == item.digit
