@@ -22,8 +22,8 @@ LAYOUTS = 5
 PARTS = 6
 # Number of classes of each kind: ink, background, pattern, the nearest object's colour and digit, the layout,
 # its part, and the mean ink that its digit has there. The last one follows from digit and part. So it teaches
-# what a digit looks like without the noise of single scans: where nothing else is known, the digit says little
-# of the ink of a token.
+# what a digit looks like without the noise of single scans: where nothing else is known, the digit says
+# little of the ink of a token.
 NUM_CLASSES = (INK_LEVELS, len(COLOURS), len(PATTERNS), len(COLOURS), 10, LAYOUTS, PARTS**2 + 1, INK_LEVELS)
 
 _COLOURS = list(COLOURS)
