@@ -104,7 +104,8 @@ def word_classes(ids: Tensor) -> Tensor:
         >>> word_classes(tokenize(["a red three and a six on blue"]))[0, :9].tolist()
         [-100, 0, 0, -100, -100, 1, -100, 2, -100]
     """
-    return torch.tensor([_classes_of([VOCABULARY[number] for number in row]) for row in ids.tolist()])
+    classes = [_classes_of([VOCABULARY[number] for number in row]) for row in ids.tolist()]
+    return torch.tensor(classes, dtype=torch.int64)
 
 
 def _classes_of(words: Sequence[str]) -> list[int]:

@@ -27,7 +27,7 @@ PARTS = 6
 NUM_CLASSES = (INK_LEVELS, len(COLOURS), len(PATTERNS), len(COLOURS), 10, LAYOUTS, PARTS**2 + 1, INK_LEVELS)
 
 _COLOURS = list(COLOURS)
-_CENTRES = (torch.arange(GRID) + 0.5) * TOKEN_SIDE
+_CENTRES = (torch.arange(GRID, dtype=torch.float32) + 0.5) * TOKEN_SIDE
 
 
 def token_classes(scenes: Sequence[Scene], coverage: Tensor) -> Tensor:
@@ -51,15 +51,17 @@ def token_classes(scenes: Sequence[Scene], coverage: Tensor) -> Tensor:
 
 def _described(scene: Scene) -> Tensor:
     """All kinds but the ink: int64 [7, 16, 16]."""
-    squares = torch.tensor([[item.row, item.column, item.size] for item in scene.objects])
+    squares = torch.tensor(
+        [[item.row, item.column, item.size] for item in scene.objects], dtype=torch.float32
+    )
     # Distances from the centres: down [n, 16, 1] and to the right [n, 1, 16].
     down, right = (_CENTRES - squares[:, [axis]] for axis in range(2))
     down, right = down[:, :, None], right[:, None]
     nearest = (down.square() + right.square()).argmin(0)
-    colours = torch.tensor([_COLOURS.index(item.colour) for item in scene.objects])
-    digits = torch.tensor([item.digit for item in scene.objects])
+    colours = torch.tensor([_COLOURS.index(item.colour) for item in scene.objects], dtype=torch.int64)
+    digits = torch.tensor([item.digit for item in scene.objects], dtype=torch.int64)
     background, pattern, layout = (
-        torch.full((GRID, GRID), number)
+        torch.full((GRID, GRID), number, dtype=torch.int64)
         for number in (_COLOURS.index(scene.background), PATTERNS.index(scene.pattern), _layout(scene))
     )
     parts = _parts(down, right, squares[:, 2, None, None]).gather(0, nearest[None])[0]

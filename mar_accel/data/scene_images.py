@@ -41,7 +41,7 @@ class SceneDrawer:
     def with_coverage(self, scenes: Sequence[Scene], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """The images of a call, and the share of each pixel that an object covers [B, 1, 64, 64] in 0..1."""
         images = _backgrounds(scenes, rng)
-        covered = torch.zeros(len(images), 1, IMAGE_SIZE, IMAGE_SIZE)
+        covered = torch.zeros(len(images), 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float32)
         rows = [row for row, scene in enumerate(scenes) for _ in scene.objects]
         items = [item for scene in scenes for item in scene.objects]
         chosen = [int(rng.choice(self.by_digit[item.digit])) for item in items]

@@ -163,6 +163,6 @@ class LightGen(TokenBackbone):
         """
         if not self.training or known.shape[1]:
             return super().predict(condition, encoded, known, predicted)
-        positions = torch.arange(self.config.seq_len, device=known.device).unsqueeze(0)
+        positions = torch.arange(self.config.seq_len, dtype=torch.int64, device=known.device).unsqueeze(0)
         decoded = self.decode(self.decoder_inputs(encoded[:1], known[:1]), positions)
         return self.vectors(condition, decoded[0][predicted], predicted)
