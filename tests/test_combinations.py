@@ -24,6 +24,7 @@ from mar_accel.evaluation.run import evaluate
 from mar_accel.inference.session import Prediction, Session
 from mar_accel.inference.trainer import build_trainer
 from mar_accel.profiling.benchmark import benchmark
+from mar_accel.profiling.flops import count_flops
 from mar_accel.runs.generation import generate
 from mar_accel.sweeps.table_run import evaluate_table
 from mar_accel.training.run import train
@@ -72,8 +73,8 @@ IMPOSSIBLE = {
     for cache in ("none", "condition", "head", "as_published")
 }
 ROWS = pairwise(FACTORS, IMPOSSIBLE)
-# With 20 AR steps and chains of 20, the caches have steps and timesteps at which they reuse something.
-SHORT = ["sampler.num_iter=20", "sampler.num_diffusion_steps=20", "model.architecture.head_depth=2"]
+# As few AR steps and timesteps as leave every cache something to reuse.
+SHORT = ["sampler.num_iter=12", "sampler.num_diffusion_steps=15", "model.architecture.head_depth=2"]
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,11 @@ def tiny(tiny_model: list[str]) -> list[str]:
 
 def _sampling(row: Row) -> list[str]:
     """Overrides of sampler and cache, whose head cache refers to short chains."""
-    short = ["cache.head.period_for=20"] if row["cache"] in ("head", "lazymar", "lazymar_late") else []
-    return [*(f"{group}={row[group]}" for group in SAMPLING), *short]
+    return [*(f"{group}={row[group]}" for group in SAMPLING), *_short_head(row["cache"])]
+
+
+def _short_head(cache: str) -> list[str]:
+    return ["cache.head.period_for=15"] if cache in ("head", "lazymar", "lazymar_late") else []
 
 
 def _overrides(row: Row, folder: Path) -> list[str]:
@@ -140,6 +144,16 @@ def test_pairs(row: Row, tiny: list[str], predictions: list[Prediction], tmp_pat
 def _check_tensors(*tensors: Tensor) -> None:
     for tensor in tensors:
         assert tensor.dtype == torch.float32 and bool(tensor.isfinite().all())
+
+
+@pytest.mark.parametrize("cache", sorted({*SAMPLING["cache"]} - {"none", "as_published"}))
+def test_short_samplings_reuse_something(cache: str, tiny: list[str]) -> None:
+    plain = Session.from_settings(compose_settings("generate", tiny))
+    cached = plain.with_settings(compose_settings("generate", [*tiny, f"cache={cache}", *_short_head(cache)]))
+    flops, full = (
+        count_flops(item.model.config, item.sampler, item.cache, item.plan) for item in (cached, plain)
+    )
+    assert flops.total < full.total
 
 
 def test_all_pairs_are_met() -> None:

@@ -193,16 +193,20 @@ def test_damaged_checkpoint_and_other_architecture_are_refused(tiny: list[str], 
 
 def test_mask_ratios_are_those_of_the_truncated_normal() -> None:
     generator = torch.Generator().manual_seed(0)
-    ratios = torch.tensor([draw_mask_ratio(0.7, generator) for _ in range(4000)])
+    ratios = torch.tensor([draw_mask_ratio(0.7, 0.25, generator) for _ in range(4000)])
     assert float(ratios.min()) >= 0.7 and float(ratios.max()) <= 1
     # Mean of a normal around 1 (deviation 0.25) on [0.7, 1]: 1 - 0.25·(φ(0) - φ(1.2)) / (Φ(0) - Φ(-1.2)).
     assert float(ratios.mean()) == pytest.approx(0.8667, abs=0.005)
+    # A wide one is nearly uniform.
+    wide = torch.tensor([draw_mask_ratio(0.1, 10.0, generator) for _ in range(4000)])
+    assert float(wide.min()) >= 0.1 and float(wide.mean()) == pytest.approx(0.55, abs=0.015)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_the_batches_has_all_tokens_masked(share: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([draw_num_masked(256, 0.7, share, generator) for _ in range(4000)])
+    config = TrainingSettings(full_mask_share=share)
+    drawn = torch.tensor([draw_num_masked(256, config, generator) for _ in range(4000)])
     assert int(drawn.min()) >= 180 and int(drawn.max()) <= 256
     # MAR's ratio rounds up to all of 256 tokens in 1.6 % of the batches.
     assert float((drawn == 256).float().mean()) == pytest.approx(share + (1 - share) * 0.016, abs=0.02)

@@ -65,6 +65,12 @@ def refuse_impossible_values(overrides: Sequence[Override], limited: bool = True
             )
 
 
+def refuse_no_member(override: Override) -> None:
+    """Raise ConfigError for a glob() that matches no member; the override must know Hydra's search path."""
+    if override.is_discrete_sweep() and next(override.sweep_string_iterator(), None) is None:
+        raise ConfigError(f"{override.input_line} matches no member of the group; correct the pattern.")
+
+
 def num_values(override: Override) -> int:
     """How many values an override sweeps; 1 where only Hydra's search path or a search knows.
 

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mar_accel.config.compose import group_choices
 from mar_accel.config.rows import Row, merge_overrides
-from mar_accel.config.swept_values import refuse_impossible_values
+from mar_accel.config.swept_values import refuse_impossible_values, refuse_no_member
 from mar_accel.errors import ConfigError
 from mar_accel.sweeps.combinations import Combination
 
@@ -52,11 +52,8 @@ def _product(arguments: Sequence[str], parser: OverridesParser) -> list[tuple[st
                 else f"{key}={override.get_value_element_as_str()}"
             ]
         elif override.is_discrete_sweep():
+            refuse_no_member(override)
             choices[key] = list(dict.fromkeys(f"{key}={v}" for v in override.sweep_string_iterator()))
-            if not choices[key]:
-                raise ConfigError(
-                    f"{override.input_line} matches no member of the group; correct the pattern."
-                )
         else:
             raise ConfigError(
                 f"{override.input_line} is a range of real numbers, which only a search can use; list "

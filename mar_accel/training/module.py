@@ -19,30 +19,30 @@ from mar_accel.models.transformer import gather_tokens
 from mar_accel.training.conditioning import Conditioner
 
 
-def draw_mask_ratio(minimum: float, generator: torch.Generator | None = None) -> float:
+def draw_mask_ratio(minimum: float, deviation: float, generator: torch.Generator | None = None) -> float:
     """Draw a mask ratio from a normal distribution, truncated to [minimum, 1].
 
-    Its mean is 1 and its standard deviation 0.25 (MAR, section 4).
+    Its mean is 1; MAR's standard deviation is 0.25 (section 4).
     """
-    lower = 0.5 * (1 + math.erf((minimum - 1) / 0.25 / math.sqrt(2)))
+    lower = 0.5 * (1 + math.erf((minimum - 1) / deviation / math.sqrt(2)))
     u = lower + (0.5 - lower) * torch.rand((), dtype=torch.float64, generator=generator).item()
     normal = math.sqrt(2) * torch.erfinv(torch.tensor(2 * u - 1, dtype=torch.float64)).item()
-    return min(1.0, max(minimum, 1 + 0.25 * normal))
+    return min(1.0, max(minimum, 1 + deviation * normal))
 
 
-def draw_num_masked(
-    length: int, minimum: float, full_share: float, generator: torch.Generator | None = None
-) -> int:
+def draw_num_masked(length: int, config: TrainingSettings, generator: torch.Generator | None = None) -> int:
     """Draw the number of masked tokens of a batch, 1..length.
 
-    With probability ``full_share`` it is all of them, else a share drawn by ``draw_mask_ratio(minimum)``.
+    With probability ``full_mask_share`` it is all of them, else a share drawn by ``draw_mask_ratio``.
     Only where nothing is known do all colours and places have to come from the text. MAR's mask ratio gives
     1.6 % of such batches at 256 tokens. A small text encoder that sees no more of them forgets word order.
     """
     # Nothing is drawn for a share of 0, so a training without it draws the same masks as MAR's.
-    if full_share and torch.rand((), dtype=torch.float64, generator=generator).item() < full_share:
+    share = config.full_mask_share
+    if share and torch.rand((), dtype=torch.float64, generator=generator).item() < share:
         return length
-    return max(1, math.ceil(length * draw_mask_ratio(minimum, generator)))
+    ratio = draw_mask_ratio(config.mask_ratio_min, config.mask_ratio_std, generator)
+    return max(1, math.ceil(length * ratio))
 
 
 class TrainingModule(pl.LightningModule):
@@ -94,7 +94,7 @@ class TrainingModule(pl.LightningModule):
         images, inputs, *classes = batch
         latents = self._encode(images)
         config, length = self.config, self.model.config.seq_len
-        num_masked = draw_num_masked(length, config.mask_ratio_min, config.full_mask_share)
+        num_masked = draw_num_masked(length, config)
         order = torch.rand(len(latents), length, dtype=torch.float32, device=self.device).argsort(dim=1)
         dropped = torch.rand(len(latents), dtype=torch.float32, device=self.device) < config.label_drop
         condition = self.conditioner(self.model, inputs, dropped)

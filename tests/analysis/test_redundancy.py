@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mar_accel.analysis import figures
 from mar_accel.analysis.head_reuse import stretches
 from mar_accel.analysis.redundancy_run import measure_redundancy
 from mar_accel.caching.head import HeadCache
@@ -29,6 +30,12 @@ SMALL = [
     "dataset.num_images=3",
     "trainer.batch_size=2",
 ]
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at numbers: drawing takes longer than sampling."""
+    monkeypatch.setattr(figures, "save_figure", lambda path, *drawing: [path])
 
 
 def test_figures_and_numbers(tmp_path: Path) -> None:
@@ -76,6 +83,7 @@ def test_stretches_lie_between_refreshes() -> None:
     assert stretches(HeadCache(period=1, period_for=None), 9) == []
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
     """The tokens stay those of the plain solver; all of a period of 3 is three stretches, one that of 9."""
     overrides = [*SMALL, "model.architecture.head_depth=2", "redundancy.head_every=2"]
@@ -116,6 +124,7 @@ def test_a_probe_that_measures_nothing_is_refused(tmp_path: Path, override: str,
     assert not folder.exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_solver_that_jumps_is_not_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DDPM, "visits_every_timestep", False)
     measure_redundancy(compose_settings("redundancy", [*SMALL, f"output_dir={tmp_path}"]))
@@ -137,6 +146,7 @@ def test_one_step_is_refused(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_several_devices_are_one(tmp_path: Path) -> None:
     """What is recorded stays in one process; two would write half of it each."""
     overrides = [*SMALL, "trainer=ddp_cpu", "trainer.batch_size=2", f"output_dir={tmp_path}"]

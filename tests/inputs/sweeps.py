@@ -23,11 +23,10 @@ _GRID = {
     ("hydra.sweep.dir=/proc/x", _TWO): "hydra.sweep.dir=/proc/x cannot be written",
     ("hydra.sweep.dir=", _TWO): "hydra.sweep.dir must name a separate folder, got ''",
     ("hydra.sweep.dir=..", _TWO): "hydra.sweep.dir must name a separate folder, got '..'",
-    ("sampler=glob(x*)",): "sampler=glob(x*) matches no member of the group; correct the pattern.",
     ("sampler.num_iter=range(1,60)", "seed=range(0,200)"): "seed=range(0,200) makes more than 10,000 runs",
 }
-# Hydra's own sweeper runs the other commands.
 _ALL = {
+    ("sampler=glob(x*)",): "sampler=glob(x*) matches no member of the group; correct the pattern.",
     ("seed=range(3,0)",): "seed=range(3,0) is an empty range; its end is excluded.",
     ("seed=range(0,3,0)",): "seed=range(0,3,0) has a step of 0; give it another step.",
     ("seed=range(0,inf)",): "seed=range(0,inf) needs finite numbers up to 1e+15",
