@@ -52,7 +52,8 @@ def caption(scene: Scene, rng: np.random.Generator, reading_order: float = 0.5) 
     Args:
         scene: what the caption is about.
         rng: source of all draws.
-        reading_order: probability that the left or upper object of a pair is named first.
+        reading_order: probability that the left or upper object of a pair is named first, where the caption
+            says where it is. Else it always is: no other word would tell the places of the two.
     """
     opening = OPENINGS[rng.integers(len(OPENINGS))]
     colours = scene.category in ("colors", "color_attr")
@@ -76,7 +77,8 @@ def _objects(scene: Scene, colours: bool, reading_order: float, rng: np.random.G
         return f"{DIGITS[len(scene.objects)]} {colour}{PLURALS[first.digit]}"
     relation = scene.relation
     in_order = first.column + first.row < last.column + last.row
-    if rng.random() < (1 - reading_order if in_order else reading_order):
+    named_first = reading_order if relation else 1.0
+    if rng.random() < (1 - named_first if in_order else named_first):
         first, last, relation = last, first, OPPOSITES.get(relation, "")
     joint = RELATIONS[relation][rng.integers(3)] if relation else "and"
     return f"{_noun(first, colours)} {joint} {_noun(last, colours)}"

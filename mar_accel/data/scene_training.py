@@ -52,8 +52,9 @@ class SceneTrainingData(pl.LightningDataModule):
     Args:
         batch_size: images per step.
         num_workers: 1 if a process of its own draws the scenes, 0 if the training does; both draw the same.
-        reading_order: probability that a caption names the left or upper object of a pair first. Above 0.5,
-            the order of the words says where an object is, also to a model that does not know "left" yet.
+        reading_order: probability that a caption with places names the left or upper object of a pair first.
+            Above 0.5, the order of the words says where an object is, also to a model that does not know
+            "left" yet.
     """
 
     channels = 3
