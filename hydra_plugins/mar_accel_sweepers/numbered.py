@@ -1,26 +1,19 @@
 """``hydra/sweeper=numbered``: Hydra's own sweeper for commands whose runs are numbered."""
 
 # Hydra executes this module before it is known by its name, so annotations must not be text.
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 
 
 @dataclass
-class NumberedConf:
-    """The node ``hydra.sweeper``.
-
-    Attributes:
-        max_batch_size: number of runs that are handed to the launcher at a time. None: all.
-        params: overrides for every sweep.
-    """
+class NumberedConf(BasicSweeperConf):
+    """The node ``hydra.sweeper``: the settings of Hydra's own sweeper."""
 
     _target_: str = "hydra_plugins.mar_accel_sweepers.numbered.NumberedSweeper"
-    max_batch_size: Optional[int] = None  # noqa: UP045  # OmegaConf reads it
-    params: Optional[dict[str, str]] = field(default_factory=dict)  # noqa: UP045
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="numbered", node=NumberedConf, provider="mar_accel")

@@ -113,6 +113,17 @@ def test_captions_may_name_the_left_or_upper_object_first() -> None:
         assert named == [DIGITS[first.digit], DIGITS[second.digit]]
 
 
+def test_a_pair_without_places_is_named_in_reading_order(captioned: list[tuple[Scene, str]]) -> None:
+    """Captions with places name either object first."""
+    in_order = dict[bool, set[bool]]({True: set(), False: set()})
+    for scene, text in captioned:
+        if len({item.digit for item in scene.objects}) == 2:
+            named = [word for word in text.split() if word in DIGITS]
+            first, second = sorted(scene.objects, key=lambda item: item.column + item.row)
+            in_order[bool(scene.relation)].add(named == [DIGITS[first.digit], DIGITS[second.digit]])
+    assert in_order == {True: {True, False}, False: {True}}
+
+
 def test_objects_differ_from_the_background_and_lie_apart(captioned: list[tuple[Scene, str]]) -> None:
     for scene, _ in captioned:
         assert 1 <= len(scene.objects) <= 3
