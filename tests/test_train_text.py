@@ -6,9 +6,11 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.data import scene_training
 from mar_accel.data.captions import VOCABULARY, tokenize
 from mar_accel.data.scene_classes import NUM_CLASSES
-from mar_accel.data.scene_training import SceneBatches
+from mar_accel.data.scene_training import SceneBatches, SceneTrainingData
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.text_encoder import encode_text
 from mar_accel.training.build import build_trained
@@ -77,6 +79,22 @@ def test_resumed_training_sees_other_scenes(tmp_path: Path, monkeypatch: pytest.
     for steps in (2, 3):
         _train(tmp_path, f"training.max_steps={steps}", "seed=5")
     assert seeds == [(5, 0, 0), (5, 2, 0)]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
+def test_a_process_that_draws_scenes_leaves_stopping_to_the_training(stop: signal.Signals) -> None:
+    """A terminal and Slurm signal all processes of a command. The loss of one would be an error."""
+    data = SceneTrainingData(batch_size=1, num_workers=1)
+    data.trainer = SimpleNamespace(global_step=0, global_rank=0)  # type: ignore[assignment]
+    batches = iter(data.train_dataloader())
+    next(batches)
+    (worker,) = batches._workers  # type: ignore[attr-defined]
+    os.kill(worker.pid, stop)
+    # More than are drawn ahead.
+    for _ in range(6):
+        next(batches)
+    del batches
+    worker.join()
 
 
 @pytest.mark.slow

@@ -531,7 +531,7 @@ class TrainingSettings:
         ema_decay: decay of the averaged weights, which are used for sampling.
         label_drop: probability that a label or text is replaced by the unconditional embedding.
         mask_ratio_min: smallest share of masked tokens (MAR, section 4).
-        mask_ratio_std: standard deviation of the share around 1, before it is truncated (0.25 in MAR).
+        mask_ratio_std: standard deviation of the share around 1 before truncation (0.25 in MAR); at most 1.
         full_mask_share: share of the batches in which all tokens are masked, besides MAR's mask ratio.
         full_mask_tokens: number of tokens per image that have a loss where all are masked; None: all.
         gradient_clip: largest gradient norm.
@@ -557,7 +557,7 @@ class TrainingSettings:
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
     label_drop: Share = 0.1
     mask_ratio_min: Share = 0.7
-    mask_ratio_std: Annotated[float, Gt(0)] = 0.25
+    mask_ratio_std: Annotated[float, Gt(0), Le(1)] = 0.25
     full_mask_share: Share = 0.0
     full_mask_tokens: Positive | None = None
     gradient_clip: Annotated[float, Ge(0)] = 3.0

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mar_accel.data.image_sets import SUFFIXES
 from mar_accel.data.pictures import read_picture
+from mar_accel.data.workers import leave_stopping_to_the_training
 from mar_accel.errors import DataError
 
 
@@ -95,5 +96,10 @@ class FolderTrainingData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(
-            self.images, self.batch_size, shuffle=True, drop_last=True, num_workers=self.num_workers
+            self.images,
+            self.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=self.num_workers,
+            worker_init_fn=leave_stopping_to_the_training,
         )

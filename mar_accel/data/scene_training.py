@@ -16,6 +16,7 @@ from mar_accel.data.captions import NUM_WORD_CLASSES, caption, tokenize, word_cl
 from mar_accel.data.scene_classes import GRID, NUM_CLASSES, token_classes
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scenes import IMAGE_SIZE, draw_scene
+from mar_accel.data.workers import leave_stopping_to_the_training
 
 SceneBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -73,4 +74,9 @@ class SceneTrainingData(pl.LightningDataModule):
         assert self.trainer is not None
         seed = [torch.initial_seed(), self.trainer.global_step, self.trainer.global_rank]
         batches = SceneBatches(self.batch_size, seed, self.reading_order)
-        return DataLoader(batches, batch_size=None, num_workers=self.num_workers)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            worker_init_fn=leave_stopping_to_the_training,
+        )
