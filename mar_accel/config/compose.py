@@ -292,6 +292,7 @@ def _check_model_defaults(settings: Settings) -> None:
     sampling = [member.get("sampling", {}) for member in _members("model").values()]
     shipped = {str(name) for defaults in sampling for name in defaults}
     nodes = {str(name) for defaults in sampling for name in defaults if isinstance(defaults[name], dict)}
+    words = {str(name) for defaults in sampling for name in defaults if _is_word(defaults[name])}
     known = set(shipped)
     for group in GROUPS_WITH_PARTS:
         known |= {default for _, default, _, _ in model_defaults_below(group, getattr(settings, group))}
@@ -300,8 +301,12 @@ def _check_model_defaults(settings: Settings) -> None:
         if known and name not in known:
             raise ConfigError(unknown_key(key, sorted(known)))
         # Parts check the values that they use, and those of one's own parts may be anything.
-        if name in shipped:
+        if name in shipped - words:
             _check_numbers(key, value, name in nodes)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value != "auto"
 
 
 def _check_numbers(key: str, value: Any, may_be_node: bool) -> None:

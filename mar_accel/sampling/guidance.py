@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
 from mar_accel.models.diffusion import NUM_TRAIN_TIMESTEPS
+from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
 from mar_accel.sampling.parts import check_part, not_defined
 from mar_accel.sampling.rate_steps import ar_time
-from mar_accel.utils.readable import Readable
 
 LAST_TIMESTEP = NUM_TRAIN_TIMESTEPS - 1
 
@@ -71,7 +71,7 @@ class Progress:
         return ar_time(self.index + 1, self.num_steps)
 
 
-class GuidanceSchedule(Readable):
+class GuidanceSchedule(ModelDefaults):
     """Sets the guidance of each AR step. A custom schedule defines ``scale``.
 
     Example:
@@ -108,6 +108,33 @@ class ConstantGuidance(GuidanceSchedule):
         return guidance_scale
 
 
+class ModelGuidance(GuidanceSchedule):
+    """The schedule that the model was published with: MAR has the linear one, LightGen the constant one.
+
+    Args:
+        schedule: "linear" or "constant". "model": value of the model, or linear if it has none.
+
+    Raises:
+        ConfigError: there is no such schedule.
+
+    Example:
+        >>> ModelGuidance().for_model({"guidance_schedule": "constant"}).scale(3.0, Progress(0, 32, 0.01))
+        3.0
+    """
+
+    model_defaults: ClassVar = {"schedule": ("guidance_schedule", "linear")}
+
+    def __init__(self, schedule: Literal["linear", "constant"] | FromModel = MODEL):
+        self.schedule = schedule
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        _check_name(self.schedule)
+
+    def scale(self, guidance_scale: float, progress: Progress) -> float:
+        return SCHEDULES[self.setting("schedule")].scale(guidance_scale, progress)
+
+
 class IntervalGuidance(GuidanceSchedule):
     """Guidance inside an interval (arXiv:2404.07724). Outside it, only the conditional branch runs.
 
@@ -119,24 +146,25 @@ class IntervalGuidance(GuidanceSchedule):
             With "timestep", every AR step computes both branches of z.
             The head runs the unconditional branch only inside the range.
         low, high: bounds of the interval, in 0..1; for "timestep", integers in 0..999.
-        schedule: scale inside the interval: "linear", "constant", or a schedule object.
+        schedule: scale inside the interval: "linear", "constant", "model" (that of the model), or a schedule
+            object.
 
     Example:
         IntervalGuidance("ar_time", 0.1, 0.3, "constant")  # eMIGM at K = 16
     """
+
+    model_defaults: ClassVar = {"schedule": ("guidance_schedule", "linear")}
 
     def __init__(
         self,
         over: Literal["decoded", "ar_time", "timestep"] = "decoded",
         low: float = 0.5,
         high: float = 1.0,
-        schedule: Literal["linear", "constant"] | GuidanceSchedule = "linear",
+        schedule: Literal["linear", "constant"] | FromModel | GuidanceSchedule = MODEL,
     ):
         key = "sampler.guidance_schedule"
         if over not in ("decoded", "ar_time", "timestep"):
             raise ConfigError(f"{key}.over must be decoded, ar_time or timestep, got {over}.")
-        if isinstance(schedule, str) and schedule not in SCHEDULES:
-            raise ConfigError(f"{key}.schedule must be linear or constant, got {schedule}.")
         if over == "timestep":
             if not (0 <= low <= high <= LAST_TIMESTEP and low == int(low) and high == int(high)):
                 raise ConfigError(
@@ -151,15 +179,30 @@ class IntervalGuidance(GuidanceSchedule):
         self.over = over
         self.low = low
         self.high = high
-        self.schedule = SCHEDULES[schedule]() if isinstance(schedule, str) else schedule
-        check_part(f"{key}.schedule", self.schedule, GuidanceSchedule)
+        self.schedule = schedule
+        self.check_settings()
+
+    def check_settings(self) -> None:
+        if isinstance(self.schedule, str):
+            _check_name(self.schedule)
+        else:
+            check_part("sampler.guidance_schedule.schedule", self.schedule, GuidanceSchedule)
 
     def at(self, guidance_scale: float, progress: Progress) -> Guidance:
-        scale = self.schedule.scale(guidance_scale, progress)
+        schedule = self.setting("schedule")
+        inside = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        scale = inside.scale(guidance_scale, progress)
         if self.over == "timestep":
             return Guidance(scale, (int(self.low), int(self.high)))
         place = progress.decoded if self.over == "decoded" else progress.ar_time
         return Guidance(scale if self.low < place <= self.high else 1.0)
 
 
-SCHEDULES: dict[str, type[GuidanceSchedule]] = {"linear": LinearGuidance, "constant": ConstantGuidance}
+SCHEDULES: dict[str, GuidanceSchedule] = {"linear": LinearGuidance(), "constant": ConstantGuidance()}
+
+
+def _check_name(schedule: str) -> None:
+    if schedule not in (*SCHEDULES, MODEL):
+        raise ConfigError(
+            f"sampler.guidance_schedule.schedule must be linear, constant or model, got {schedule}."
+        )

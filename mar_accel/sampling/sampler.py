@@ -24,7 +24,7 @@ from mar_accel.sampling.contracts import (
 )
 from mar_accel.sampling.diffusion_schedule import ChainSchedule, check_max_timestep
 from mar_accel.sampling.diffusion_steps import ChainLength, ConstantDiffusionSteps, DiffusionSteps
-from mar_accel.sampling.guidance import Guidance, GuidanceSchedule, LinearGuidance, Progress
+from mar_accel.sampling.guidance import Guidance, GuidanceSchedule, ModelGuidance, Progress
 from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
 from mar_accel.sampling.noise import SampleNoise, Stream, draw_noise, sample_generator
 from mar_accel.sampling.orders import Order, RandomOrder
@@ -43,7 +43,7 @@ AUTO_CLIP_BELOW = 100
 AUTO_MAX_TIMESTEP = 950
 
 # Parts of MAR's sampler, as in conf/sampler/mar.yaml. They have no state, so samplers can share them.
-_ORDER, _STEP_SIZES, _GUIDANCE = RandomOrder(), CosineSteps(), LinearGuidance()
+_ORDER, _STEP_SIZES, _GUIDANCE = RandomOrder(), CosineSteps(), ModelGuidance()
 _DIFFUSION_STEPS, _SOLVER, _SELECTION = ConstantDiffusionSteps(), DDPM(), NoSelection()
 
 

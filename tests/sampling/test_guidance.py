@@ -13,12 +13,15 @@ from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_cache, build_sampler
 from mar_accel.models.mar import MAR
 from mar_accel.profiling.flops import count_flops
+from mar_accel.runs.identity import Identity
 from mar_accel.sampling.decode import Engine, decode
 from mar_accel.sampling.guidance import (
+    ConstantGuidance,
     Guidance,
     GuidanceSchedule,
     IntervalGuidance,
     LinearGuidance,
+    ModelGuidance,
     Progress,
 )
 from mar_accel.sampling.policy import CachePolicy, NoCache
@@ -252,4 +255,42 @@ def test_flops_of_mar_b_where_a_quarter_of_the_steps_is_guided() -> None:
 def test_the_schedule_inside_can_be_ones_own() -> None:
     schedule = IntervalGuidance("decoded", 0.0, 1.0, OnlyAt(3))
     assert _guided(Sampler(guidance_schedule=schedule, guidance_scale=2.0)) == [3]
-    assert isinstance(IntervalGuidance().schedule, LinearGuidance)
+
+
+@pytest.mark.parametrize("schedule", [ModelGuidance, IntervalGuidance])
+def test_the_schedule_is_the_models(schedule: type[GuidanceSchedule]) -> None:
+    """MAR's is linear, which is also that of a model without a word on it; LightGen's is constant."""
+    progress = Progress(5, 32, 0.75)
+    linear, constant = LinearGuidance().at(3.0, progress), ConstantGuidance().at(3.0, progress)
+    assert linear != constant
+    assert schedule().at(3.0, progress) == schedule().for_model({}).at(3.0, progress) == linear
+    assert schedule().for_model({"guidance_schedule": "constant"}).at(3.0, progress) == constant
+    assert (
+        schedule(schedule="linear").for_model({"guidance_schedule": "constant"}).at(3.0, progress) == linear
+    )
+    for wrong in ("Linear", "cosine", ""):
+        with pytest.raises(ConfigError, match="must be linear, constant or model"):
+            schedule(schedule=wrong)
+        with pytest.raises(ConfigError, match=r"model\.sampling\.guidance_schedule"):
+            schedule().for_model({"guidance_schedule": wrong})
+
+
+@pytest.mark.parametrize(
+    ("model", "linear"), [("digits", True), ("mar_base", True), ("scenes", False), ("lightgen_base", False)]
+)
+@pytest.mark.parametrize("sampler", ["mar", "gtr", "disa", "halton"])
+def test_every_sampler_guides_a_model_as_it_was_published(sampler: str, model: str, linear: bool) -> None:
+    data = [] if linear else ["dataset=prompts", "dataset.prompts=[a six]"]
+    config = compose_settings("plan", [f"model={model}", "model.weights=random", f"sampler={sampler}", *data])
+    built = build_sampler(config)
+    scales = {step.guidance.scale for step in built.plan((16, 16)).steps}
+    assert (len(scales) > 1) == linear
+
+
+def test_the_models_schedule_is_part_of_what_names_the_images() -> None:
+    names = [
+        Identity.of(compose_settings("generate", [f"model.sampling.guidance_schedule={schedule}", *given]))
+        for schedule in ("linear", "constant")
+        for given in ([], ["sampler/guidance_schedule=constant"])
+    ]
+    assert names[0].images_hash != names[2].images_hash and names[1].images_hash == names[3].images_hash

@@ -18,6 +18,7 @@ from mar_accel.caching.token import TokenCache
 from mar_accel.config.compose import compose_settings, conf_dir
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_cache, build_sampler
+from mar_accel.sampling.guidance import LinearGuidance
 from mar_accel.sampling.model_defaults import MODEL, ModelDefaults
 from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.sampling.sampler import Sampler
@@ -114,7 +115,7 @@ def test_objects_from_python_are_those_of_the_presets(model: str) -> None:
 
 
 def test_a_value_that_is_given_wins_over_the_models() -> None:
-    sampler = Sampler(guidance_scale=2.0, max_timestep=None)
+    sampler = Sampler(guidance_schedule=LinearGuidance(), guidance_scale=2.0, max_timestep=None)
     assert sampler.for_model({"guidance_scale": 9.0, "max_timestep": 950}) is sampler
     head = HeadCache(refresh_below=0.5)
     policy = LazyMAR(FixedRefresh(), head=head)
