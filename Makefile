@@ -1,6 +1,6 @@
 # Commands that do their own set-up: they need Python 3.11 to 3.14 and make, nothing else.
 #
-#   make demo       16 images of the embedded model, in outputs/demo
+#   make demo       images of the embedded models, digits and scenes, in outputs/demo
 #   make test       the test suite; with CI=true the slow tests too
 #   make test-long  the tests that take minutes: killed runs and sweeps, notebooks
 #   make test-gpu   the tests that need a CUDA device
@@ -62,8 +62,10 @@ $(DEV): pyproject.toml constraints.txt | $(PYTHON)
 
 demo: $(CORE)
 	@rm -rf $(DEMO_DIR)
-	@$(PYTHON) -m mar_accel.generate model=digits dataset=digits dataset.num_images=16 output_dir=$(DEMO_DIR)
-	@echo "Images: $(DEMO_DIR)/images   All in one: $(DEMO_DIR)/grid.png   Record: $(DEMO_DIR)/run.json"
+	@$(PYTHON) -m mar_accel.generate model=digits dataset=digits dataset.num_images=16 output_dir=$(DEMO_DIR)/digits
+	@$(PYTHON) -m mar_accel.generate model=scenes sampler=gtr_lightgen dataset=scenes_eval dataset.num_images=12 \
+	  dataset.num_images_per_prompt=1 output_dir=$(DEMO_DIR)/scenes
+	@echo "Grids: $(DEMO_DIR)/digits/grid.png and $(DEMO_DIR)/scenes/grid.png   Records: run.json beside them"
 
 test: $(DEV)
 	@$(PYTEST) -n $(TEST_WORKERS) $(SELECTION) $(PYTEST_ARGS)

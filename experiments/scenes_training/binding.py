@@ -1,6 +1,6 @@
 """Whether a model of scenes knows which colour belongs to the digit, and which to the background.
 
-    python experiments/scenes_training/binding.py experiments/scenes_training/model
+    python experiments/scenes_training/binding.py mar_accel/assets/scenes
 
 prints the training loss of 64 scenes of one digit with all tokens masked: for their own captions, for
 captions with the two colours exchanged, and without a caption. A model that ignores the order of the words

@@ -1,6 +1,6 @@
 """What z of a model of scenes says about its token: a linear probe.
 
-    python experiments/scenes_training/classes.py experiments/scenes_training/model
+    python experiments/scenes_training/classes.py mar_accel/assets/scenes
 
 prints what linear layers, fitted to 384 scenes by least squares, read from z of the masked tokens of 128
 other scenes: the colour and the digit of the nearest object, and the layout. Scenes have one object, or a

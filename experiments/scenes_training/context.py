@@ -1,6 +1,6 @@
 """What a model of scenes learns from known tokens.
 
-    python experiments/scenes_training/context.py experiments/scenes_training/model
+    python experiments/scenes_training/context.py mar_accel/assets/scenes
 
 prints the error of the predicted pixels at a noisy timestep, for the same masked tokens beside none, 64 and
 192 known ones. A model that uses the tokens beside a masked one gains from the last step, too. It also

@@ -26,12 +26,19 @@ from mar_accel.models.diffusion_head import AdaLNMLP
 from mar_accel.models.families import make_network
 from mar_accel.models.lightgen import LightGenConfig
 from mar_accel.sampling.decode import Engine, decode
+from mar_accel.sampling.denoiser import Denoiser
+from mar_accel.sampling.diffusion_schedule import ChainSchedule
 from mar_accel.sampling.noise import SampleNoise
 from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import ARStep, Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.sampling.singlestep import DPMSolverSinglestep
+from mar_accel.sampling.solvers import DDIM, DDPM, DPMSolver, Solver
 from mar_accel.sampling.state import DecodeState
+
+# They evaluate the head once per timestep, and have no matrix products of their own.
+_WITHOUT_PRODUCTS = (DDPM, DDIM, DPMSolver, DPMSolverSinglestep)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ def count_flops(
         model.diffloss.net = _CountedHead(counter, config)
         inputs = _inputs_without_storage(config)
         noise = _noise_without_storage(plan, config.token_dim)
-    engine = Engine(model, plan, sampler.solver, cache, sampler.selection)
+    solver = _EvaluationsAlone() if type(sampler.solver) in _WITHOUT_PRODUCTS else sampler.solver
+    engine = Engine(model, plan, solver, cache, sampler.selection)
     sections = _Sections(counter)
     with counter:
         decode(engine, model.condition(inputs), noise, sections)
@@ -132,15 +140,15 @@ class _Counter(TorchDispatchMode):
     def total(self) -> int:
         return sum(self.flops.values())
 
-    def once(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        """Count a whole function only once per set of argument shapes.
+    def once(self, function: Callable[..., Tensor], x: Tensor, *args: Any) -> Tensor:
+        """Count a whole function of ``x`` and further arguments only once per shape of ``x``.
 
-        Its FLOPs and the shape of its result must depend only on the shapes of its arguments.
+        Its FLOPs and the shape of its result must depend only on the shape of ``x``.
         """
-        key = (function.__name__, _description(args))
+        key = (function.__name__, _description(x))
         if key not in self._seen:
             before = self.total
-            result = function(*args)
+            result = function(x, *args)
             self._seen[key] = self.total - before, _description(result)
             return result
         flops, description = self._seen[key]
@@ -217,7 +225,7 @@ def _without_storage(result: Any) -> bool:
 
 
 class _CountedHead(AdaLNMLP):
-    """The head's network; each evaluation runs only once per set of argument shapes."""
+    """The head's network; each evaluation runs only once per number of rows, which the condition has too."""
 
     def __init__(self, counter: _Counter, config: BackboneConfig):
         super().__init__(config.token_dim, config.embed_dim, config.head_width, config.head_depth)
@@ -228,6 +236,17 @@ class _CountedHead(AdaLNMLP):
 
     def evaluate_modulated(self, x: Tensor, modulations: Sequence[tuple[Tensor, ...]]) -> Tensor:
         return self._counter.once(super().evaluate_modulated, x, modulations)
+
+
+class _EvaluationsAlone(Solver):
+    """Evaluates the head as a solver does, without the steps between. They were most of the counting time."""
+
+    visits_every_timestep = True
+
+    def sample(self, denoise: Denoiser, noise: Tensor, schedule: ChainSchedule, temperature: float) -> Tensor:
+        for index in reversed(range(schedule.num_steps)):
+            denoise(noise[0], index)
+        return noise[0]
 
 
 class _Sections(Observer):

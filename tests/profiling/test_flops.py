@@ -91,6 +91,11 @@ class EverySecondTimestep(CachePolicy):
         (("sampler.guidance_scale=2",), NoCache()),
         (("sampler.guidance_scale=1",), NoCache()),
         (("sampler.guidance_scale=2",), EverySecondTimestep()),
+        *(
+            (("sampler.guidance_scale=2", f"sampler/solver={solver}"), cache)
+            for solver in ("ddim", "dpm_solver", "dpm_solver_singlestep")
+            for cache in (NoCache(), EverySecondTimestep())
+        ),
     ],
 )
 def test_equals_torchs_counter_of_a_real_run(sampler: tuple[str, ...], cache: CachePolicy) -> None:
