@@ -258,7 +258,7 @@ def test_the_schedule_inside_can_be_ones_own() -> None:
 
 
 @pytest.mark.parametrize("schedule", [ModelGuidance, IntervalGuidance])
-def test_the_schedule_is_the_models(schedule: type[GuidanceSchedule]) -> None:
+def test_the_schedule_is_the_models(schedule: type[ModelGuidance | IntervalGuidance]) -> None:
     """MAR's is linear, which is also that of a model without a word on it; LightGen's is constant."""
     progress = Progress(5, 32, 0.75)
     linear, constant = LinearGuidance().at(3.0, progress), ConstantGuidance().at(3.0, progress)
