@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -292,7 +292,11 @@ def _check_model_defaults(settings: Settings) -> None:
     sampling = [member.get("sampling", {}) for member in _members("model").values()]
     shipped = {str(name) for defaults in sampling for name in defaults}
     nodes = {str(name) for defaults in sampling for name in defaults if isinstance(defaults[name], dict)}
-    words = {str(name) for defaults in sampling for name in defaults if _is_word(defaults[name])}
+    words: dict[str, set[str]] = {}
+    for defaults in sampling:
+        for name, value in defaults.items():
+            if isinstance(value, str) and value != "auto":
+                words.setdefault(str(name), set()).add(value)
     known = set(shipped)
     for group in GROUPS_WITH_PARTS:
         known |= {default for _, default, _, _ in model_defaults_below(group, getattr(settings, group))}
@@ -301,12 +305,16 @@ def _check_model_defaults(settings: Settings) -> None:
         if known and name not in known:
             raise ConfigError(unknown_key(key, sorted(known)))
         # Parts check the values that they use, and those of one's own parts may be anything.
-        if name in shipped - words:
+        if name in words:
+            _check_word(key, value, words[name])
+        elif name in shipped:
             _check_numbers(key, value, name in nodes)
 
 
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and value != "auto"
+def _check_word(key: str, value: Any, words: Set[str]) -> None:
+    """Refuse what is not one of the words that models have for a default."""
+    if not isinstance(value, str) or value not in words:
+        raise ConfigError(f"{key} must be {' or '.join(sorted(words))}, got {_shown(value)}.")
 
 
 def _check_numbers(key: str, value: Any, may_be_node: bool) -> None:

@@ -239,7 +239,7 @@ class _CountedHead(AdaLNMLP):
 
 
 class _EvaluationsAlone(Solver):
-    """Evaluates the head as a solver does, without the steps between. They were most of the counting time."""
+    """Evaluates the head as a solver does, without the steps between. They have nothing to count."""
 
     visits_every_timestep = True
 

@@ -129,7 +129,10 @@ class ModelGuidance(GuidanceSchedule):
         self.check_settings()
 
     def check_settings(self) -> None:
-        _check_name(self.schedule)
+        if self.schedule not in (*SCHEDULES, MODEL):
+            raise ConfigError(
+                f"sampler.guidance_schedule.schedule must be linear, constant or model, got {self.schedule}."
+            )
 
     def scale(self, guidance_scale: float, progress: Progress) -> float:
         return SCHEDULES[self.setting("schedule")].scale(guidance_scale, progress)
@@ -153,7 +156,7 @@ class IntervalGuidance(GuidanceSchedule):
         IntervalGuidance("ar_time", 0.1, 0.3, "constant")  # eMIGM at K = 16
     """
 
-    model_defaults: ClassVar = {"schedule": ("guidance_schedule", "linear")}
+    model_defaults: ClassVar = ModelGuidance.model_defaults
 
     def __init__(
         self,
@@ -183,15 +186,14 @@ class IntervalGuidance(GuidanceSchedule):
         self.check_settings()
 
     def check_settings(self) -> None:
-        if isinstance(self.schedule, str):
-            _check_name(self.schedule)
-        else:
-            check_part("sampler.guidance_schedule.schedule", self.schedule, GuidanceSchedule)
+        check_part("sampler.guidance_schedule.schedule", self._inside(), GuidanceSchedule)
+
+    def _inside(self) -> GuidanceSchedule:
+        """The schedule that sets the scale inside the interval."""
+        return ModelGuidance(self.schedule) if isinstance(self.schedule, str) else self.schedule
 
     def at(self, guidance_scale: float, progress: Progress) -> Guidance:
-        schedule = self.setting("schedule")
-        inside = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-        scale = inside.scale(guidance_scale, progress)
+        scale = self._inside().scale(guidance_scale, progress)
         if self.over == "timestep":
             return Guidance(scale, (int(self.low), int(self.high)))
         place = progress.decoded if self.over == "decoded" else progress.ar_time
@@ -199,10 +201,3 @@ class IntervalGuidance(GuidanceSchedule):
 
 
 SCHEDULES: dict[str, GuidanceSchedule] = {"linear": LinearGuidance(), "constant": ConstantGuidance()}
-
-
-def _check_name(schedule: str) -> None:
-    if schedule not in (*SCHEDULES, MODEL):
-        raise ConfigError(
-            f"sampler.guidance_schedule.schedule must be linear, constant or model, got {schedule}."
-        )

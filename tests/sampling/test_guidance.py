@@ -294,3 +294,12 @@ def test_the_models_schedule_is_part_of_what_names_the_images() -> None:
         for given in ([], ["sampler/guidance_schedule=constant"])
     ]
     assert names[0].images_hash != names[2].images_hash and names[1].images_hash == names[3].images_hash
+
+
+@pytest.mark.parametrize("value", ["abc", "null", "2", "true"])
+def test_a_wrong_schedule_of_the_model_is_refused_where_nothing_uses_it(value: str) -> None:
+    overrides = ["sampler/guidance_schedule=linear", f"model.sampling.guidance_schedule={value}"]
+    with pytest.raises(
+        ConfigError, match=r"model\.sampling\.guidance_schedule must be constant or linear, got"
+    ):
+        compose_settings("generate", overrides)
