@@ -51,7 +51,7 @@ $(PYTHON):
 $(CORE): pyproject.toml constraints.txt | $(PYTHON)
 	@echo "Installing mar_accel into $(VENV) (minutes, once)"
 	@$(INSTALL_TORCH)
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable '.[text]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(PYTHON)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,17 @@ def test_the_pipeline_takes_prompts(tmp_path: Path) -> None:
     again = MARPipeline.from_pretrained(pipe.save_pretrained(tmp_path / "model"))
     assert again("two red sevens", **few).images[0].tobytes() == one.images[0].tobytes()
     assert "AR steps: 4" in str(pipe.summary())
+
+
+@pytest.mark.parametrize("weights", ["scenes", "random"])
+def test_a_missing_package_is_one_sentence(
+    weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    overrides = ["model=scenes", f"model.weights={weights}", "dataset=prompts", "dataset.prompts=[a six]"]
+    with pytest.raises(ConfigError, match=r"needs transformers; run pip install -e '\.\[text\]'"):
+        generate(compose_settings("generate", [*overrides, f"output_dir={tmp_path / 'out'}"]))
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_grids_interpolate_positions(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.feature_weights import require_finite
 from mar_accel.metrics.features import FeatureExtractor, Features, check_images
+from mar_accel.utils.packages import import_transformers
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Height and width in pixels: at least one patch, and few enough that attention between all patches fits.
@@ -130,12 +131,7 @@ class CLIPFeatures(TransformersFeatures):
 
 
 def _load(model_class: str, weights: str, name: str) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"features={name} needs transformers; run pip install -e '.[text]' in the checkout."
-        ) from error
+    transformers = import_transformers(f"features={name}")
     try:
         loaded, report = getattr(transformers, model_class).from_pretrained(
             weights, use_safetensors=True, dtype=torch.float32, output_loading_info=True

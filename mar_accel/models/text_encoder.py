@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mar_accel.errors import ConfigError
 from mar_accel.models.sizes import MAX_DEPTH, MAX_SIZE
+from mar_accel.utils.packages import import_transformers
 
 # The config check reads these ranges.
 Size = Annotated[int, Ge(1), Le(MAX_SIZE)]
@@ -49,9 +50,8 @@ class T5Size:
 
 def make_t5_encoder(size: T5Size) -> nn.Module:
     """Create a T5 encoder (transformers) with random weights that attends by position from the start."""
-    from transformers import T5Config, T5EncoderModel
-
-    config = T5Config(
+    transformers = import_transformers("a text encoder")
+    config = transformers.T5Config(
         vocab_size=size.vocab_size,
         d_model=size.dim,
         d_kv=size.dim // size.num_heads,
@@ -66,7 +66,7 @@ def make_t5_encoder(size: T5Size) -> nn.Module:
         eos_token_id=END_ID,
         use_cache=False,
     )
-    encoder = T5EncoderModel(config)
+    encoder = transformers.T5EncoderModel(config)
     for name, parameter in encoder.named_parameters():
         if "relative_attention_bias" in name:
             nn.init.normal_(parameter, std=_POSITION_BIAS_STD)

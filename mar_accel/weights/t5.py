@@ -22,6 +22,7 @@ from torch import Tensor
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.text_encoder import TextEncoder, shown
 from mar_accel.utils.fingerprints import size_and_time
+from mar_accel.utils.packages import import_transformers
 from mar_accel.utils.progress import progress
 from mar_accel.utils.whole_files import written_whole
 from mar_accel.weights.sources import locate
@@ -136,19 +137,17 @@ class T5TextEncoder(TextEncoder):
 
     def _load_tokenizer(self) -> Any:
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
+            transformers = import_transformers("a text encoder")
             folder = self._folder((CONFIG, *TOKENIZER_FILES))
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
             except Exception as error:  # transformers raises anything on missing or damaged files
                 raise _unusable(folder, "tokenizer", error) from error
         return self._tokenizer
 
     def _load_encoder(self) -> Any:
         """The encoder on its device."""
-        from transformers import T5EncoderModel
-
+        transformers = import_transformers("a text encoder")
         folder = self._folder((CONFIG, MODEL, INDEX))
         if (folder / INDEX).is_file() and not (folder / MODEL).is_file():
             shards = json.loads((folder / INDEX).read_text())["weight_map"].values()
@@ -157,7 +156,7 @@ class T5TextEncoder(TextEncoder):
         if self.quantization is not None:
             arguments["quantization_config"] = _eight_bits()
         try:
-            encoder: Any = T5EncoderModel.from_pretrained(folder, **arguments)
+            encoder: Any = transformers.T5EncoderModel.from_pretrained(folder, **arguments)
         except Exception as error:  # transformers raises anything on missing or damaged files
             raise _unusable(folder, "T5 encoder", error) from error
         if encoder.config.d_model != self.width:

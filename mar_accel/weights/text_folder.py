@@ -13,6 +13,7 @@ from mar_accel.errors import WeightsError
 from mar_accel.models.lightgen import LightGen, LightGenConfig
 from mar_accel.models.sizes import check_memory
 from mar_accel.models.text_encoder import T5Size, make_t5_encoder
+from mar_accel.utils.packages import import_transformers
 from mar_accel.weights.files import read_tensors
 from mar_accel.weights.fitting import require_fit
 from mar_accel.weights.folder import MODEL_FILE, TEXT_ENCODER_FOLDER
@@ -51,8 +52,7 @@ def load_text_model(folder: Path, key: str = "model.weights") -> tuple[LightGen,
 
 def load_text_encoder(folder: Path, key: str) -> nn.Module:
     """Load a T5 encoder that transformers has saved, in float32; raises WeightsError as above."""
-    from transformers import T5Config, T5EncoderModel
-
+    transformers = import_transformers("a text encoder")
     state = read_tensors(folder / MODEL_FILE, key).tensors
     # The two are one tensor, of which transformers saves one name.
     for name, same in (SHARED, SHARED[::-1]):
@@ -63,13 +63,13 @@ def load_text_encoder(folder: Path, key: str) -> nn.Module:
         # Each layer has some tensors, so more layers than tensors cannot fit, and would take hours to build.
         if not 1 <= values["num_layers"] <= len(state):
             raise ValueError(f"num_layers must be between 1 and {len(state)}, got {values['num_layers']}")
-        config = T5Config.from_dict(values)
+        config = transformers.T5Config.from_dict(values)
         with torch.device("meta"):
-            shapes = T5EncoderModel(config)
+            shapes = transformers.T5EncoderModel(config)
     except Exception as error:  # transformers checks nothing, so that a wrong value may fail anywhere
         raise _no_text_model(folder / CONFIG_FILE, key, error) from error
     require_fit(shapes, state, f"{key}={folder} does not fit its {CONFIG_FILE}")
-    encoder: nn.Module = T5EncoderModel(config).float()
+    encoder: nn.Module = transformers.T5EncoderModel(config).float()
     encoder.load_state_dict(state)
     return encoder
 
