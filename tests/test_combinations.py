@@ -87,6 +87,12 @@ def _sampling(row: Row) -> list[str]:
     return [*(f"{group}={row[group]}" for group in SAMPLING), *_short_head(row["cache"])]
 
 
+def samplings_under(precision: str) -> list[list[str]]:
+    """Overrides of the samplings that a precision meets, if each two of precision and presets meet."""
+    factors = {"trainer.precision": PRECISIONS, **SAMPLING, "sampler": FACTORS["sampler"]}
+    return [_sampling(row) for row in pairwise(factors) if row["trainer.precision"] == precision]
+
+
 def _short_head(cache: str) -> list[str]:
     return ["cache.head.period_for=15"] if cache in ("head", "lazymar", "lazymar_late") else []
 

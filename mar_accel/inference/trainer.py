@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -96,6 +97,8 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
     """Build a quiet Trainer; Lightning's errors about its settings become a ConfigError."""
     quiet_lightning()
     _check_nodes(settings.get("num_nodes", 1))
+    # cuDNN rounds convolutions in float32 to TF32 by default: features and pixels would depend on the device.
+    torch.backends.cudnn.allow_tf32 = False
     try:
         trainer = pl.Trainer(**settings)
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
