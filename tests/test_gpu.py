@@ -157,11 +157,12 @@ def test_a_batch_that_does_not_fit_is_halved(
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     plain = _pixels(tmp_path / "plain", overrides, 256)
-    little_memory(int(torch.cuda.max_memory_reserved() * 0.7))
+    # Less than the tensors of the whole batch take at their peak.
+    little_memory(int(torch.cuda.max_memory_allocated() * 0.8))
     divided = _pixels(tmp_path / "divided", overrides, 256)
-    assert "do not fit into the memory of cuda:0; going on with 128" in capsys.readouterr().err
+    assert "256 images at a time do not fit into the memory of cuda:0" in capsys.readouterr().err
     assert np.abs(divided - plain).max() <= ONE_LEVEL
-    assert json.loads((tmp_path / "divided" / "run.json").read_text())["batch_size"] == 128
+    assert json.loads((tmp_path / "divided" / "run.json").read_text())["batch_size"] <= 128
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])

@@ -39,7 +39,7 @@ COMMON = [
         "model=scenes",
         "dataset=scenes_eval",
         "sampler=gtr",
-        "dataset.num_images=1200",
+        "dataset.num_images=1000",
         "trainer.batch_size=48",
     ),
     *("logger=none", "callbacks=none"),

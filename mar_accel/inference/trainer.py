@@ -24,12 +24,18 @@ from mar_accel.inference.launcher import use_own_launcher
 _NO_NEWS = (
     ".*LeafSpec.*",
     ".*does not have many workers.*",
+    ".*GPU available but not used.*",
     ".*Experiment logs directory .* exists and is not empty.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*resuming from a checkpoint that ended before the epoch ended.*",
     ".*`weights_only` was not set.*",
 )
 
+# Lightning's modules that tell about devices.
+_TALKATIVE = (
+    *("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda"),
+    *("fabric.utilities.rank_zero", "fabric.utilities.distributed"),
+)
 
 # One of them is set where several nodes can find each other: by hand, Slurm, torchrun, LSF or Kubernetes.
 _RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID", "KUBERNETES_PORT")
@@ -37,7 +43,7 @@ _RENDEZVOUS = ("MASTER_ADDR", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "LSB_JOBID"
 
 def quiet_lightning() -> None:
     """Hide Lightning's messages about devices and its products, and warnings that do not help users."""
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.distributed"):
+    for name in _TALKATIVE:
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in _NO_NEWS:
         warnings.filterwarnings("ignore", message=message)

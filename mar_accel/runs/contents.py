@@ -58,13 +58,17 @@ def _digest(file: Path, size: int, mtime_ns: int) -> str:
 def sources_of(*nodes: Mapping[str, Any] | None) -> dict[str, str]:
     """Digests of the source files of every ``_target_`` outside this package; of libraries, the version.
 
-    They include the modules of base classes, and the user's own modules that these import anywhere.
-    A data file that a class reads is not known. Name it in an argument, or raise a version in the source.
+    Classes of this package do not count, nor do the libraries that they build on: a run may be continued on a
+    machine with another version of torch. The sources include the modules of base classes, and the user's own
+    modules that these import anywhere. A data file that a class reads is not known. Name it in an argument,
+    or raise a version in the source.
     """
     found: dict[str, str] = {}
     for node in nodes:
         for target in _targets(node):
             loaded = locate("", target)
+            if getattr(loaded, "__module__", "").partition(".")[0] == "mar_accel":
+                continue
             names = {base.__module__ for base in getattr(loaded, "__mro__", (loaded,))}
             found |= _library_versions(names) | _own_sources(names)
     return found
@@ -79,9 +83,14 @@ def _library_versions(modules: Iterable[str]) -> dict[str, str]:
 def _versions(top: str) -> dict[str, str]:
     """Versions of the distributions that a module belongs to, such as scikit-learn for sklearn."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return {top: importlib.metadata.version(top)}
+        return {top: _without_build(importlib.metadata.version(top))}
     names = sorted({*importlib.metadata.packages_distributions().get(top, ())})
-    return {name: importlib.metadata.version(name) for name in names}
+    return {name: _without_build(importlib.metadata.version(name)) for name in names}
+
+
+def _without_build(version: str) -> str:
+    """A version without the build: 2.13.0+cpu and 2.13.0+cu130 compute the same."""
+    return version.partition("+")[0]
 
 
 def _own_sources(modules: Iterable[str]) -> dict[str, str]:

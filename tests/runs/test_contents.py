@@ -66,6 +66,24 @@ def test_a_library_counts_by_its_version() -> None:
     assert sources_of({"_target_": "torchmetrics.MeanMetric"}).keys() == {"torch", "torchmetrics"}
 
 
+def test_the_build_of_a_library_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a CPU and one on a GPU may have the same version in different builds."""
+    found = []
+    for version in ("2.13.0+cpu", "2.13.0+cu130", "2.14.0"):
+        contents._versions.cache_clear()
+        monkeypatch.setattr(contents.importlib.metadata, "version", lambda name, version=version: version)
+        found.append(sources_of({"_target_": "torch.nn.Identity"}))
+    contents._versions.cache_clear()
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_libraries_of_the_embedded_model_do_not_count() -> None:
+    """So a run can be continued on a machine with another version of torch."""
+    for model in ("digits", "scenes"):
+        settings = compose_settings("generate", [f"model={model}", "cache=lazymar", "sampler=gtr"])
+        assert Identity.of(settings).images["sources"] == {}
+
+
 def test_a_library_counts_by_its_version_under_another_name() -> None:
     found = sources_of({"_target_": "sklearn.preprocessing.StandardScaler"})
     assert "scikit-learn" in found and not any(name.startswith("sklearn.") for name in found)
