@@ -2,7 +2,7 @@
 #
 #   make demo       images of the embedded models, digits and scenes, in outputs/demo
 #   make test       the test suite; with CI=true the slow tests too
-#   make test-long  the tests that take minutes: killed runs and sweeps, notebooks
+#   make test-long  the tests that take minutes: killed runs and sweeps, every experiment, notebooks
 #   make test-gpu   the tests that need a CUDA device
 #   make experiments  tables and figures of the experiments with an experiment.yaml: three hours of one core, see experiments/README.md
 #   make check      linter, formatter, types
@@ -32,6 +32,8 @@ ifeq ($(CI),true)
 SELECTION := -m "not long"
 endif
 # One thread per worker: workers that each use all cores only get in each other's way.
+# A worker that has nothing left to do takes tests from another, since single tests take up to minutes.
+IN_PARALLEL = -n $(TEST_WORKERS) --dist worksteal
 PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTHON) -m pytest
 
 help:
@@ -68,10 +70,10 @@ demo: $(CORE)
 	@echo "Grids: $(DEMO_DIR)/digits/grid.png and $(DEMO_DIR)/scenes/grid.png   Records: run.json beside them"
 
 test: $(DEV)
-	@$(PYTEST) -n $(TEST_WORKERS) $(SELECTION) $(PYTEST_ARGS)
+	@$(PYTEST) $(IN_PARALLEL) $(SELECTION) $(PYTEST_ARGS)
 
 test-long: $(DEV)
-	@$(PYTEST) -n $(TEST_WORKERS) -m long $(PYTEST_ARGS)
+	@$(PYTEST) $(IN_PARALLEL) -m long $(PYTEST_ARGS)
 
 # One process: a device's memory is not shared among workers, and these tests may time it.
 test-gpu: $(DEV)

@@ -80,13 +80,27 @@ def test_the_rows_of_an_experiment_are_there(run: Any, monkeypatch: pytest.Monke
     assert _row_names(run)
 
 
-# Nothing that is counted or timed at the published sizes can be made tiny.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "run",
-    [run for run in RUNS if run.command != "benchmark" and run.experiment != "lightgen_flops"],
-    ids=lambda run: f"{run.experiment}-{run.name}".strip("-"),
-)
+def _kind(run: Any) -> tuple[Any, ...]:
+    """What tells the commands of experiments apart; those of a kind run the same code with other rows."""
+    own = (run.experiment, run.script) if run.script else ()
+    return (run.command, run.sweep, _is_of_scenes(run), bool(run.figures), bool(run.paired), own)
+
+
+def _tiny_runs() -> list[Any]:
+    """The commands of the experiments: the first of each kind is slow, the others are long."""
+    # Nothing that is counted or timed at the published sizes can be made tiny.
+    runs = [run for run in RUNS if run.command != "benchmark" and run.experiment != "lightgen_flops"]
+    first: dict[tuple[Any, ...], Any] = {}
+    for run in runs:
+        first.setdefault(_kind(run), run)
+    marks = {True: pytest.mark.slow, False: pytest.mark.long}
+    return [
+        pytest.param(run, marks=marks[run is first[_kind(run)]], id=f"{run.experiment}-{run.name}".strip("-"))
+        for run in runs
+    ]
+
+
+@pytest.mark.parametrize("run", _tiny_runs())
 def test_the_command_of_an_experiment_runs(
     run: Any,
     tiny_model: list[str],
