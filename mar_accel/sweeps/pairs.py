@@ -195,8 +195,7 @@ def _judged_run(run: CollectedRun, judge: Judge, own: Mapping[str, Metric]) -> J
     made = run.record.get("num_images")
     if made is not None and images.num_images < made:
         raise DataError(
-            f"{run.folder} has {images.num_images} of the {made} images of its record; run its command "
-            "again."
+            f"{run.folder} has {images.num_images} of the {made} images of its record; run its command again."
         )
     features = [judge.extractor(batch.to(judge.extractor.device)) for batch in images.batches(_BATCH)]
     logits = torch.cat([feature.logits.cpu() for feature in features])
