@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import struct
@@ -115,6 +114,12 @@ def run_here(
     return run
 
 
+def _heed_signals() -> None:
+    """Tests in the background, or under nohup, may ignore these signals, and their children inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts a command as a process group of its own: ``start(folder, "generate", …)``.
@@ -128,10 +133,14 @@ def start() -> Iterator[Start]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", f"mar_accel.{name}", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        # Whoever runs the tests in the background may have left them to ignore SIGINT, which is inherited.
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         process = subprocess.Popen(
-            command, cwd=cwd, env=environment, text=True, preexec_fn=heed, start_new_session=True, **pipes
+            command,
+            cwd=cwd,
+            env=environment,
+            text=True,
+            preexec_fn=_heed_signals,
+            start_new_session=True,
+            **pipes,
         )
         started.append(process)
         return process

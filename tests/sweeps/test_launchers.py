@@ -52,7 +52,7 @@ def _arguments(tiny_model: list[str], sweep: Path) -> list[str]:
         *("evaluate.fidelity_images=4", "evaluate.timing_rounds=0", "evaluate.profile=false"),
         *("evaluate.baseline_sampler.num_iter=5", "evaluate.baseline_sampler.num_diffusion_steps=3"),
         *(f"reference.cache_dir={sweep.parent / 'statistics'}", f"hydra.sweep.dir={sweep}"),
-        *("cache=none,lazymar", "cache.token.ratios=0.1,0.2", "seed=0,1"),
+        *("cache=none,lazymar", "cache.token.ratios=0.1,0.2"),
     ]
 
 
@@ -80,11 +80,11 @@ def test_a_launcher_gives_the_table_of_a_sweep_one_by_one(
     if not importlib.util.find_spec(MODULES[launcher].partition(".")[0]):
         pytest.skip(f"{launcher} is not installed")
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
-    assert "6 done" in _run(start, tmp_path, *_arguments(tiny_model, serial))
+    assert "3 done" in _run(start, tmp_path, *_arguments(tiny_model, serial))
     arguments = [*_arguments(tiny_model, parallel), *LAUNCHERS[launcher]]
     # Killed in the middle, with all its processes, it goes on.
     process = start(tmp_path, "evaluate", *arguments)
-    while process.poll() is None and len(list(parallel.glob("*/images/*.png"))) < 50:
+    while process.poll() is None and len(list(parallel.glob("*/images/*.png"))) < 30:
         time.sleep(0.02)
     assert process.poll() is None, process.communicate()
     os.killpg(process.pid, signal.SIGKILL)
@@ -93,9 +93,9 @@ def test_a_launcher_gives_the_table_of_a_sweep_one_by_one(
     stdout = _run(start, tmp_path, *arguments)
     assert "failed" not in stdout.splitlines()[-1]
     assert all(file.stat().st_mtime_ns == made for file, made in finished.items()), "made twice"
-    assert "6 skipped" in _run(start, tmp_path, *arguments)
+    assert "3 skipped" in _run(start, tmp_path, *arguments)
     ours, theirs = _table(parallel), _table(serial)
-    assert len(ours) == len(theirs) == 6
+    assert len(ours) == len(theirs) == 3
     differing = [
         (own["run"], k, own.get(k), other.get(k))
         for own, other in zip(ours, theirs, strict=True)
