@@ -32,6 +32,14 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
     assert memory.read() - before > 200e6
 
 
+def test_slow_products_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On many CPUs, a product in float16 takes seconds."""
+    clock = iter(range(100))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: 2 * next(clock))
+    assert gemm_peak("cpu", torch.float32, size=8, repeats=5) == 2 * 8**3 / 2
+    assert next(clock) == 4, "the first product, and one more"
+
+
 def test_gemm_peak_is_between_a_pocket_calculator_and_a_cluster() -> None:
     assert 1e8 < gemm_peak("cpu", torch.float32, size=256, repeats=3) < 1e15
 
