@@ -6,7 +6,7 @@ Each two of them meet in at least one run. The full walk, without the commands, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,26 @@ def samplings_under(precision: str) -> list[list[str]]:
     """Overrides of the samplings that a precision meets, if each two of precision and presets meet."""
     factors = {"trainer.precision": PRECISIONS, **SAMPLING, "sampler": FACTORS["sampler"]}
     return [_sampling(row) for row in pairwise(factors) if row["trainer.precision"] == precision]
+
+
+def check_samplings(
+    trainer: TrainerSettings,
+    samplings: Iterable[list[str]],
+    tiny: list[str],
+    folder: Path,
+    labels: list[int],
+    device: str = "cpu",
+) -> None:
+    """Sample with Lightning's contexts of a precision; checks that tokens and images are float32 and finite."""
+    plugin = build_trainer(trainer, [], folder).precision_plugin
+    base = Session.from_settings(compose_settings("generate", tiny))
+    for module in (base.model, base.autoencoder):
+        plugin.convert_module(module.to(device))
+    for sampling in samplings:
+        session = base.with_settings(compose_settings("generate", [*tiny, *sampling]))
+        with plugin.predict_step_context():
+            prediction = session.sample(list(range(len(labels))), torch.tensor(labels, device=device))
+        _check_tensors(prediction.images, prediction.tokens)
 
 
 def _short_head(cache: str) -> list[str]:
@@ -229,14 +249,6 @@ def test_record_names_the_precision_that_ran(tiny: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_full_walk(precision: str, sampler: str, tiny: list[str], tmp_path: Path) -> None:
     """All samplings under all precisions, with Lightning's contexts of that precision."""
-    plugin = build_trainer(TrainerSettings(precision=precision), [], tmp_path).precision_plugin
-    base = Session.from_settings(compose_settings("generate", tiny))
-    plugin.convert_module(base.model)
-    plugin.convert_module(base.autoencoder)
     groups = {**SAMPLING, "sampler": [sampler]}
-    for values in product(*groups.values()):
-        row = dict(zip(groups, values, strict=True))
-        session = base.with_settings(compose_settings("generate", [*tiny, *_sampling(row)]))
-        with plugin.predict_step_context():
-            prediction = session.sample([0], torch.tensor([3]))
-        _check_tensors(prediction.images, prediction.tokens)
+    rows = (dict(zip(groups, values, strict=True)) for values in product(*groups.values()))
+    check_samplings(TrainerSettings(precision=precision), map(_sampling, rows), tiny, tmp_path, [3])

@@ -14,14 +14,13 @@ from PIL import Image
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.evaluation.run import evaluate
-from mar_accel.inference.session import Session
 from mar_accel.inference.trainer import build_trainer
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.profiling.benchmark import benchmark
 from mar_accel.runs.generation import generate
 from mar_accel.training.run import train
 
-from .test_combinations import PRECISIONS, SHORT, samplings_under
+from .test_combinations import PRECISIONS, SHORT, check_samplings, samplings_under
 
 pytestmark = pytest.mark.gpu
 
@@ -80,17 +79,8 @@ def tiny(tiny_model: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_sampling_under_every_precision(precision: str, tiny: list[str], tmp_path: Path) -> None:
-    settings = compose_settings("generate", [*tiny, *GPU, f"trainer.precision={precision}"])
-    trainer = build_trainer(settings.trainer, [], tmp_path)
-    base, device = Session.from_settings(settings), torch.device("cuda", 0)
-    for module in (base.model, base.autoencoder):
-        trainer.precision_plugin.convert_module(module.to(device))
-    for sampling in samplings_under(precision):
-        session = base.with_settings(compose_settings("generate", [*tiny, *sampling]))
-        with trainer.precision_plugin.predict_step_context():
-            prediction = session.sample([0, 1], torch.tensor([3, 4], device=device))
-        for tensor in (prediction.images, prediction.tokens):
-            assert tensor.dtype == torch.float32 and bool(tensor.isfinite().all()), sampling
+    trainer = compose_settings("generate", [*tiny, *GPU, f"trainer.precision={precision}"]).trainer
+    check_samplings(trainer, samplings_under(precision), tiny, tmp_path, [3, 4], "cuda")
 
 
 @pytest.mark.parametrize("cache", ["none", "lazymar"])

@@ -66,6 +66,21 @@ class ImageSet:
         known = 0 if self.tokens is None else len(self.tokens)
         return [self.tokens[key] for key in keys if isinstance(key, int) and key < known]  # type: ignore[index]
 
+    def require_complete(self, key: str) -> None:
+        """Raise DataError if the images of a run are not those that its record counts.
+
+        Args:
+            key: key of the config that names the images, for the message.
+        """
+        recorded = self.record.get("num_images")
+        if recorded is None or self.path.name == IMAGES:
+            return
+        if list(self.keys) != list(range(recorded)):
+            raise DataError(
+                f"{key}={self.path} has {self.num_images} images, but its run.json records the images 0 to "
+                f"{recorded - 1}; run its command again with resume=true."
+            )
+
     def content_hash(self) -> str:
         """SHA-256 over the content; for a folder, also over the file names."""
         raise NotImplementedError

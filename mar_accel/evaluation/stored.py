@@ -8,9 +8,8 @@ import torch
 
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.data.run_images import IMAGES
 from mar_accel.data.shards import formats_in
-from mar_accel.errors import ConfigError, DataError
+from mar_accel.errors import ConfigError
 from mar_accel.evaluation.baseline import Sampled, open_baseline, require_size
 from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder
 from mar_accel.evaluation.judge import Judge
@@ -40,7 +39,7 @@ def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Eval
     assert path is not None
     _check_output_dir(path, output_dir)
     images, judge = open_images(path), Judge.of(settings)
-    _check_complete(images)
+    images.require_complete("evaluate.images")
     if judge is None:
         raise ConfigError("features=none leaves nothing to measure on evaluate.images; choose features.")
     sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))
@@ -81,18 +80,6 @@ def _check_output_dir(images: str, output_dir: Path) -> None:
         raise ConfigError(
             f"output_dir={output_dir} is the folder of evaluate.images={images}, and its record would be "
             "overwritten; choose another output_dir."
-        )
-
-
-def _check_complete(images: ImageSet) -> None:
-    """Raise DataError if the images of a run are not those that its record counts."""
-    recorded = images.record.get("num_images")
-    if recorded is None or images.path.name == IMAGES:
-        return
-    if list(images.keys) != list(range(recorded)):
-        raise DataError(
-            f"evaluate.images={images.path} has {images.num_images} images, but its run.json records the "
-            f"images 0 to {recorded - 1}; run its command again with resume=true."
         )
 
 

@@ -192,11 +192,7 @@ def _judged(row: CollectedRow, judge: Judge, own: Mapping[str, Metric]) -> Judge
 
 def _judged_run(run: CollectedRun, judge: Judge, own: Mapping[str, Metric]) -> JudgedImages:
     images: ImageSet = open_images(str(run.folder), "collect.folders")
-    made = run.record.get("num_images")
-    if made is not None and images.num_images < made:
-        raise DataError(
-            f"{run.folder} has {images.num_images} of the {made} images of its record; run its command again."
-        )
+    images.require_complete("collect.folders")
     features = [judge.extractor(batch.to(judge.extractor.device)) for batch in images.batches(_BATCH)]
     logits = torch.cat([feature.logits.cpu() for feature in features])
     labels = (
