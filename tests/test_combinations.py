@@ -101,7 +101,7 @@ def check_samplings(
     labels: list[int],
     device: str = "cpu",
 ) -> None:
-    """Sample with Lightning's contexts of a precision; checks that tokens and images are float32 and finite."""
+    """Sample with Lightning's contexts of a precision; tokens and images must be float32 and finite."""
     plugin = build_trainer(trainer, [], folder).precision_plugin
     base = Session.from_settings(compose_settings("generate", tiny))
     for module in (base.model, base.autoencoder):
