@@ -22,7 +22,7 @@ CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 DEMO_DIR := outputs/demo
 
-PIP_INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check $(COMPILE) --constraint constraints.txt
 # torch goes first and alone: whatever is installed after it finds it there and does not choose another build.
 INSTALL_TORCH = $(PIP_INSTALL) "$$(grep '^torch==' constraints.txt)"
 
@@ -30,6 +30,8 @@ TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 ifeq ($(CI),true)
 SELECTION := -m "not long"
+# To compile every module that is installed takes longer than to compile those that are imported.
+COMPILE := --no-compile
 endif
 # One thread per worker: workers that each use all cores only get in each other's way.
 # A worker that has nothing left to do takes tests from another, since single tests take up to minutes.

@@ -55,7 +55,7 @@ from mar_accel.weights.autoencoders import load_autoencoder, require_latents
 from mar_accel.weights.folder import TEXT_ENCODER_FOLDER, read_description, save_model_folder
 from mar_accel.weights.loading import AUTOENCODER_KEY, MODEL_HUB_FILES, MODEL_KEY, load_mar
 from mar_accel.weights.sources import locate
-from mar_accel.weights.text_folder import load_word_encoder
+from mar_accel.weights.text_folder import TEXT_ENCODER_FILES, load_word_encoder
 
 # (pipeline, index of the AR step, the step, {"tokens": [B, L, C] in decode order, "order": [B, L]})
 StepEndCallback = Callable[["MARPipeline", int, ARStep, dict[str, Tensor]], object]
@@ -162,7 +162,7 @@ class MARPipeline:
 
     @classmethod
     def _from_folder(cls, weights: str, autoencoder: str | None) -> MARPipeline:
-        path = locate(weights, MODEL_KEY, MODEL_HUB_FILES)
+        path = locate(weights, MODEL_KEY, (*MODEL_HUB_FILES, *TEXT_ENCODER_FILES))
         if path is None or path.is_file():
             raise WeightsError(
                 f'{weights} does not say which model it belongs to; name it, as in model="mar_base".'

@@ -125,8 +125,9 @@ def _overrides(row: Row, folder: Path) -> list[str]:
     if row["command"] != "benchmark":
         common.append(f"dataset.num_images={count}")
     sampling, judged = _sampling(row), ["reference.augmentations=0", f"reference.cache_dir={folder / 'ref'}"]
+    baseline = [f"evaluate.baseline_sampler.{key}=4" for key in ("num_iter", "num_diffusion_steps")]
     own = {
-        "evaluate": [*judged, "evaluate.timing_rounds=1"],
+        "evaluate": [*judged, *baseline, "evaluate.timing_rounds=1"],
         "evaluate_table": [*judged, f"table.rows={folder / 'rows.yaml'}", "table.timing_rounds=1"],
         "benchmark": ["benchmark.only=[mar,own]", "benchmark.rounds=1", "benchmark.warmup_rounds=0"],
         "calibrate": ["calibrate.flops_ratio=1.0001"],

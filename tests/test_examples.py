@@ -103,15 +103,14 @@ def test_a_metric(example: Path, run_here: Any, tiny_model: list[str], tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("folder", "command"),
+    ("way", "folder", "command"),
     [
-        ("order_and_step_sizes", ["generate", "sampler=spiral"]),
-        ("refresh", ["generate", "cache=doubling"]),
-        ("guidance", ["generate", "sampler.guidance_schedule=ramp"]),
-        ("metric", ["evaluate", "metrics=ink", "features=none", "evaluate.baseline=none"]),
+        ("module", "order_and_step_sizes", ["generate", "sampler=spiral"]),
+        ("module", "refresh", ["generate", "cache=doubling"]),
+        ("script", "guidance", ["generate", "sampler.guidance_schedule=ramp"]),
+        ("module", "metric", ["evaluate", "metrics=ink", "features=none", "evaluate.baseline=none"]),
     ],
 )
-@pytest.mark.parametrize("way", ["module", "script"])
 def test_the_commands_of_the_readme(
     way: str, folder: str, command: list[str], tiny_model: list[str], tmp_path: Path
 ) -> None:

@@ -208,3 +208,18 @@ def test_images_of_unknown_origin_are_not_mixed(tiny_model: list[str], tmp_path:
         (tmp_path / name).unlink()
     with pytest.raises(ConfigError, match=r"has images but no config\.yaml"):
         _rerun(tmp_path, tiny_model)
+
+
+def test_a_finished_run_that_is_repeated_keeps_its_seconds(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    """As a requeued job repeats it."""
+    arguments = [*tiny_model, "dataset.num_images=4", f"output_dir={tmp_path}", "generate.resume=true"]
+    records = []
+    for _ in range(2):
+        assert run_here("generate", *arguments).status == 0
+        records.append(json.loads((tmp_path / "run.json").read_text()))
+    first, again = records
+    assert first["seconds"] > 0 and first["num_sampled"] == 4
+    for key in ("seconds", "seconds_per_image", "images_per_second", "num_sampled", "batch_size"):
+        assert again[key] == first[key], key

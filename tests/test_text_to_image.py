@@ -114,7 +114,8 @@ def test_order_does_not_matter() -> None:
         assert np.abs(one - other).max() <= ONE_LEVEL
 
 
-@pytest.mark.slow
+# As the test of this name for class models, whose data and processes are the same code.
+@pytest.mark.long
 def test_number_of_processes_does_not_matter(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

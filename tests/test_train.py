@@ -21,6 +21,7 @@ from mar_accel.config.settings import TrainingSettings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.autoencoders import PixelAutoencoder
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.runs.lock import RunLock
 from mar_accel.training.conditioning import LabelConditioner
 from mar_accel.training.module import TrainingModule, draw_mask_ratio, draw_num_masked
 from mar_accel.training.run import train
@@ -78,6 +79,8 @@ def test_a_model_of_latents_is_trained_on_images_of_ones_own(tiny: list[str], tm
         pixels = torch.randint(0, 256, (40, 32, 3), generator=torch.Generator().manual_seed(number))
         file = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
         Image.fromarray(pixels.to(torch.uint8).numpy()).save(file)
+    # What a notebook leaves is no class.
+    (tmp_path / "images" / ".ipynb_checkpoints").mkdir()
     # Its latents have half of the sides of an image.
     vae = AutoencoderKL(
         block_out_channels=(32, 32),
@@ -113,9 +116,33 @@ def test_finished_training_is_only_exported(tiny: list[str], tmp_path: Path) -> 
     weights, checkpoint = load_file(model), tmp_path / "checkpoints" / "last.ckpt"
     model.unlink()
     written = checkpoint.stat().st_mtime_ns
+    seconds = json.loads((tmp_path / "run.json").read_text())["seconds"]
     record = _train(tmp_path, tiny, "training.max_steps=2")
     assert record["steps"] == record["resumed_at"] == 2 and checkpoint.stat().st_mtime_ns == written
+    assert record["seconds"] == seconds > 0, "the training took as long as it took"
     assert all(torch.equal(value, weights[key]) for key, value in load_file(model).items())
+
+
+def test_another_training_is_not_continued(tiny: list[str], tmp_path: Path) -> None:
+    """A checkpoint brings its learning rate along, and the record would say the new one."""
+    _train(tmp_path, tiny, "training.max_steps=1")
+    for changed, key in (
+        ("training.learning_rate=0.5", r"training\.learning_rate"),
+        ("seed=7", "seed"),
+        ("model.architecture.embed_dim=64", r"model\.architecture\.embed_dim"),
+    ):
+        with pytest.raises(ConfigError, match=rf"has a training with {key}=\S+, got "):
+            _train(tmp_path, tiny, "training.max_steps=2", changed)
+    with RunLock(tmp_path) as lock:
+        lock.take()
+        with pytest.raises(ConfigError, match="is in use by another run"):
+            _train(tmp_path, tiny, "training.max_steps=2")
+    assert _train(tmp_path, tiny, "training.max_steps=2", "training.checkpoint_every=1")["steps"] == 2
+
+
+def test_products_are_faster_in_training_alone(tiny: list[str], tmp_path: Path) -> None:
+    _train(tmp_path, tiny, "training.max_steps=1")
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_resumed_training_goes_on(tiny: list[str], tmp_path: Path) -> None:
@@ -183,8 +210,9 @@ def test_bad_settings_are_refused(override: str, sentence: str, tmp_path: Path) 
 
 def test_damaged_checkpoint_and_other_architecture_are_refused(tiny: list[str], tmp_path: Path) -> None:
     _train(tmp_path, tiny, "training.max_steps=1")
+    again = f"training.resume={tmp_path / 'checkpoints' / 'last.ckpt'}"
     with pytest.raises(WeightsError, match="trained with another architecture"):
-        _train(tmp_path, tiny, "training.max_steps=1", "model.architecture.embed_dim=64")
+        _train(tmp_path / "other", tiny, "training.max_steps=1", "model.architecture.embed_dim=64", again)
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-100])
     with pytest.raises(ConfigError, match=r"last\.ckpt is damaged"):

@@ -19,7 +19,7 @@ from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
 from mar_accel.profiling.flops import count_flops
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
 from mar_accel.sampling.policy import CachePolicy, NoCache
 from mar_accel.utils.progress import busy
 
@@ -65,6 +65,8 @@ def calibrate_head(settings: Settings, threshold: float) -> HeadCalibrationResul
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     requests = requests.limited(settings.trainer.limit_predict_batches, 1)
     output_dir = Path(settings.output_dir).absolute()
+    require_folder(output_dir)
+    session.check_batch(min(requests.batch_size, requests.num_images))
     trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
     trainer.predict(module, requests, return_predictions=False)
     changes = movement.changes()

@@ -150,6 +150,10 @@ class DatasetSettings:
     keep_pixels: bool = True
 
     def __post_init__(self) -> None:
+        if self.images is None and self.mask is not None:
+            raise ConfigError(
+                "dataset.images is not set, but dataset.mask masks them; give an image file or a folder."
+            )
         if self.labels == []:
             raise ConfigError("dataset.labels is empty; set at least one label, or null for all classes.")
         for label in [] if self.labels is None else self.label_list:

@@ -36,7 +36,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         root = Path(path).expanduser()
         if not os.path.isdir(root):
             raise DataError(f"dataset.path={path} is not a folder; give the path of an existing one.")
-        folders = sorted(folder for folder in root.glob("*") if folder.is_dir())
+        # Hidden ones belong to other programs, such as .ipynb_checkpoints.
+        folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
         self.classes = [folder.name for folder in folders]
         self.files = [
             (file, label)

@@ -45,8 +45,13 @@ class Sampled:
         config = images.record.get("config")
         if not config:
             return None
-        settings = check_settings(Settings, config)
-        sampled = cls.of(settings, Identity.of(settings))
+        try:
+            settings = check_settings(Settings, config)
+            sampled = cls.of(settings, Identity.of(settings))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{images.path}: the config of this run cannot be used here: {error}"
+            ) from error
         # The weight file may have changed since then.
         content = (images_identity(images.path) or {}).get("weights", {}).get("model", sampled.content)
         return replace(sampled, content=content)

@@ -12,7 +12,7 @@ from mar_accel.evaluation.pictures import (
     comparison_picture,
     draw_distributions,
 )
-from mar_accel.evaluation.result import METRICS_FILE, Comparison, Evaluation
+from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, Comparison, Evaluation
 from mar_accel.evaluation.token_files import remove_batches, write_tokens
 from mar_accel.runs.record import write_json
 from mar_accel.utils.csv_files import write_csv
@@ -20,6 +20,7 @@ from mar_accel.utils.figures import TEXT, has_matplotlib, save_figure
 from mar_accel.utils.images import save_png
 
 SAMPLES, COMPARISON, DISTRIBUTION = "samples.png", "comparison.png", "fidelity.png"
+FIDELITY_FILE = "fidelity.csv"
 
 
 def write_metrics(evaluation: Evaluation, output_dir: Path, **extra: Any) -> None:
@@ -37,7 +38,7 @@ def write_metrics(evaluation: Evaluation, output_dir: Path, **extra: Any) -> Non
 def write_evaluation(
     evaluation: Evaluation, output_dir: Path, dataset: DatasetSettings
 ) -> dict[str, tuple[Path, str]]:
-    """Write everything except the metrics.
+    """Write everything except the metrics, and remove files of an earlier evaluation that this one lacks.
 
     Args:
         evaluation: the evaluation to write.
@@ -60,7 +61,11 @@ def write_evaluation(
     if evaluation.tokens is not None and len(evaluation.tokens):
         write_tokens(evaluation.tokens, output_dir)
     if evaluation.steps:
-        write_csv(evaluation.steps, output_dir / "ar_steps.csv")
+        write_csv(evaluation.steps, output_dir / STEPS_FILE)
+    else:
+        (output_dir / STEPS_FILE).unlink(missing_ok=True)
+    for name in (FIDELITY_FILE, COMPARISON, DISTRIBUTION, str(Path(DISTRIBUTION).with_suffix(".svg"))):
+        (output_dir / name).unlink(missing_ok=True)
     if evaluation.comparison is not None:
         pictures |= _write_comparison(evaluation.comparison, output_dir)
     return pictures
@@ -75,7 +80,7 @@ def _write_comparison(comparison: Comparison, output_dir: Path) -> dict[str, tup
         {"index": index, "label": label, "psnr": psnr, "ssim": ssim, "latent_mse": error}
         for index, label, psnr, ssim, error in columns
     ]
-    write_csv(rows, output_dir / "fidelity.csv")
+    write_csv(rows, output_dir / FIDELITY_FILE)
     save_png(comparison_picture(comparison), output_dir / COMPARISON)
     pictures = {
         "comparison": (output_dir / COMPARISON, "accelerated, unaccelerated, difference (same seed)"),

@@ -36,8 +36,12 @@ class Judge:
         self.extractor(torch.zeros(1, *shape, dtype=torch.uint8, device=self.extractor.device))
 
     @staticmethod
-    def of(settings: Settings) -> Judge | None:
+    def of(settings: Settings, device: torch.device | str = "cpu") -> Judge | None:
         """Features and reference of a config; None for ``features=none``.
+
+        Args:
+            settings: settings of the run.
+            device: where the features of the reference are computed, and the extractor stays.
 
         Raises:
             MarAccelError: one of them is not available. This is checked before any sampling.
@@ -48,4 +52,5 @@ class Judge:
             return None
         if source is not None:
             source.check()
-        return Judge(extractor, source.load(extractor) if source is not None else None)
+        extractor.to(device)
+        return Judge(extractor, source.load(extractor, device) if source is not None else None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from mar_accel.evaluation.result import METRICS_FILE, Evaluation
+from mar_accel.errors import DataError
+from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, Evaluation, read_steps
 from mar_accel.metrics.catalogue import keys_of
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
@@ -33,4 +35,9 @@ def read_measured(output_dir: Path, identity: Identity, flops: bool) -> Evaluati
     # FLOPs are counted again, unless they depend on the sampled images.
     keys = (*(keys_of("speed") if same else ()), *(keys_of("flops") if flops else ()))
     numbers = {key: metrics[key] for key in keys if metrics.get(key) is not None}
-    return Evaluation(numbers, time_shares=numbers_of(metrics.get("time_shares")) if same else {})
+    if not same:
+        return Evaluation(numbers)
+    steps: list[dict[str, float]] = []
+    with suppress(DataError):  # a damaged file is as good as none
+        steps = read_steps(output_dir / STEPS_FILE)
+    return Evaluation(numbers, time_shares=numbers_of(metrics.get("time_shares")), steps=steps)

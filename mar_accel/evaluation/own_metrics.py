@@ -22,6 +22,7 @@ from mar_accel.inference.session import Prediction
 from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.metrics.features import quantise
 from mar_accel.sampling.parts import got
+from mar_accel.utils.exact_convolutions import exact_convolutions
 
 
 class OwnMetrics(pl.Callback):
@@ -75,6 +76,7 @@ class OwnMetrics(pl.Callback):
         for name, metric in self.metrics.items():
             _try(name, metric, shape)
 
+    @exact_convolutions()
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Add images uint8 [B, C, H, W] with labels [B]; a metric that fails costs only its own value."""
         for name, metric in self.metrics.items():
@@ -105,9 +107,10 @@ class OwnMetrics(pl.Callback):
             self.numbers |= numbers
         return self.numbers
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def to(self, device: torch.device) -> None:
+        """Move the metrics to the device of this process, whose values the processes exchange."""
         for metric in self.metrics.values():
-            metric.to(pl_module.device)
+            metric.to(device)
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Prediction, *args: Any

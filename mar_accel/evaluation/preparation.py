@@ -62,7 +62,10 @@ class Preparation:
         return build_trainer(self.settings.trainer, [*callbacks, same], self.output_dir)
 
     def module(self, session: Session) -> InferenceModule:
-        return InferenceModule(session, why_whole_batches(self.settings))
+        settings = self.settings
+        if self.plain is not None and session is self.plain[1]:
+            settings = self.plain[0]
+        return InferenceModule(session, why_whole_batches(settings))
 
 
 def prepare(settings: Settings, identity: Identity, output_dir: Path) -> Preparation:
@@ -72,6 +75,10 @@ def prepare(settings: Settings, identity: Identity, output_dir: Path) -> Prepara
     trainer = build_trainer(settings.trainer, [], output_dir)
     requests = requests.limited(settings.trainer.limit_predict_batches, trainer.world_size)
     if requests.num_images < 2:
+        if settings.dataset.num_images >= 2:
+            raise ConfigError(
+                "trainer.limit_predict_batches leaves 1 image, and statistics need 2; raise it."
+            )
         raise ConfigError("dataset.num_images must be ≥ 2 for statistics, got 1.")
     check_num_processes(trainer, requests.num_images)
     check_lpips(settings.evaluate)

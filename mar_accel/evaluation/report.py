@@ -32,8 +32,9 @@ def log_evaluation(
     log.numbers(numbers | {f"time_share/{part}": share for part, share in evaluation.time_shares.items()})
     title = settings.logger.get("name") or run_name(settings)
     row = [name, title, settings.model.name, settings.seed]
-    row += [evaluation.metrics.get(key) for key in METRIC_KEYS]
-    log.table("runs", [*RUN_COLUMNS, *METRIC_KEYS], [row])
+    keys = tuple(dict.fromkeys([*METRIC_KEYS, *evaluation.metrics]))
+    row += [evaluation.metrics.get(key) for key in keys]
+    log.table("runs", [*RUN_COLUMNS, *keys], [row])
     if evaluation.samples is not None:
         log.images("samples", *_samples(evaluation.samples, settings.dataset))
     for key, (path, caption) in pictures.items():

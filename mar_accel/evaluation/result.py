@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from torch import Tensor
 
 from mar_accel.data.image_sets import Key
+from mar_accel.errors import DataError
 from mar_accel.metrics.catalogue import METRIC_KEYS, METRICS
 from mar_accel.metrics.fidelity import Fidelity
+from mar_accel.utils.csv_files import number_in, read_csv
 
 METRICS_FILE = "metrics.json"
+STEPS_FILE = "ar_steps.csv"
 # Images of the sample grid in reports.
 SHOWN_IMAGES = 64
 
@@ -70,6 +74,25 @@ class Evaluation:
         numbers = dict.fromkeys(METRIC_KEYS) | self.metrics
         rest = {"baseline": self.baseline, "time_shares": self.time_shares, "warnings": self.warnings}
         return {**numbers, **extra, **rest}
+
+
+def read_steps(file: Path) -> list[dict[str, float]]:
+    """The records of the AR steps that an evaluation has written; empty if there is no file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not file.is_file():
+        return []
+    try:
+        return [
+            {key: number_in(value) for key, value in row.items() if value not in ("", "None")}
+            for row in read_csv(file)
+        ]
+    except ValueError as error:
+        raise DataError(
+            f"{file} has a value that is no finite number; restore or remove the file."
+        ) from error
 
 
 def result_table(title: str, evaluation: Evaluation) -> Table:

@@ -113,7 +113,7 @@ def _sample(run: Preparation, callbacks: Sequence[pl.Callback]) -> tuple[Evaluat
     extractor = run.judge.extractor if run.judge is not None else None
     collector = Collector(extractor, keep, earlier.features, earlier.kept)
     timer, profiler = BatchTimer(), Profiler() if settings.evaluate.profile else None
-    extra: list[pl.Callback] = [timer, collector, run.own_metrics]
+    extra: list[pl.Callback] = [collector, run.own_metrics]
     if settings.evaluate.save_images:
         extra += [
             ImageWriter(run.images, (METRICS_FILE, RECORD_FILE), anew=not settings.evaluate.resume),
@@ -122,7 +122,9 @@ def _sample(run: Preparation, callbacks: Sequence[pl.Callback]) -> tuple[Evaluat
     if profiler is not None:
         extra.append(profiler)
     extra.append(StopBetweenBatches())
-    trainer, module = run.trainer([*callbacks, *extra]), run.module(run.session)
+    trainer, module = run.trainer([timer, *callbacks, *extra]), run.module(run.session)
+    # Lightning skips a prediction of nothing, and a process may have nothing left to sample.
+    run.own_metrics.to(trainer.strategy.root_device)
     if earlier.missing.num_images:
         _announce(run, earlier.missing.num_images, trainer.world_size)
     # Only the first process knows whether anything is missing, so the others ask it in any case.

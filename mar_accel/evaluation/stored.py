@@ -15,7 +15,9 @@ from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
+from mar_accel.inference.session import check_device
 from mar_accel.metrics.quality import FeatureSet, measure_quality
+from mar_accel.profiling.speed import sampling_device
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.lock import RunLock
 from mar_accel.utils.progress import progress
@@ -38,7 +40,8 @@ def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Eval
     path = settings.evaluate.images
     assert path is not None
     _check_output_dir(path, output_dir)
-    images, judge = open_images(path), Judge.of(settings)
+    check_device(settings.trainer.accelerator)
+    images, judge = open_images(path), Judge.of(settings, sampling_device(settings.trainer))
     images.require_complete("evaluate.images")
     if judge is None:
         raise ConfigError("features=none leaves nothing to measure on evaluate.images; choose features.")
@@ -89,7 +92,8 @@ def _features(images: ImageSet, judge: Judge, own_metrics: OwnMetrics) -> Featur
     for batch in progress(images.batches(READ_BATCH_SIZE), "features", total):
         indices = torch.arange(seen, seen + len(batch), dtype=torch.long)
         labels = images.labels[indices] if images.labels is not None else None
-        parts.append(FeatureSet.of(judge.extractor(batch), indices, labels))
+        features = judge.extractor(batch.to(judge.extractor.device))
+        parts.append(FeatureSet.of(features, indices, labels))
         own_metrics.update(batch, parts[-1].labels)
         seen += len(batch)
     return FeatureSet.join(parts)

@@ -80,10 +80,6 @@ def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpaint
         ConfigError: an image does not fit the model, or a mask marks nothing.
     """
     if dataset.images is None:
-        if dataset.mask is not None:
-            raise ConfigError(
-                "dataset.images is not set, but dataset.mask masks them; give an image file or a folder."
-            )
         return None
     if dataset.mask is None:
         raise ConfigError(f"dataset.mask is not set; use {', '.join(BOXES)}, an image file or a folder.")

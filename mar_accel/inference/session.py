@@ -31,6 +31,7 @@ from mar_accel.sampling.observer import Observer
 from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.policy import CachePolicy
 from mar_accel.sampling.sampler import Sampler
+from mar_accel.utils.exact_convolutions import exact_convolutions
 
 
 @dataclass
@@ -176,6 +177,7 @@ class Session:
             return shape
         return tuple(self.autoencoder.decode(self.model.fake_latent.new_zeros(1, *latents)).shape[1:])
 
+    @exact_convolutions()
     def sample(self, indices: Sequence[int], labels: Tensor, observer: Observer | None = None) -> Prediction:
         """Sample and decode one batch.
 

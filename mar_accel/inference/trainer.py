@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -84,9 +83,10 @@ def on_one_device(settings: TrainerSettings) -> TrainerSettings:
 def check_num_processes(trainer: pl.Trainer, num_images: int) -> None:
     """Raise ConfigError if there are more processes than images."""
     if trainer.world_size > num_images:
+        nodes = f" on {trainer.num_nodes} nodes" if trainer.num_nodes > 1 else ""
         raise ConfigError(
-            f"trainer.devices={trainer.world_size} must not exceed dataset.num_images={num_images}; "
-            f"use at most {num_images}."
+            f"trainer.devices={trainer.num_devices}{nodes} must not exceed dataset.num_images={num_images}; "
+            f"use at most {num_images} in all."
         )
 
 
@@ -103,8 +103,6 @@ def trainer_or_config_error(**settings: Any) -> pl.Trainer:
     """Build a quiet Trainer; Lightning's errors about its settings become a ConfigError."""
     quiet_lightning()
     _check_nodes(settings.get("num_nodes", 1))
-    # cuDNN rounds convolutions in float32 to TF32 by default: features and pixels would depend on the device.
-    torch.backends.cudnn.allow_tf32 = False
     try:
         trainer = pl.Trainer(**settings)
     except (MisconfigurationException, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:

@@ -17,7 +17,19 @@ EQUAL_IMAGES_PSNR = 110.0
 # Images of one published subset. With fewer, KID × 1000 of good images can be in the thousands, of any sign.
 KID_IMAGES = 1000
 
+# The scores of metrics=scenes_eval (:mod:`mar_accel.metrics.scene_score`) with the words of tables.
+_SCENES = {
+    "scenes_overall": "score",
+    "scenes_single_object": "one object",
+    "scenes_two_object": "two objects",
+    "scenes_counting": "counting",
+    "scenes_colors": "colours",
+    "scenes_position": "position",
+    "scenes_color_attr": "colour of each",
+}
 _HIGHER = {
+    *_SCENES,
+    *(f"{key}_difference" for key in _SCENES),
     *("recognised", "inception_score", "precision", "recall", "psnr", "ssim", "throughput_img_s", "speedup"),
     *("achieved_flops", "images_per_second", "recognised_difference", "class_score_difference"),
 }
@@ -177,12 +189,30 @@ GENERATE_METRICS = (
     Metric("images_per_second", "speed"),
     Metric("num_processes", "speed"),
 )
+# Shares of right images by category, and their mean.
+SCENE_SCORES = tuple(
+    Metric(
+        key,
+        "quality",
+        "scene score" if words == "score" else f"scene score, {words}",
+        ".3f",
+        column=words,
+        in_sweep=words == "score",
+    )
+    for key, words in _SCENES.items()
+)
 # Differences to another setting on common random numbers (:mod:`mar_accel.metrics.paired`).
 DIFFERENCES = (
     Metric("recognised_difference", "quality", column="Δ recognised", column_spec="+.1%"),
     Metric("class_score_difference", "quality", column="Δ class score", column_spec="+.3f"),
     Metric("fid_difference", "quality", column="Δ FID", column_spec="+.2f"),
+    *(
+        Metric(f"{score.key}_difference", "quality", column=f"Δ {score.column}", column_spec="+.3f")
+        for score in SCENE_SCORES
+    ),
 )
+# All numbers that one run has.
+OF_A_RUN = (*METRICS, *SCENE_SCORES, *GENERATE_METRICS)
 # Scripts rely on these keys: they are always in metrics.json, and null if they were not measured.
 METRIC_KEYS = tuple(metric.key for metric in METRICS)
 

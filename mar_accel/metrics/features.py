@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mar_accel.errors import BatchSizeError, DataError
+from mar_accel.utils.exact_convolutions import exact_convolutions
 from mar_accel.utils.out_of_memory import Halving
 
 
@@ -55,6 +56,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self._halving = Halving("features of {} images", self._refuse)
 
+    @exact_convolutions()
     def __call__(self, images: Tensor) -> Features:
         """The features of 8-bit images; see ``forward``.
 

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mar_accel.errors import ConfigError
+from mar_accel.utils.exact_convolutions import exact_convolutions
 
 # AlexNet halves its input five times. Images smaller than this are enlarged by a whole factor.
 SMALLEST = 64
 
 
 @torch.inference_mode()
+@exact_convolutions()
 def lpips(images: Tensor, reference: Tensor) -> Tensor:
     """LPIPS of each image pair: [N], 0 for equal images.
 

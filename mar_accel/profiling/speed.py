@@ -107,14 +107,15 @@ def gemm_peak(
         device: device that computes the product.
         dtype: dtype of the matrices.
         size: rows and columns; one product takes 2·size³ FLOPs. None: 8192 on CUDA, else 1024.
-        repeats: number of products after the first one. They end after a second, since many CPUs take
-            seconds for a product in float16.
+        repeats: number of products after the first one, which may include the start of the library. They
+            end after a second, and a first one that took longer is the only one: many CPUs take seconds for
+            a product in float16.
     """
     device = torch.device(device)
     size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)
     a = torch.randn(size, size, dtype=torch.float32, device=device).to(dtype)
     best, spent = float("inf"), 0.0
-    for number in range(repeats + 1):
+    for _ in range(repeats + 1):
         if spent > _PEAK_SECONDS:
             break
         start = time.perf_counter()
@@ -125,17 +126,16 @@ def gemm_peak(
             torch.mps.synchronize()
         taken = time.perf_counter() - start
         best = min(best, taken)
-        # The first one may include the start of the library.
-        spent += taken if number else 0.0
+        spent += taken
     return 2 * size**3 / best
 
 
 def sampling_device(trainer: TrainerSettings) -> str:
-    """The kind of device that a trainer samples on: "cuda", "mps" or "cpu"."""
+    """The device that a trainer samples on first, such as "cuda", "cuda:3", "mps" or "cpu"."""
     if trainer.accelerator == "cpu":
         return "cpu"
     if torch.cuda.is_available():
-        return "cuda"
+        return f"cuda:{trainer.devices[0]}" if isinstance(trainer.devices, list) else "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

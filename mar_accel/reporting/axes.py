@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mar_accel.metrics.catalogue import DIFFERENCES, Metric
+from mar_accel.metrics.catalogue import DIFFERENCES, SCENE_SCORES, Metric
 from mar_accel.reporting.points import (
     AR_STEPS,
     DIFFUSION_STEPS,
@@ -47,6 +47,7 @@ _TITLES = {
     "recognised_difference": "Δ recognised images to baseline",
     "class_score_difference": "Δ class score to baseline",
     "fid_difference": "Δ FID to baseline",
+    **{f"{score.key}_difference": f"Δ {score.heading} to baseline" for score in SCENE_SCORES},
 }
 _SIGNS = {"higher": 1, "lower": -1, "": 0}
 # What a method costs, the most telling first, and what it gives for that.
@@ -59,6 +60,7 @@ COSTS = (
 )
 QUALITIES = (
     *(
+        "scenes_overall",
         "fid",
         "recognised",
         "psnr",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from mar_accel.data.image_sets import open_images
 from mar_accel.data.shards import formats_in
 from mar_accel.errors import DataError, MarAccelError
-from mar_accel.evaluation.result import METRICS_FILE
+from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, read_steps
 from mar_accel.metrics.catalogue import keys_of
 from mar_accel.reporting.recorded import (
     TABLE_FILE,
@@ -31,11 +31,9 @@ from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
 from mar_accel.sweeps.run_folders import CollectedRun
 from mar_accel.sweeps.swept_keys import flat_items, shown_value
-from mar_accel.utils.csv_files import number_in, read_csv
 
 # Folder of a table that has its rows.
 ROWS = "rows"
-STEPS_FILE = "ar_steps.csv"
 # Keys that follow from the plan of a run, for curves over the number of steps.
 AR_STEPS, DIFFUSION_STEPS = "AR steps", "diffusion steps per token"
 # The papers' signs for keys, which leave room for the names in figures.
@@ -213,7 +211,7 @@ def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRo
         config=_config(run),
         baseline=row is collected.baseline,
         time_shares=numbers_of(metrics.get("time_shares")),
-        steps=tuple(_read_steps(run.folder / STEPS_FILE)),
+        steps=tuple(read_steps(run.folder / STEPS_FILE)),
         folder=run.folder,
         pair=pairs.get(row.name),
     )
@@ -309,18 +307,6 @@ def _config(run: CollectedRun) -> str:
         if file.is_file()
         else OmegaConf.to_yaml(OmegaConf.create(dict(run.config)))
     )
-
-
-def _read_steps(file: Path) -> Iterator[dict[str, float]]:
-    if not file.is_file():
-        return
-    for row in read_csv(file):
-        try:
-            yield {key: number_in(value) for key, value in row.items() if value not in ("", "None")}
-        except ValueError as error:
-            raise DataError(
-                f"{file} has a value that is no finite number; restore or remove the file."
-            ) from error
 
 
 def first_images(point: Point, count: int) -> list[Any]:

@@ -112,7 +112,7 @@ def _make(work: Work, settings: Settings, identity: Identity, result: RunResult)
         finished = result.record is not None and work.is_finished(settings)
         if not finished:
             if settings.image_format == PngImages.name:
-                share_images(folder.parent, folder, identity, settings.dataset.num_images)
+                share_images(folder.parent, folder, identity, settings)
             work.make(settings)
         _report(folder).unlink(missing_ok=True)
         result = replace(result, status=SKIPPED if finished else DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,17 +151,21 @@ def _some(names: Sequence[str], shown: int = 10) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: int) -> None:
+def share_images(sweep_dir: Path, folder: Path, identity: Identity, settings: Settings) -> None:
     """Link images of another run of the sweep with the same image identity into a new run folder.
+
+    Nothing is shared if the run keeps no images, or if images depend on the others of their batch.
 
     Args:
         sweep_dir: folder that contains the run folders of the sweep.
         folder: the new run folder.
         identity: identity of the new run.
-        num_images: images with a smaller sample index are linked.
+        settings: settings of the new run; it gets the images that it makes.
     """
-    if formats_in(folder):
+    keeps_none = settings.command == "evaluate" and not settings.evaluate.save_images
+    if formats_in(folder) or keeps_none or decides_per_batch(settings):
         return
+    num_images = settings.dataset.num_images
     for images in sorted(sweep_dir.glob(f"*/{IMAGES}")):
         other = images.parent
         content = images_identity(other)
@@ -178,11 +183,13 @@ def share_images(sweep_dir: Path, folder: Path, identity: Identity, num_images: 
 
 
 def _link(source: Path, target: Path) -> None:
+    """Link a file, or copy it. The run that it belongs to may remove it meanwhile; then there is none."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    with suppress(FileNotFoundError):
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
 
 
 def images_identity(output_dir: Path) -> dict[str, Any] | None:

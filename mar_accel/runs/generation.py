@@ -39,8 +39,10 @@ from mar_accel.runs.identity import Identity, why_whole_batches
 from mar_accel.runs.lock import RunLock
 from mar_accel.runs.loggers import RunLog
 from mar_accel.runs.record import require_folder, run_record
+from mar_accel.runs.stored import read_record
 from mar_accel.utils.ranks import is_first_process
 
+SPEEDS = ("seconds_per_image", "images_per_second")
 # Longest caption of the grid in a logger; the config has all prompts.
 MAX_CAPTION = 2000
 
@@ -72,7 +74,7 @@ class GenerationResult:
         if not self.num_sampled or self.largest_batch is not None:
             return {}
         rate = self.num_sampled / self.seconds
-        return {"seconds_per_image": 1 / rate, "images_per_second": rate}
+        return dict(zip(SPEEDS, (1 / rate, rate), strict=True))
 
 
 def build_callbacks(settings: Settings) -> list[pl.Callback]:
@@ -189,17 +191,20 @@ def _record(
     num_processes: int,
     log: RunLog,
 ) -> None:
-    counts: dict[str, Any] = {
-        "identity": identity.record(),
-        "weights_entry": weights_entry,
-        "num_images": result.num_images,
+    there = read_record(result.output_dir / RECORD_FILE)
+    measured: dict[str, Any] = {
         "num_sampled": result.num_sampled,
         "num_processes": num_processes,
         "batch_size": result.largest_batch or settings.trainer.batch_size,
         "seconds": result.seconds,
+        **result.speed,
     }
+    if not result.num_sampled:
+        # The numbers of the run that sampled the images stay theirs.
+        measured |= {key: there[key] for key in (*measured, *SPEEDS) if key in there}
+    counts = {"identity": identity.record(), "weights_entry": weights_entry, "num_images": result.num_images}
     images_kept = result.num_sampled < result.num_images
-    write_run_record(run_record(settings, **counts, **result.speed), result.output_dir, images_kept)
+    write_run_record(run_record(settings, **counts, **measured), result.output_dir, images_kept)
     caption = f"{settings.model.name}, seed {settings.seed}"
     if settings.dataset.prompts is not None:
         caption = f"{caption}: {' | '.join(settings.dataset.prompts)}"[:MAX_CAPTION]

@@ -185,14 +185,18 @@ class RunLog:
 
             self.logger.experiment.log({name: wandb.Html(str(path))})
 
-    @_guarded
     def _finish(self, success: bool) -> None:
+        self._close(success)
+        if isinstance(self.logger, WandbLogger):
+            # Also after a failure: the next job of a multirun would go on with an open W&B run.
+            with may_fail(Path(self.settings.output_dir)):
+                self.logger.experiment.finish(exit_code=0 if success else 1)
+
+    @_guarded
+    def _close(self, success: bool) -> None:
         assert self.logger is not None
         self.logger.save()
         self.logger.finalize("success" if success else "failed")
-        if isinstance(self.logger, WandbLogger):
-            # In a multirun, the next job starts a new W&B run in this process.
-            self.logger.experiment.finish(exit_code=0 if success else 1)
 
 
 def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
@@ -212,8 +216,8 @@ def open_logger(settings: Settings, run_id: str | None = None) -> Logger | None:
         if node.get("offline") is False:
             _require_login()
         arguments = {
-            "id": run_id,
-            "resume": "allow",
+            "id": node.get("id") or run_id,
+            "resume": node.get("resume") or "allow",
             "name": node.get("name") or run_name(settings),
             "group": node.get("group") or _sweep_name(),
             "job_type": node.get("job_type") or settings.command,

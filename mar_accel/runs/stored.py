@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS, Metric
+from mar_accel.metrics.catalogue import OF_A_RUN, Metric
 from mar_accel.runs.record import is_finite_number, read_json
 
 _COUNTS = ("num_images", "fidelity_images")
@@ -71,7 +71,7 @@ def damaged_key(record: Mapping[str, Any]) -> str:
 
 def damaged_number(metrics: Mapping[str, Any]) -> str:
     """The key of a number that cannot be, such as a share above 1; empty if there is none."""
-    for metric in (*METRICS, *GENERATE_METRICS):
+    for metric in OF_A_RUN:
         if not _fits(metric, metrics.get(metric.key)) or not _fits_error(metrics.get(metric.error)):
             return metric.key
     return next((key for key in _COUNTS if not _fits_error(metrics.get(key))), "")

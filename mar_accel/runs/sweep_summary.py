@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 import traceback
 import uuid
@@ -16,7 +17,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
-from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS
+from mar_accel.metrics.catalogue import OF_A_RUN
 from mar_accel.runs.attempt import SPEEDS, wait_until_free, with_numbers
 from mar_accel.runs.identity import digest
 from mar_accel.runs.record import environment, write_json
@@ -28,7 +29,7 @@ from mar_accel.utils.whole_files import written_whole
 # The table of the last sweep, and the folder with a table of every sweep.
 SUMMARY_FILE, TABLES = "sweep.csv", "tables"
 # Numbers in the table on the terminal; the file contains all numbers.
-_SHOWN = {metric.key: metric for metric in (*METRICS, *GENERATE_METRICS) if metric.in_sweep}
+_SHOWN = {metric.key: metric for metric in OF_A_RUN if metric.in_sweep}
 _SOME_FAILED, _FAULT = 2, 1
 
 
@@ -63,13 +64,14 @@ class SweepSummary(Callback):
         if not results:
             print(f"error: no run of the sweep has left a result in {folder}.", file=sys.stderr)
             raise SystemExit(_SOME_FAILED)
-        _remove(folder)
         tables = sweep_dir / TABLES
         tables.mkdir(exist_ok=True)
         for file in (sweep_dir / SUMMARY_FILE, tables / f"{name}.csv"):
             write_summary(results, file)
         record = {"overrides": list(overrides), "runs": [asdict(result) for result in results]}
         write_json(record, tables / f"{name}.json")
+        # Only now, as nothing else says how the runs have ended.
+        shutil.rmtree(folder, ignore_errors=True)
         _show(results, sweep_dir, tables / f"{name}.csv")
         if any(result.status == FAILED for result in results):
             raise SystemExit(_SOME_FAILED)
@@ -205,9 +207,3 @@ def _notes(results: Sequence[RunResult]) -> list[str]:
             f"run {left_out} was timed under conditions other than requested; its speed is left out."
         )
     return notes
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.glob("*.json"):
-        file.unlink(missing_ok=True)
-    folder.rmdir()

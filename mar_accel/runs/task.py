@@ -87,7 +87,7 @@ class Task:
 
 def sweep_folder() -> Path:
     """A folder that the processes of this sweep share."""
-    # The same as that of the results, whose module imports torch.
+    # By the name of the sweep, as its folder of results, whose module imports torch.
     return (
         Path(HydraConfig.get().sweep.dir).absolute() / ".locks" / os.environ.get("MAR_ACCEL_SWEEP", "sweep")
     )

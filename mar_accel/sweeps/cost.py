@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.inference.build import build_sampling
 from mar_accel.inference.session import Session
+from mar_accel.inference.trainer import on_one_device
 from mar_accel.profiling.flops import count_flops
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.runs.identity import decides_per_batch, digest
@@ -76,7 +77,7 @@ class MeasuredTime:
 
     def excess(self, settings: Settings) -> float:
         """See :class:`Target`."""
-        settings = settings.with_(trainer={"devices": 1, "strategy": "auto", "num_nodes": 1})
+        settings = replace(settings, trainer=on_one_device(settings.trainer))
         timed = [settings] if self._speedup is None else [settings, unaccelerated(settings)]
         sessions = [self._session(own) for own in timed]
         measured = measure_interleaved(settings, sessions, TIMING_ROUNDS, Path(settings.output_dir))

@@ -7,10 +7,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mar_accel.metrics.catalogue import DIFFERENCES, GENERATE_METRICS, METRICS, Metric, keys_of
+from mar_accel.metrics.catalogue import (
+    DIFFERENCES,
+    METRICS,
+    OF_A_RUN,
+    Metric,
+    keys_of,
+)
 from mar_accel.metrics.intervals import wilson_interval
 
-KNOWN = {metric.key: metric for metric in (*METRICS, *DIFFERENCES, *GENERATE_METRICS)}
+KNOWN = {metric.key: metric for metric in (*OF_A_RUN, *DIFFERENCES)}
 # Standard deviations over images, whose mean the number is. The error is smaller by the root of their number.
 _OVER_IMAGES = {"psnr": "psnr_std", "latent_mse": "latent_mse_std", "ssim": "ssim_std"}
 # Measured ranges: the smallest and the largest of the rounds or batches.

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mar_accel.errors import ConfigError
-from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS
+from mar_accel.metrics.catalogue import OF_A_RUN
 
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
-_KNOWN = {metric.key: metric for metric in (*METRICS, *GENERATE_METRICS)}
+_KNOWN = {metric.key: metric for metric in OF_A_RUN}
 
 
 def directions(objectives: Sequence[str], given: Sequence[str] | None) -> list[str]:

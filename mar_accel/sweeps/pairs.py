@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.errors import DataError
+from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.metrics.paired import (
@@ -29,6 +29,7 @@ from mar_accel.profiling.speed import sampling_device
 from mar_accel.sweeps.collected import Collected, CollectedRow
 from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.run_folders import CollectedRun
+from mar_accel.utils.exact_convolutions import exact_convolutions
 from mar_accel.utils.progress import progress
 
 _BATCH = 256
@@ -129,11 +130,13 @@ def compare_with_baseline(collected: Collected, seed: int = 0) -> tuple[list[Pai
         ...     print(pair.row.name, pair.differences["fid"].low, pair.differences["fid"].high)
     """
     run = collected.baseline.runs[0]
-    settings = check_settings(Settings, dict(run.config))
-    judge = Judge.of(settings)
+    try:
+        settings = check_settings(Settings, dict(run.config))
+    except ConfigError as error:
+        raise DataError(f"{run.folder}: its config cannot be used here: {error}") from error
+    judge = Judge.of(settings, sampling_device(settings.trainer))
     if judge is None:
         raise DataError(f"{run.folder} was evaluated with features=none, and pairs need features.")
-    judge.extractor.to(sampling_device(settings.trainer))
     own, by_prompt = OwnMetrics.of(settings, None).metrics, settings.dataset.prompts is not None
     theirs = _judged(collected.baseline, judge, own)
     pairs, notes = list[PairedRow](), list[str]()
@@ -207,6 +210,7 @@ def _judged_run(run: CollectedRun, judge: Judge, own: Mapping[str, Metric]) -> J
     return JudgedImages(names, {run.seed: images}, labels, pooled, scores, hits, values)
 
 
+@exact_convolutions()
 def _own_values(own: Mapping[str, Metric], images: ImageSet, labels: Tensor) -> dict[str, Tensor]:
     """Values of metrics that have a method ``per_image``, by name and key as in metrics.json."""
     parts: dict[str, list[Tensor]] = {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, Trial
 
 from mar_accel.config.missing_keys import key_of
@@ -96,9 +98,28 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
     file = hydra.sweep_dir / STUDIES / f"{hydra.name}.db"
     shared = [f"objective {key}" for key in objectives]
     shared += [override for override in fixed if not key_of(override).startswith(NEVER_COUNTS)]
-    study = Study(file, hydra.name, ways, space, settings.sampler, settings.seed, shared)
-    _Search(fixed, hydra, settings, objectives, study).run()
-    _show(study, objectives)
+    with _only_search_of(file):
+        study = Study(file, hydra.name, ways, space, settings.sampler, settings.seed, shared)
+        _Search(fixed, hydra, settings, objectives, study).run()
+        _show(study, objectives)
+
+
+@contextmanager
+def _only_search_of(file: Path) -> Iterator[None]:
+    """Keep other searches out: they would take this one's running trials for those of a killed process."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{file} is in use by another search; wait until it ends, or give this one a name of its own by "
+            "sweep.name."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Search:

@@ -15,7 +15,7 @@ from mar_accel.errors import MarAccelError
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.pictures import labelled_strips
 from mar_accel.evaluation.table import RowResult
-from mar_accel.metrics.catalogue import DIFFERENCES, METRIC_KEYS
+from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.loggers import RunLog, may_fail
@@ -101,15 +101,19 @@ def row_table(lines: Sequence[RowResult], notes: Sequence[str] = ()) -> Collecte
 
 
 def csv_records(table: Collected, lines: Sequence[RowResult]) -> list[dict[str, Any]]:
-    """The rows of ``table.csv``: every number under its key in ``metrics.json``, and the differences."""
-    keys = [metric.key for metric in DIFFERENCES if metric.key in table.metrics]
+    """The rows of ``table.csv``: every number under its key in ``metrics.json``, and the differences.
+
+    Metrics of the group ``metrics`` and differences have columns for error and interval, too.
+    """
+    further = [key for key in table.metrics if key not in METRIC_KEYS]
     records = []
     for line, row in zip(lines, table.rows, strict=True):
         record = {"name": line.name, **{key: line.metrics.get(key) for key in METRIC_KEYS}}
-        for key in keys:
-            own = row.numbers.get(key)
-            bounds = (None, None, None) if own is None else (own.value, own.low, own.high)
-            record |= dict(zip((key, f"{key}_low", f"{key}_high"), bounds, strict=True))
+        for key in further:
+            number = row.numbers.get(key)
+            parts = ("value", "error", "low", "high")
+            names = (key, *(f"{key}_{part}" for part in parts[1:]))
+            record |= {name: getattr(number, part, None) for name, part in zip(names, parts, strict=True)}
         records.append(record)
     return records
 
@@ -160,10 +164,7 @@ def _log(settings: Settings, lines: Sequence[RowResult], table: Collected, outpu
     """Log the numbers of all rows, the table and its pictures."""
     captions = {"strips": "the same samples in every row", "correlation": "change of FID against fidelity"}
     numbers = {
-        f"{line.name}/{key}": line.metrics[key]
-        for line in lines
-        for key in METRIC_KEYS
-        if line.metrics.get(key) is not None
+        f"{line.name}/{key}": value for line in lines for key, value in numbers_of(line.metrics).items()
     }
     with RunLog.of(settings, f"table-{Identity.of(settings).evaluation_hash}") as log:
         log.numbers(numbers)

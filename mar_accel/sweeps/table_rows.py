@@ -20,7 +20,7 @@ from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.run import evaluate, judged_hash
 from mar_accel.evaluation.table import RowResult
 from mar_accel.evaluation.token_files import num_tokens
-from mar_accel.runs.identity import Identity
+from mar_accel.runs.identity import Identity, differences
 from mar_accel.runs.record import read_json
 from mar_accel.sweeps.combinations import PlannedRun, plan_runs
 from mar_accel.sweeps.grid import combinations
@@ -77,7 +77,19 @@ def plan_rows(settings: Settings, overrides: Sequence[str]) -> tuple[list[TableR
         own += [(other[0].removeprefix(_ROW_KEY), other[1:], ()) for other in run.equal]
         found = dict.fromkeys(names[row, frozenset((*kept, *left))] for row, kept, left in own)
         planned.append(TableRow(tuple(found), run, composed(run.overrides).settings("evaluate")))
+    _check_trainers(planned)
     return planned, list(dict.fromkeys(names.values()))
+
+
+def _check_trainers(rows: Sequence[TableRow]) -> None:
+    """Refuse rows with trainers of their own: all rows are timed in turn, by the first one's."""
+    for row in rows[1:]:
+        trainers = [{**own.settings.plain()["trainer"], "batch_size": None} for own in (rows[0], row)]
+        for key, first, own in differences(*trainers):
+            raise ConfigError(
+                f"table.rows: {row.names[0]} has trainer.{key}={own} where the first row has {first}, but "
+                "rows are timed together; set it on the command line, or make a table for each."
+            )
 
 
 def _names(typed: Sequence[tuple[str, Sequence[str]]]) -> dict[tuple[str, frozenset[str]], str]:

@@ -76,7 +76,7 @@ def write_model_card(folder: Path, record: dict[str, Any]) -> None:
     command = shlex.join(["python", "-m", "mar_accel.train", *_without_paths(overrides)])
     facts = {
         "Steps": record["steps"],
-        "Images per step": training["batch_size"] * _num_devices(config["trainer"]["devices"]),
+        "Images per step": training["batch_size"] * (record["num_processes"] or 1),
         "Seed": record["seed"],
         "Averaging (EMA)": training["ema_decay"],
         "Learning rate": f"{training['learning_rate']:g}",
@@ -100,7 +100,3 @@ def _without_paths(overrides: list[str]) -> list[str]:
     return [
         override for override in overrides if not override.startswith(("output_dir=", "training.resume="))
     ]
-
-
-def _num_devices(devices: Any) -> int:
-    return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1

@@ -17,6 +17,7 @@ from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import TokenBackbone
 from mar_accel.models.transformer import gather_tokens
 from mar_accel.training.conditioning import Conditioner
+from mar_accel.utils.exact_convolutions import exact_convolutions
 
 
 def draw_mask_ratio(minimum: float, deviation: float, generator: torch.Generator | None = None) -> float:
@@ -133,6 +134,7 @@ class TrainingModule(pl.LightningModule):
         total = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="sum")
         return total / (classes >= 0).sum().clamp(min=1)
 
+    @exact_convolutions()
     def _encode(self, images: Tensor) -> Tensor:
         """Latents in float32, under every precision of the trainer."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +30,24 @@ from mar_accel.inference.trainer import trainer_or_config_error
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.sizes import check_bytes
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
+from mar_accel.runs.lock import RunLock
 from mar_accel.runs.loggers import RunLog
-from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
+from mar_accel.runs.record import read_json, require_folder, run_record, write_json
 from mar_accel.training.build import build_trained, load_initial
+from mar_accel.training.earlier_training import require_same_training
 from mar_accel.training.export import export_weights, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.local_start import start_locally
 from mar_accel.training.module import TrainingModule
+from mar_accel.utils.ranks import is_first_process
 from mar_accel.weights.pickles import read_pickle
 
 LAST = "last.ckpt"
 # NumPy, which Lightning seeds too, takes 32 bits.
 MAX_SEED = 2**32 - 1
 LOG_EVERY_N_STEPS = 50
+# What a record has of the training itself.
+_MEASURED = ("seconds", "num_processes")
 
 
 @dataclass(frozen=True)
@@ -71,29 +77,41 @@ def train(settings: Settings) -> TrainingResult | None:
     require_folder(output_dir)
     last = output_dir / "checkpoints" / LAST
     resumed = _resume_path(settings.training, last)
+    if resumed == last and is_first_process():
+        require_same_training(settings, output_dir)
     steps_done = _global_step(resumed) if resumed is not None else 0
-    seconds = 0.0
-    if steps_done < settings.training.max_steps:
-        pl.seed_everything(settings.seed, verbose=False)
-        torch.set_float32_matmul_precision("high")
-        classes = getattr(data, "token_classes", ()), getattr(data, "num_word_classes", 0)
-        module = TrainingModule(*build_trained(settings.model), autoencoder, settings.training, *classes)
-        if settings.training.initial_weights is not None and resumed is None:
-            load_initial(module.model, module.conditioner, Path(settings.training.initial_weights))
-        if settings.training.local_start and resumed is None:
-            start_locally(module.model)
-        prepare_output_dir(output_dir)
-        trainer, seconds = _fit(settings, module, data, output_dir, resumed, log)
-        if not trainer.is_global_zero:
-            return None
-        resumed = last
-    assert resumed is not None
-    folder = export_weights(resumed, settings.model, output_dir / "model")
-    steps = _global_step(resumed)
-    record = run_record(settings, steps=steps, resumed_at=steps_done, seconds=seconds)
-    write_json(record, output_dir / RECORD_FILE)
-    write_model_card(folder, record)
+    # The numbers of a training that is finished already, and only exported again.
+    measured = {key: read_json(output_dir / RECORD_FILE).get(key) for key in _MEASURED}
+    with RunLock(output_dir) as lock:
+        if steps_done < settings.training.max_steps:
+            module = _module(settings, data, autoencoder, resumed)
+            trainer, seconds = _fit(settings, module, data, lock, resumed, log)
+            if not trainer.is_global_zero:
+                return None
+            measured = {"seconds": seconds, "num_processes": trainer.world_size}
+            resumed = last
+        else:
+            lock.take()
+        assert resumed is not None
+        folder = export_weights(resumed, settings.model, output_dir / "model")
+        steps = _global_step(resumed)
+        record = run_record(settings, steps=steps, resumed_at=steps_done, **measured)
+        write_json(record, output_dir / RECORD_FILE)
+        write_model_card(folder, record)
     return TrainingResult(folder, steps)
+
+
+def _module(settings: Settings, data: Any, autoencoder: Autoencoder, resumed: Path | None) -> TrainingModule:
+    """The model in training, with its first weights; a checkpoint replaces them later."""
+    training = settings.training
+    pl.seed_everything(settings.seed, verbose=False)
+    classes = getattr(data, "token_classes", ()), getattr(data, "num_word_classes", 0)
+    module = TrainingModule(*build_trained(settings.model), autoencoder, training, *classes)
+    if training.initial_weights is not None and resumed is None:
+        load_initial(module.model, module.conditioner, Path(training.initial_weights))
+    if training.local_start and resumed is None:
+        start_locally(module.model)
+    return module
 
 
 def _training_data(settings: Settings) -> pl.LightningDataModule:
@@ -198,12 +216,12 @@ def _fit(
     settings: Settings,
     module: TrainingModule,
     data: pl.LightningDataModule,
-    output_dir: Path,
+    lock: RunLock,
     resumed: Path | None,
     log: RunLog,
 ) -> tuple[pl.Trainer, float]:
     """Train to the last step and write ``checkpoints/last.ckpt``; returns the Trainer and the seconds."""
-    training = settings.training
+    training, output_dir = settings.training, lock.output_dir
     checkpoints = ModelCheckpoint(
         dirpath=output_dir / "checkpoints",
         filename="step-{step}",
@@ -228,13 +246,15 @@ def _fit(
         enable_model_summary=False,
     )
     _expect_unused_parameters(trainer)
+    _check_share(training, data, trainer.world_size, settings.dataset.name)
+    lock.take()
     if trainer.is_global_zero:
         _keep_earlier_metrics(output_dir)
         write_config(settings, output_dir)
     log.start()
     trainer.logger = log.logger
     start = time.perf_counter()
-    with further_processes(output_dir / CONFIG_FILE), log:
+    with further_processes(output_dir / CONFIG_FILE), log, _faster_products():
         try:
             trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
         except SystemExit:
@@ -242,6 +262,17 @@ def _fit(
                 print(f"stopped: {_how_to_continue(output_dir)}", file=sys.stderr)
             raise
     return trainer, time.perf_counter() - start
+
+
+@contextmanager
+def _faster_products() -> Iterator[None]:
+    """Products in TF32 where a GPU has it. Sampling in the same process has its own precision again."""
+    chosen = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(chosen)
 
 
 def _expect_unused_parameters(trainer: pl.Trainer) -> None:
@@ -252,6 +283,15 @@ def _expect_unused_parameters(trainer: pl.Trainer) -> None:
     """
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+
+def _check_share(training: TrainingSettings, data: Any, num_processes: int, dataset: str) -> None:
+    """Raise ConfigError if a process would get no whole batch, and the training would end at once."""
+    if isinstance(data, Sized) and len(data) // num_processes < training.batch_size:
+        raise ConfigError(
+            f"training.batch_size must be at most {len(data) // num_processes}, the images of "
+            f"dataset={dataset} for each of {num_processes} processes, got {training.batch_size}."
+        )
 
 
 def _how_to_continue(output_dir: Path) -> str:

@@ -46,7 +46,7 @@ class T5TextEncoder(TextEncoder):
             "random": random features for each prompt, for timings without T5.
         length: number of tokens N. Longer prompts are cut.
         width: width of the features that the image model takes.
-        device: where T5 runs: "auto" (an accelerator if there is one), "cpu", "cuda", "mps".
+        device: where T5 runs: "auto" (CUDA if there is a device, else the CPU), "cpu", "cuda", "mps".
         dtype: "bfloat16", "float32" or "float16".
         quantization: "8bit" halves the memory on a CUDA device (needs bitsandbytes). None: no quantisation.
         cache_dir: folder of the features. None: ~/.cache/mar_accel/text_features.

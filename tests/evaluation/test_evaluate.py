@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.baseline import Sampled, open_baseline
+from mar_accel.evaluation.result import read_steps
 from mar_accel.evaluation.run import evaluate
 from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.metrics.catalogue import EQUAL_IMAGES_PSNR, METRIC_KEYS
@@ -324,6 +325,18 @@ def test_where_every_image_is_there_nothing_is_sampled(
     assert again["latency_s_per_image"] is None and again["tflops_per_image"] == whole["tflops_per_image"]
 
 
+def test_files_of_an_earlier_evaluation_do_not_outlive_it(tiny: list[str], tmp_path: Path) -> None:
+    few = ("dataset.num_images=8", "trainer.batch_size=4", "evaluate.timing_rounds=0", "evaluate.resume=true")
+    compared = ("comparison.png", "fidelity.csv", "fidelity.png")
+    _evaluate(tmp_path, tiny, *few)
+    steps = read_steps(tmp_path / "ar_steps.csv")
+    assert all((tmp_path / name).is_file() for name in compared)
+    _evaluate(tmp_path, tiny, *few)
+    assert read_steps(tmp_path / "ar_steps.csv") == steps != [], "measured under the same conditions"
+    _evaluate(tmp_path, tiny, *few, "trainer.batch_size=8", "evaluate.fidelity_images=0")
+    assert not any((tmp_path / name).exists() for name in ("ar_steps.csv", *compared))
+
+
 def test_flops_of_adaptive_refresh_are_not_those_of_a_schedule_that_nobody_ran(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,16 +392,14 @@ def test_two_processes_give_the_numbers_of_one(
     assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
     assert metrics["psnr"] == pytest.approx(run[1]["psnr"], rel=1e-3)
     assert metrics["num_devices"] == 2
-    # Resumed by two processes: first a batch of each is missing, then nothing.
-    for removed in (range(10), ()):
-        for index in removed:
-            (tmp_path / "images" / image_name(index)).unlink()
-        process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes, "evaluate.resume=true")
-        _, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        resumed = json.loads((tmp_path / "metrics.json").read_text())
-        assert _quality(resumed) == _quality(metrics) and resumed["psnr"] == metrics["psnr"]
-    assert any("all images exist from an earlier run" in warning for warning in resumed["warnings"])
+    # Resumed by two processes, when a batch of each is missing.
+    for index in range(10):
+        (tmp_path / "images" / image_name(index)).unlink()
+    process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes, "evaluate.resume=true")
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    resumed = json.loads((tmp_path / "metrics.json").read_text())
+    assert _quality(resumed) == _quality(metrics) and resumed["psnr"] == metrics["psnr"]
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.devices == 2
 
 

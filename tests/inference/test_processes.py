@@ -57,18 +57,17 @@ def _runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+# All five take two minutes; CI runs one of each side.
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for the processes in /proc")
 @pytest.mark.parametrize(
     ("to_first", "stop"),
     [
-        (True, signal.SIGKILL),
-        (True, signal.SIGHUP),
-        (True, signal.SIGTERM),
-        (False, signal.SIGTERM),
-        (False, signal.SIGKILL),
+        pytest.param(True, signal.SIGKILL, marks=pytest.mark.slow, id="first killed"),
+        pytest.param(True, signal.SIGHUP, marks=pytest.mark.long, id="first hung up"),
+        pytest.param(True, signal.SIGTERM, marks=pytest.mark.long, id="first stopped"),
+        pytest.param(False, signal.SIGTERM, marks=pytest.mark.slow, id="further stopped"),
+        pytest.param(False, signal.SIGKILL, marks=pytest.mark.long, id="further killed"),
     ],
-    ids=["first killed", "first hung up", "first stopped", "further stopped", "further killed"],
 )
 def test_processes_end_together_and_the_run_goes_on_at_once(
     to_first: bool,

@@ -8,6 +8,7 @@ _EVALUATE = rows_of(
     "evaluate",
     {
         "dataset.num_images=1": "dataset.num_images must be ≥ 2 for statistics, got 1.",
+        "trainer.batch_size=1 trainer.limit_predict_batches=1": "trainer.limit_predict_batches leaves 1 image",
         "evaluate.baseline_sampler.num_iter=999": "evaluate.baseline_sampler.num_iter",
         "evaluate.baseline_sampler.num_iter=few": "evaluate.baseline_sampler.num_iter",
         "evaluate.baseline_sampler.num_diffusion_steps=0": "evaluate.baseline_sampler.num_diffusion_steps",
@@ -107,6 +108,7 @@ _CALIBRATE = rows_of(
         "calibrate.flops_ratio=1": "calibrate.flops_ratio must be > 1, got 1",
         "calibrate.flops_ratio=nan": "calibrate.flops_ratio must be finite",
         "calibrate.flops_ratio=fast": "calibrate.flops_ratio must be a number, got 'fast'.",
+        "cache=head cache.head=first_block calibrate.head_threshold=0.1 output_dir=/dev/null": "output_dir=/dev/null is a file",
         "calibrate.drift_factor=0": "calibrate.drift_factor must be > 0, got 0",
         "calibrate.warmup_steps=-1": "calibrate.warmup_steps must be ≥ 0, got -1.",
         "calibrate.warmup_steps=1.5": "calibrate.warmup_steps must be an integer, got 1.5.",
@@ -140,6 +142,7 @@ _TRAIN = rows_of(
         "training.max_steps=x": "training.max_steps must be an integer, got 'x'.",
         "training.batch_size=0": "training.batch_size must be ≥ 1, got 0.",
         "training.batch_size=5000": "training.batch_size must be at most 1797, the images of dataset=digits",
+        "trainer=ddp_cpu training.batch_size=1000": "training.batch_size must be at most 898, the images of dataset=digits for each of 2 processes",
         "training.timestep_draws=10000000000": "training.timestep_draws=10000000000 needs at least",
         "training.weight_decay=-1": "training.weight_decay must be ≥ 0, got -1",
         "training.decay_fraction=1.5": "training.decay_fraction must be ≤ 1, got 1.5.",
@@ -179,6 +182,7 @@ _TRAIN = rows_of(
 _TRAIN_FEATURES = rows_of(
     "train_features",
     {
+        "trainer.devices=2": "train_features runs on the CPU, in one process",
         "feature_training.batch_size=100000": "feature_training.batch_size must be at most 1438",
         "feature_training.learning_rate=inf": "feature_training.learning_rate must be finite",
         "feature_training.weight_decay=-1": "feature_training.weight_decay must be ≥ 0, got -1",

@@ -6,14 +6,24 @@ from collections import Counter
 
 import torch
 
+from mar_accel.config.compose import compose_settings
+from mar_accel.data.scenes import CATEGORIES
 from mar_accel.evaluation.result import Evaluation, result_table
-from mar_accel.metrics.catalogue import GENERATE_METRICS, METRIC_KEYS, METRICS, Metric, keys_of
+from mar_accel.metrics.catalogue import (
+    GENERATE_METRICS,
+    METRIC_KEYS,
+    METRICS,
+    SCENE_SCORES,
+    Metric,
+    keys_of,
+)
 from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.profiling.speed import latency_summary, speedup
 from mar_accel.runs.sweep_summary import _SHOWN
 from mar_accel.sweeps.collected import Collected, CollectedRow
-from mar_accel.sweeps.numbers import number_keys, number_over_seeds
+from mar_accel.sweeps.numbers import metric_of, number_keys, number_over_seeds
+from mar_accel.sweeps.objectives import directions
 from mar_accel.sweeps.tables import cells, heading
 
 
@@ -38,7 +48,17 @@ def test_one_entry_is_shown_everywhere() -> None:
     table = Collected((), (row,), tuple(known), row)
     assert heading(table)[1:] == [metric.column for metric in METRICS if metric.column]
     assert dict(zip(heading(table), cells(table, row), strict=True))["recognised"] == "25.0% (0.4–96.5%)"
-    assert set(_SHOWN) == {metric.key for metric in (*METRICS, *GENERATE_METRICS) if metric.in_sweep}
+    every = (*METRICS, *SCENE_SCORES, *GENERATE_METRICS)
+    assert set(_SHOWN) == {metric.key for metric in every if metric.in_sweep}
+
+
+def test_the_scores_of_scenes_are_those_of_the_metric() -> None:
+    settings = compose_settings("evaluate", ["model=scenes", "dataset=scenes_eval"])
+    (name,) = settings.metrics
+    keys = [f"{name}_{key}" for key in ("overall", *CATEGORIES)]
+    assert keys == [metric.key for metric in SCENE_SCORES]
+    assert all(metric_of(key).better == metric_of(f"{key}_difference").better == "higher" for key in keys)
+    assert directions(["scenes_overall"], None) == ["maximize"]
 
 
 def test_text_of_a_metric() -> None:

@@ -45,7 +45,7 @@ def coloured_scenes(count: int, rng: np.random.Generator) -> tuple[torch.Tensor,
     return tokenize(texts), torch.tensor(colours)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_small_encoder_binds_colours_to_nouns():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

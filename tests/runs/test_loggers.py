@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from mar_accel.config.compose import compose_settings, our_hydra
 from mar_accel.errors import ConfigError
@@ -122,6 +123,27 @@ def test_a_failing_logger_is_a_warning(
     assert there == [True]
     warning = capsys.readouterr().err
     assert "warning: the logger has failed (no space for metrics); all results are in" in warning
+
+
+def test_a_failed_run_of_wandb_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next job of a sweep would go on with it."""
+    closed: list[int] = []
+
+    class Failing(WandbLogger):
+        def __init__(self) -> None:
+            pass
+
+        @property
+        def experiment(self) -> Any:
+            return SimpleNamespace(finish=lambda exit_code: closed.append(exit_code), define_metric=broken)
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the server is gone")
+
+    log = RunLog(Failing(), compose_settings("generate", [f"output_dir={tmp_path}"]))
+    with log:
+        log.start()
+    assert log.failed and closed == [0]
 
 
 def test_the_run_starts_before_the_first_image(

@@ -24,10 +24,12 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
-from mar_accel.runs.folder import claim_run_folder
+from mar_accel.runs.folder import IDENTITY_FILE, claim_run_folder, share_images
 from mar_accel.runs.identity import Identity
+from mar_accel.runs.record import write_json
 from mar_accel.runs.sweep_result import DONE, RunResult
 from mar_accel.runs.sweep_summary import write_summary
+from mar_accel.utils.images import image_name
 
 FEW = ["dataset.num_images=4", "trainer.batch_size=2"]
 EVALUATION = [
@@ -224,6 +226,32 @@ def test_runs_share_the_unaccelerated_samples(
     assert any(run["psnr"] == alone["psnr"] and run["latent_mse"] == alone["latent_mse"] for run in runs)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "shared"),
+    [
+        ([], 3),
+        (["dataset.num_images=2"], 2),
+        (["evaluate.save_images=false"], 0),
+        (["cache=lazymar", "cache/refresh=adaptive"], 0),
+    ],
+    ids=["all", "fewer", "none kept", "decided per batch"],
+)
+def test_equal_images_are_shared_where_they_may(
+    overrides: list[str], shared: int, tiny_model: list[str], tmp_path: Path
+) -> None:
+    settings = compose_settings("evaluate", [*tiny_model, "dataset.num_images=3", *overrides])
+    identity = Identity.of(settings)
+    (tmp_path / "first" / "images").mkdir(parents=True)
+    write_json({"images": identity.images, "revisions": []}, tmp_path / "first" / IDENTITY_FILE)
+    for index in range(3):
+        (tmp_path / "first" / "images" / image_name(index)).write_bytes(b"image")
+    # A file that the other run removes meanwhile is no reason to fail.
+    (tmp_path / "first" / ".tokens").mkdir()
+    (tmp_path / "first" / ".tokens" / "0.safetensors").symlink_to(tmp_path / "gone")
+    share_images(tmp_path, tmp_path / "second", identity, settings)
+    assert len(list((tmp_path / "second").glob("images/*.png"))) == shared
+
+
 def test_a_run_that_another_sweep_is_at_is_left_to_it(
     run_here: Any, tiny_model: list[str], tmp_path: Path
 ) -> None:
@@ -298,11 +326,12 @@ def test_what_is_left_of_a_run_is_whole_batches_and_enough_for_all_processes(tin
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def _sweep_of_twelve(tiny_model: list[str], folder: Path) -> list[str]:
+def _sweep(tiny_model: list[str], folder: Path, seeds: str = "0,1,2") -> list[str]:
+    """Four runs per seed."""
     return [
         *("-m", *tiny_model, *EVALUATION, "dataset.num_images=40", "trainer.batch_size=4"),
         *("evaluate.fidelity_images=8", f"reference.cache_dir={folder.parent / 'statistics'}"),
-        *("sampler=mar,gtr", "cache=none,lazymar", "seed=0,1,2", f"hydra.sweep.dir={folder}"),
+        *("sampler=mar,gtr", "cache=none,lazymar", f"seed={seeds}", f"hydra.sweep.dir={folder}"),
     ]
 
 
@@ -330,11 +359,11 @@ def test_a_sweep_killed_at_random_moments_ends_as_an_undisturbed_one(
     start: Start, tiny_model: list[str], tmp_path: Path
 ) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    status, _, stderr = _finish(start(tmp_path, "evaluate", *_sweep_of_twelve(tiny_model, undisturbed)))
+    status, _, stderr = _finish(start(tmp_path, "evaluate", *_sweep(tiny_model, undisturbed)))
     assert status == 0, stderr
     chance, finished, kills = random.Random(0), dict[Path, int](), 0
     while True:
-        process = start(tmp_path, "evaluate", *_sweep_of_twelve(tiny_model, killed))
+        process = start(tmp_path, "evaluate", *_sweep(tiny_model, killed))
         # At least one more run is finished each time, so that the test ends.
         goal = len(list(killed.glob("*/images/*.png"))) + chance.randrange(45, 150)
         while process.poll() is None and len(list(killed.glob("*/images/*.png"))) < goal:
@@ -360,19 +389,20 @@ def test_a_sweep_killed_at_random_moments_ends_as_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_share_the_runs(start: Start, tiny_model: list[str], tmp_path: Path) -> None:
-    sweep = _sweep_of_twelve(tiny_model, tmp_path / "sweep")
+    sweep = _sweep(tiny_model, tmp_path / "sweep", seeds="0")
     processes = [start(tmp_path, "evaluate", *sweep) for _ in range(2)]
     # Both are read at once: one whose pipe is full would stop, and the other would wait for it.
     with ThreadPoolExecutor() as readers:
         outcomes = list(readers.map(_finish, processes))
     assert [status for status, _, _ in outcomes] == [0, 0], outcomes
-    assert len(list((tmp_path / "sweep").glob("*/metrics.json"))) == 12
+    assert len(list((tmp_path / "sweep").glob("*/metrics.json"))) == 4
     done = [_count(stdout, "done") for _, stdout, _ in outcomes]
-    assert sum(done) == 12, "every run was made once"
+    assert sum(done) == 4, "every run was made once"
     shutil.rmtree(tmp_path / "sweep")
 
 
-@pytest.mark.slow
+# As test_a_process_that_fails_ends_its_run_of_a_sweep_alone, but the first process fails.
+@pytest.mark.long
 def test_a_run_that_fails_on_two_devices_does_not_stop_the_others(
     start: Start, tiny_model: list[str], tmp_path: Path
 ) -> None:

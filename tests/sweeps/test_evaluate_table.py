@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,13 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluation import timing
 from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.table import RowResult, add_timings
+from mar_accel.reporting.recorded import read_table
 from mar_accel.sweeps import table_rows
-from mar_accel.sweeps.numbers import metric_of, number_over_seeds
-from mar_accel.sweeps.table_files import _log, _revisions, row_table
+from mar_accel.sweeps.numbers import Number, metric_of, number_over_seeds
+from mar_accel.sweeps.table_files import _log, _revisions, csv_records, row_table
 from mar_accel.sweeps.table_rows import row_is_finished
 from mar_accel.sweeps.table_run import TableError, evaluate_table
+from mar_accel.utils.csv_files import write_csv
 
 SHARED = [
     "sampler.num_diffusion_steps=6",
@@ -212,6 +215,42 @@ def test_a_table_is_logged(finished: tuple[Path, list[RowResult]], tmp_path: Pat
         (row,) = csv.DictReader(file)
     assert float(row["short/fid"]) == pytest.approx(finished[1][1].metrics["fid"])
     assert float(row["both/speedup"]) > 0
+
+
+def test_rows_have_one_trainer(tiny: list[str], tmp_path: Path) -> None:
+    """They are timed together, by the trainer of the first one."""
+    (tmp_path / "rows.yaml").write_text(
+        "- name: a\n- {name: small, overrides: [trainer.batch_size=5]}\n"
+        "- {name: half, overrides: [trainer.precision=bf16-true]}\n"
+    )
+    overrides = _overrides(tmp_path, tiny, tmp_path / "rows.yaml")
+    with pytest.raises(
+        ConfigError, match=r"half has trainer\.precision=bf16-true where the first row has 32"
+    ):
+        evaluate_table(compose_settings("evaluate_table", overrides), overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_metrics_are_in_the_files_and_in_the_log(
+    finished: tuple[Path, list[RowResult]], tmp_path: Path
+) -> None:
+    lines = [
+        replace(row, metrics={**row.metrics, "ink_mean": number / 10})
+        for number, row in enumerate(finished[1])
+    ]
+    table = row_table(lines)
+    first, short = table.rows[:2]
+    difference = Number(0.1, low=-0.2, high=0.4)
+    rows = (first, replace(short, numbers={**short.numbers, "ink_mean_difference": difference}))
+    table = replace(table, rows=rows, metrics=(*table.metrics, "ink_mean_difference"))
+    write_csv(csv_records(table, lines[:2]), tmp_path / "table.csv")
+    plain, changed = read_table(tmp_path)
+    assert plain.numbers["ink_mean"].value == 0 and "ink_mean_difference" not in plain.numbers
+    assert changed.numbers["ink_mean"].value == 0.1 and changed.numbers["ink_mean_difference"] == difference
+    assert {*changed.numbers} <= {*table.metrics}, "bounds of an interval are no numbers of their own"
+    settings = compose_settings("evaluate_table", ["logger=csv", f"output_dir={tmp_path}"])
+    _log(settings, lines[:2], table, tmp_path)
+    assert "short/ink_mean" in next(tmp_path.rglob("metrics.csv")).read_text()
 
 
 @pytest.mark.long

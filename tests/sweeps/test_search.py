@@ -24,6 +24,7 @@ from mar_accel.sweeps.objectives import directions, objective_values
 
 optuna = pytest.importorskip("optuna")
 
+from mar_accel.sweeps.search import _only_search_of  # noqa: E402
 from mar_accel.sweeps.search_space import example_choices, search_space  # noqa: E402
 from mar_accel.sweeps.study import Study  # noqa: E402
 
@@ -103,6 +104,15 @@ def test_a_study_that_cannot_be_read_is_named(content: bytes | None, tmp_path: P
         ConfigError, match=r"s\.db cannot be used as a study \(\w+\); remove it if it is damaged"
     ):
         Study(file, "s", ["minimize"], _space("a=range(0,9)")[1], "tpe", 0)
+
+
+def test_a_study_has_one_search_at_a_time(tmp_path: Path) -> None:
+    file = tmp_path / "studies" / "s.db"
+    refused = pytest.raises(ConfigError, match=r"s\.db is in use by another search")
+    with _only_search_of(file), refused, _only_search_of(file):
+        pass
+    with _only_search_of(file):
+        pass
 
 
 def test_a_range_is_the_one_that_a_grid_lists() -> None:

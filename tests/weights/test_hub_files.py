@@ -16,6 +16,7 @@ from mar_accel.config.compose import compose_model, compose_settings, conf_dir
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig
+from mar_accel.pipeline import MARPipeline
 from mar_accel.weights.hub_files import HUB_FILE
 from mar_accel.weights.loading import load_mar
 from mar_accel.weights.sources import HUB_ID, locate
@@ -189,6 +190,12 @@ def test_repository_is_announced_and_checked_as_well(
     folder = locate(REPO, "model.weights", [FILE, "missing.json"])
     assert folder is not None and (folder / FILE).read_bytes() == published
     assert f"downloading {REPO}:{FILE}" in capsys.readouterr().err
+
+
+def test_pipeline_of_a_text_model_comes_from_the_hub_whole(hub: Any, tmp_path: Path) -> None:
+    MARPipeline("scenes").save_pretrained(hub.root / "someone" / "scenes")
+    pipe = MARPipeline.from_pretrained("someone/scenes")
+    assert pipe.text_encoder is not None and "text_encoder/model.safetensors" in hub.requested
 
 
 @pytest.mark.parametrize(
