@@ -19,8 +19,10 @@ from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
 from mar_accel.profiling.flops import count_flops
-from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
+from mar_accel.runs.output_dir import prepare_output_dir, require_folder
+from mar_accel.runs.record import run_record
 from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.utils.json_files import write_json
 from mar_accel.utils.progress import busy
 
 

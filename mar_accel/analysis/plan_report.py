@@ -12,11 +12,13 @@ from mar_accel.analysis.plan_view import grid_picture, grid_text, plan_rows, pla
 from mar_accel.config.settings import Settings
 from mar_accel.inference.build import build_sampling
 from mar_accel.profiling.flops import FlopCount, count_flops
-from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
+from mar_accel.runs.output_dir import prepare_output_dir, require_folder
+from mar_accel.runs.record import run_record
 from mar_accel.sampling.noise import Stream, sample_generator
 from mar_accel.sampling.plan import Plan
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.images import save_png
+from mar_accel.utils.json_files import write_json
 from mar_accel.utils.progress import busy
 
 TABLE_FILE, PICTURE_FILE, RECORD_FILE = "plan.csv", "order.png", "run.json"

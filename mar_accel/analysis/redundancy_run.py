@@ -17,8 +17,10 @@ from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
-from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
+from mar_accel.runs.output_dir import prepare_output_dir, require_folder
+from mar_accel.runs.record import run_record
 from mar_accel.utils.figures import check_matplotlib
+from mar_accel.utils.json_files import write_json
 
 
 def measure_redundancy(settings: Settings) -> RedundancyStatistics:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mar_accel.evaluation.token_files import save_tensors
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.output_dir import prepare_output_dir
 
 # Images uint8 [n, C, H, W] and tokens [n, L, C] of the first n samples.
 Samples = tuple[Tensor, Tensor]

@@ -14,10 +14,10 @@ from mar_accel.evaluation.pictures import (
 )
 from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, Comparison, Evaluation
 from mar_accel.evaluation.token_files import remove_batches, write_tokens
-from mar_accel.runs.record import write_json
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.figures import TEXT, has_matplotlib, save_figure
 from mar_accel.utils.images import save_png
+from mar_accel.utils.json_files import write_json
 
 SAMPLES, COMPARISON, DISTRIBUTION = "samples.png", "comparison.png", "fidelity.png"
 FIDELITY_FILE = "fidelity.csv"

@@ -10,8 +10,9 @@ from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, Evaluation, re
 from mar_accel.metrics.catalogue import keys_of
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import environment, read_json
+from mar_accel.runs.record import environment
 from mar_accel.runs.stored import damaged_key, damaged_number, numbers_of, read_record
+from mar_accel.utils.json_files import read_json
 
 FLOPS = "tflops_per_image"
 

@@ -27,7 +27,7 @@ from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.runs.folder import images_of
 from mar_accel.runs.identity import Identity, decides_per_batch, why_whole_batches
-from mar_accel.runs.record import check_output_dir, require_folder
+from mar_accel.runs.output_dir import check_output_dir, require_folder
 from mar_accel.utils.ranks import is_first_process
 
 

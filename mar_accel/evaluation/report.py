@@ -8,7 +8,8 @@ from typing import Any
 from mar_accel.config.settings import DatasetSettings, Settings
 from mar_accel.evaluation.result import Evaluation
 from mar_accel.metrics.catalogue import METRIC_KEYS
-from mar_accel.runs.loggers import RunLog, run_name
+from mar_accel.runs.loggers import run_name
+from mar_accel.runs.run_log import RunLog
 
 # First columns of the table that compares runs; the metrics follow.
 RUN_COLUMNS = ("evaluation", "name", "model", "seed")

@@ -40,7 +40,7 @@ from mar_accel.runs.folder import (
 from mar_accel.runs.generation import how_to_continue
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.runs.lock import RunLock
-from mar_accel.runs.loggers import RunLog
+from mar_accel.runs.run_log import RunLog
 from mar_accel.utils.progress import busy
 from mar_accel.utils.ranks import is_first_process
 

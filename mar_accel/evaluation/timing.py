@@ -13,7 +13,8 @@ from mar_accel.inference.children import further_processes
 from mar_accel.inference.session import Session
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.runs.folder import write_config
-from mar_accel.runs.record import environment, read_json, write_json
+from mar_accel.runs.record import environment
+from mar_accel.utils.json_files import read_json, write_json
 
 # Settings for the processes of further devices, settings of the rows, and the result.
 PLAN_FILE, ROWS_FILE, TIMING_FILE = ".timing.yaml", ".timed_rows.json", "timing.json"

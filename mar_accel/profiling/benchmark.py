@@ -18,8 +18,10 @@ from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
 from mar_accel.profiling.speed import machine_peak
-from mar_accel.runs.record import prepare_output_dir, require_folder, run_record, write_json
+from mar_accel.runs.output_dir import prepare_output_dir, require_folder
+from mar_accel.runs.record import run_record
 from mar_accel.utils import markdown
+from mar_accel.utils.json_files import write_json
 
 RECORD_FILE = "benchmark.json"
 TABLE_FILE = "benchmark.md"

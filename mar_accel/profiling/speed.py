@@ -94,8 +94,10 @@ _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 # Rows and columns of the matrices for gemm_peak: large enough to use the whole device, yet fast.
 GEMM_SIZES = {"cuda": 8192}
 GEMM_SIZE = 1024
-# Products are not repeated after so many seconds.
-_PEAK_SECONDS = 1.0
+# A product of this size tells beforehand whether a large one would take seconds, as in float16 on many CPUs.
+SMALL_GEMM_SIZE = 256
+# Slower machines, in FLOP/s, are measured with the small product alone.
+_SLOW = 5e9
 
 
 def gemm_peak(
@@ -106,27 +108,24 @@ def gemm_peak(
     Args:
         device: device that computes the product.
         dtype: dtype of the matrices.
-        size: rows and columns; one product takes 2·size³ FLOPs. None: 8192 on CUDA, else 1024.
-        repeats: number of products after the first one, which may include the start of the library. They
-            end after a second, and a first one that took longer is the only one: many CPUs take seconds for
-            a product in float16.
+        size: rows and columns; one product takes 2·size³ FLOPs. None: 8192 on CUDA, else 1024, and 256 where
+            that would take a second.
+        repeats: number of products after the first one, which may include the start of the library.
     """
     device = torch.device(device)
-    size = size or GEMM_SIZES.get(device.type, GEMM_SIZE)
+    if size is None:
+        slow = device.type == "cpu" and gemm_peak(device, dtype, SMALL_GEMM_SIZE, repeats=1) < _SLOW
+        size = SMALL_GEMM_SIZE if slow else GEMM_SIZES.get(device.type, GEMM_SIZE)
     a = torch.randn(size, size, dtype=torch.float32, device=device).to(dtype)
-    best, spent = float("inf"), 0.0
+    best = float("inf")
     for _ in range(repeats + 1):
-        if spent > _PEAK_SECONDS:
-            break
         start = time.perf_counter()
         a @ a
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         elif device.type == "mps":
             torch.mps.synchronize()
-        taken = time.perf_counter() - start
-        best = min(best, taken)
-        spent += taken
+        best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 
 

@@ -24,13 +24,13 @@ from mar_accel.reporting.recorded import (
     read_table,
 )
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE
-from mar_accel.runs.record import read_json
 from mar_accel.runs.stored import numbers_of, read_record
 from mar_accel.sweeps.collected import Collected, CollectedRow, collect
 from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
 from mar_accel.sweeps.run_folders import CollectedRun
 from mar_accel.sweeps.swept_keys import flat_items, shown_value
+from mar_accel.utils.json_files import read_json
 
 # Folder of a table that has its rows.
 ROWS = "rows"

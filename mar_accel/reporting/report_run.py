@@ -12,8 +12,8 @@ from mar_accel.reporting.export import Figures
 from mar_accel.reporting.page import page
 from mar_accel.reporting.points import Points, read_points
 from mar_accel.reporting.tables import cells, heading, write_tables
-from mar_accel.runs.loggers import RunLog
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.output_dir import prepare_output_dir
+from mar_accel.runs.run_log import RunLog
 from mar_accel.sweeps.pair_files import write_pairs
 from mar_accel.utils.progress import busy
 from mar_accel.utils.whole_files import written_whole

@@ -18,9 +18,11 @@ from mar_accel.data.run_images import PngImages
 from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS, keys_of
 from mar_accel.runs.folder import RECORD_FILE, share_images
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import environment, prepare_output_dir, read_json
+from mar_accel.runs.output_dir import prepare_output_dir
+from mar_accel.runs.record import environment
 from mar_accel.runs.stored import numbers_of, read_record
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult
+from mar_accel.utils.json_files import read_json
 
 LOCKS = ".locks"
 # Numbers that depend on the conditions of the measurement.

@@ -12,7 +12,7 @@ from mar_accel.config.settings import ModelSettings, Settings
 from mar_accel.inference.build import build_architecture, build_autoencoder
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.text_encoder import T5Size
-from mar_accel.runs.record import prepare_output_dir, require_folder
+from mar_accel.runs.output_dir import prepare_output_dir, require_folder
 from mar_accel.weights.autoencoder_folder import VAE_FOLDER
 from mar_accel.weights.autoencoders import kind_of_node
 from mar_accel.weights.folder import save_model_folder

@@ -17,9 +17,10 @@ from mar_accel.data.run_images import IMAGES, RunImages, image_indices
 from mar_accel.data.shards import FORMATS, formats_in
 from mar_accel.errors import ConfigError, IncompleteError
 from mar_accel.runs.identity import Identity, config_key, decides_per_batch, differences
-from mar_accel.runs.record import git_revision, read_json, write_json
+from mar_accel.runs.record import git_revision
 from mar_accel.runs.stored import read_record
 from mar_accel.utils.images import image_name
+from mar_accel.utils.json_files import read_json, write_json
 from mar_accel.utils.ranks import is_first_process
 from mar_accel.utils.whole_files import written_whole
 

@@ -37,8 +37,9 @@ from mar_accel.runs.folder import (
 from mar_accel.runs.geneval import write_geneval
 from mar_accel.runs.identity import Identity, why_whole_batches
 from mar_accel.runs.lock import RunLock
-from mar_accel.runs.loggers import RunLog
-from mar_accel.runs.record import require_folder, run_record
+from mar_accel.runs.output_dir import require_folder
+from mar_accel.runs.record import run_record
+from mar_accel.runs.run_log import RunLog
 from mar_accel.runs.stored import read_record
 from mar_accel.utils.ranks import is_first_process
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from mar_accel.errors import ConfigError
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.utils.ranks import is_first_process
 
 LOCK_FILE = ".lock"

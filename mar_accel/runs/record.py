@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import subprocess
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +14,6 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from mar_accel.config.settings import Settings
-from mar_accel.errors import ConfigError
-from mar_accel.utils.whole_files import written_whole
 
 RECORDED_PACKAGES = (
     *("mar_accel", "torch", "lightning", "hydra-core", "omegaconf", "diffusers", "torchmetrics"),
@@ -113,86 +108,3 @@ def run_record(settings: Settings, **results: Any) -> dict[str, Any]:
         "git_revision": git_revision(),
         "hardware": hardware(),
     }
-
-
-def write_json(record: Any, path: Path) -> None:
-    """Write a JSON file atomically; numbers that are not finite, which JSON does not have, become null."""
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(_finite(record), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, int | float) and not _is_finite(value) else value
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value is a number that a float can hold; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
-
-
-def _is_finite(number: float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an integer of hundreds of digits
-        return False
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if the file is missing, empty, damaged or has something else.
-
-    Numbers that are not finite are null, as ``write_json`` writes them.
-    """
-    if not os.path.isfile(file):  # a pipe would never end
-        return {}
-    try:
-        content = _finite(json.loads(file.read_text()))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def require_folder(output_dir: Path, key: str = "output_dir") -> None:
-    """Raise ConfigError if a path is a file, or inside one; nothing is created, unlike below."""
-    there = next(path for path in (output_dir, *output_dir.parents) if os.path.lexists(path))
-    if not os.path.isdir(there):
-        raise _is_file(output_dir, key)
-
-
-def _is_file(output_dir: Path, key: str) -> ConfigError:
-    return ConfigError(f"{key}={output_dir} is a file, or inside one; choose a folder.")
-
-
-def check_output_dir(output_dir: Path, key: str) -> None:
-    """Raise ConfigError if a folder cannot be written; what is created for the check is removed."""
-    new = [folder for folder in (output_dir, *output_dir.parents) if not os.path.exists(folder)]
-    try:
-        prepare_output_dir(output_dir, key)
-    finally:
-        for folder in new:
-            with suppress(OSError):  # it was not created, or another process uses it
-                folder.rmdir()
-
-
-def prepare_output_dir(output_dir: Path, key: str = "output_dir") -> Path:
-    """Create a folder and check that it can be written; raises ConfigError if not.
-
-    Args:
-        output_dir: the folder.
-        key: config key of the folder, for messages.
-    """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / f".writable.{os.getpid()}"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise _is_file(output_dir, key) from error
-    except OSError as error:
-        raise ConfigError(
-            f"{key}={output_dir} cannot be written ({error.strerror}); choose a folder with write permission."
-        ) from error
-    return output_dir

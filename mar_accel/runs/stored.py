@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.metrics.catalogue import OF_A_RUN, Metric
-from mar_accel.runs.record import is_finite_number, read_json
+from mar_accel.utils.json_files import is_finite_number, read_json
 
 _COUNTS = ("num_images", "fidelity_images")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.runs.folder import RECORD_FILE
-from mar_accel.runs.record import write_json
 from mar_accel.runs.stored import is_whole, read_record
+from mar_accel.utils.json_files import write_json
 
 DONE, SKIPPED, FAILED, ELSEWHERE = "done", "skipped", "failed", "elsewhere"
 

@@ -20,9 +20,10 @@ from omegaconf import DictConfig, open_dict
 from mar_accel.metrics.catalogue import OF_A_RUN
 from mar_accel.runs.attempt import SPEEDS, wait_until_free, with_numbers
 from mar_accel.runs.identity import digest
-from mar_accel.runs.record import environment, write_json
+from mar_accel.runs.record import environment
 from mar_accel.runs.sweep_job import SWEEP_VARIABLE, results_dir
 from mar_accel.runs.sweep_result import DONE, ELSEWHERE, FAILED, SKIPPED, RunResult, read_results
+from mar_accel.utils.json_files import write_json
 from mar_accel.utils.terminal import print_table
 from mar_accel.utils.whole_files import written_whole
 

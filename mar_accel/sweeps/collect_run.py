@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.sweeps.collected import Collected, collect
 from mar_accel.sweeps.pair_files import ABOUT, paired_cells, paired_heading, worst_lines, write_pairs
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs

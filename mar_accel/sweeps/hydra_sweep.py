@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings, SweepSettings
 from mar_accel.errors import ConfigError
-from mar_accel.runs.record import check_output_dir
+from mar_accel.runs.output_dir import check_output_dir
 from mar_accel.runs.sweep_summary import table_name
 from mar_accel.sweeps.job_config import JobConfig
 

@@ -14,9 +14,10 @@ from mar_accel.errors import DataError
 from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.metrics.catalogue import GENERATE_METRICS
 from mar_accel.runs.folder import IMAGES, RECORD_FILE
-from mar_accel.runs.record import environment, read_json
+from mar_accel.runs.record import environment
 from mar_accel.runs.stored import damaged_key, damaged_number, numbers_of
 from mar_accel.utils.csv_files import number_in, read_csv
+from mar_accel.utils.json_files import read_json
 
 # Commands whose run folders hold images and numbers of one config.
 COMMANDS = ("generate", "evaluate")

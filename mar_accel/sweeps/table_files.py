@@ -18,8 +18,8 @@ from mar_accel.evaluation.table import RowResult
 from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.loggers import RunLog, may_fail
-from mar_accel.runs.record import run_record, write_json
+from mar_accel.runs.record import run_record
+from mar_accel.runs.run_log import RunLog, may_fail
 from mar_accel.runs.stored import numbers_of, read_record
 from mar_accel.runs.sweep_result import RunResult
 from mar_accel.runs.sweep_summary import failures
@@ -30,6 +30,7 @@ from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
 from mar_accel.sweeps.run_folders import read_run
 from mar_accel.sweeps.tables import cells, heading, write_tables
 from mar_accel.utils.images import save_png
+from mar_accel.utils.json_files import write_json
 
 TABLE_FILE, STRIPS_FILE = "table.md", "strips.png"
 

@@ -21,10 +21,10 @@ from mar_accel.evaluation.run import evaluate, judged_hash
 from mar_accel.evaluation.table import RowResult
 from mar_accel.evaluation.token_files import num_tokens
 from mar_accel.runs.identity import Identity, differences
-from mar_accel.runs.record import read_json
 from mar_accel.sweeps.combinations import PlannedRun, plan_runs
 from mar_accel.sweeps.grid import combinations
 from mar_accel.sweeps.job_config import JobConfig, compose_job
+from mar_accel.utils.json_files import read_json
 
 ROWS = "rows"
 _ROW_KEY = "row="

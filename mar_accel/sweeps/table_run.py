@@ -18,7 +18,7 @@ from mar_accel.evaluation.run import check_evaluation
 from mar_accel.evaluation.table import RowResult, add_timings
 from mar_accel.evaluation.timing import time_rows
 from mar_accel.runs.attempt import LOCKS, attempt, wait_until_free
-from mar_accel.runs.record import prepare_output_dir
+from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.runs.sweep_result import ELSEWHERE, FAILED, RunResult
 from mar_accel.runs.sweep_summary import failures, print_endings
 from mar_accel.sweeps.collected import Collected

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from mar_accel.config.settings import FeatureTrainingSettings, Settings
 from mar_accel.data.digits import load_scans
 from mar_accel.errors import ConfigError
-from mar_accel.runs.record import prepare_output_dir, run_record, write_json
+from mar_accel.runs.output_dir import prepare_output_dir
+from mar_accel.runs.record import run_record
 from mar_accel.training.digit_features import train_digit_network
 from mar_accel.training.scene_features import train_scene_network
+from mar_accel.utils.json_files import write_json
 from mar_accel.utils.whole_files import written_whole
 
 Train = Callable[

@@ -31,14 +31,16 @@ from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.sizes import check_bytes
 from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
 from mar_accel.runs.lock import RunLock
-from mar_accel.runs.loggers import RunLog
-from mar_accel.runs.record import read_json, require_folder, run_record, write_json
+from mar_accel.runs.output_dir import require_folder
+from mar_accel.runs.record import run_record
+from mar_accel.runs.run_log import RunLog
 from mar_accel.training.build import build_trained, load_initial
 from mar_accel.training.earlier_training import require_same_training
 from mar_accel.training.export import export_weights, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.local_start import start_locally
 from mar_accel.training.module import TrainingModule
+from mar_accel.utils.json_files import read_json, write_json
 from mar_accel.utils.ranks import is_first_process
 from mar_accel.weights.pickles import read_pickle
 

@@ -17,7 +17,7 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.run import evaluate
-from mar_accel.runs.record import write_json
+from mar_accel.utils.json_files import write_json
 
 SHAPE = (1, 32, 32)
 

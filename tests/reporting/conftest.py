@@ -11,7 +11,8 @@ from PIL import Image
 from mar_accel.config.compose import compose_settings
 from mar_accel.reporting.report_run import write_report
 from mar_accel.runs.folder import write_config
-from mar_accel.runs.record import run_record, write_json
+from mar_accel.runs.record import run_record
+from mar_accel.utils.json_files import write_json
 
 
 def finished(folder: Path, number: int, *overrides: str, **numbers: float) -> Path:

@@ -19,7 +19,8 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from mar_accel.config.compose import compose_settings, our_hydra
 from mar_accel.errors import ConfigError
 from mar_accel.runs.generation import generate
-from mar_accel.runs.loggers import RunLog, open_logger, run_name
+from mar_accel.runs.loggers import open_logger, run_name
+from mar_accel.runs.run_log import RunLog
 
 
 def _run(folder: Path, tiny_model: list[str], *overrides: str) -> dict[str, Any]:

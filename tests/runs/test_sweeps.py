@@ -26,10 +26,10 @@ from mar_accel.errors import ConfigError
 from mar_accel.evaluation import baseline_store
 from mar_accel.runs.folder import IDENTITY_FILE, claim_run_folder, share_images
 from mar_accel.runs.identity import Identity
-from mar_accel.runs.record import write_json
 from mar_accel.runs.sweep_result import DONE, RunResult
 from mar_accel.runs.sweep_summary import write_summary
 from mar_accel.utils.images import image_name
+from mar_accel.utils.json_files import write_json
 
 FEW = ["dataset.num_images=4", "trainer.batch_size=2"]
 EVALUATION = [

@@ -16,11 +16,12 @@ from mar_accel.errors import ConfigError, DataError
 from mar_accel.metrics.catalogue import METRICS
 from mar_accel.metrics.intervals import wilson_interval
 from mar_accel.runs.arguments import folders_as_override
-from mar_accel.runs.record import run_record, write_json
+from mar_accel.runs.record import run_record
 from mar_accel.sweeps.collected import Collected, collect
 from mar_accel.sweeps.numbers import number_over_seeds
 from mar_accel.sweeps.run_folders import read_runs
 from mar_accel.utils import latex
+from mar_accel.utils.json_files import write_json
 
 NUMBERS = {
     **{"num_images": 200, "fid": 2.0, "fid_std_error": 0.5, "kid": -2.583, "kid_std": 0.1},
