@@ -282,7 +282,7 @@ class MARPipeline:
         batch_size = integer("batch_size", batch_size, 1)
         check_callbacks(callback_on_step_end, observer, Observer)
         keep_pixels = switch("keep_pixels", keep_pixels)
-        if output_type not in ("pil", "np", "pt"):
+        if not isinstance(output_type, str) or output_type not in ("pil", "np", "pt"):
             raise ConfigError(f"output_type must be pil, np or pt, got {shown(output_type)}.")
         given = numbers(
             guidance_scale=guidance_scale, num_iter=num_iter, num_diffusion_steps=num_diffusion_steps

@@ -190,6 +190,12 @@ def test_wrong_input_is_one_sentence(overrides: list[str], sentence: str) -> Non
     [
         ("p.csv", b"a,b\n1,2\n", "it has no column prompt (dataset.prompt_column)"),
         ("p.csv", b"a,prompt\n1\n", "row 1 has no prompt"),
+        (
+            "p.csv",
+            b"prompt\na six, on stripes\n",
+            "row 1 has more cells than the header; commas in a prompt need",
+        ),
+        ("p.csv", b"prompt,prompt\na six,a two\n", "it has more than one column prompt"),
         ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}\n', "line 2 has no text prompt"),
         ("p.jsonl", b"no json\n", "line 1 is not JSON"),
         ("p.txt", b"\xff\xfe\x00", "codec can't decode"),
@@ -201,6 +207,19 @@ def test_files_that_have_no_prompts(tmp_path: Path, name: str, content: bytes, r
     with pytest.raises(ConfigError) as error:
         _settings(f"dataset.path={tmp_path / name}")
     assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_evaluation_takes_every_prompt_once() -> None:
+    overrides = ["model=scenes", "dataset=prompts", "dataset.prompts=[a six,a two]"]
+    assert compose_settings("evaluate", overrides).dataset.num_images == 2
+    assert compose_settings("evaluate", ["model=scenes", "dataset=scenes_eval"]).dataset.num_images == 1000
+
+
+def test_lines_end_at_line_ends_alone(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('prompt\r\na\u2028six\r\n"a two,\nbelow"\r\n', newline="")
+    (tmp_path / "p.txt").write_text("a\fsix\r\na two\n", newline="")
+    assert _settings(f"dataset.path={tmp_path / 'p.csv'}").dataset.prompts == ["a\u2028six", "a two,\nbelow"]
+    assert _settings(f"dataset.path={tmp_path / 'p.txt'}").dataset.prompts == ["a\fsix", "a two"]
 
 
 def test_unknown_words_name_the_nearest_one(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def _show(
         console.print(f"TFLOPs per image: {counted.total / 1e12:.4g} ({shares})")
     console.print(f"AR step of each token of sample 0, seed {settings.seed}:")
     console.print(grid_text(plan, order), crop=False)
+    if settings.dataset.images is not None:
+        console.print("This is the plan of a whole image; dataset.mask leaves the tokens that it masks.")
     console.print(f"Table and picture: {Path(settings.output_dir).absolute()}")
 
 

@@ -38,6 +38,8 @@ OPTIONAL_GROUPS = ("features", "reference")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 # A value that is taken from another key, with or without a default.
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
+# Images of an evaluation, if nothing says another number.
+NUM_EVALUATED = 1000
 _NOT_NAMES = ("null", "true", "false", "auto")
 
 
@@ -63,9 +65,17 @@ def _run_dir(command: str) -> str:
     return str(Path("outputs") / command / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
+def _num_evaluated(*, _root_: DictConfig) -> int | None:
+    """Default number of images of an evaluation; None, so all prompts, for a data set with given prompts."""
+    dataset = _root_.get("dataset", {})
+    gives_prompts = "prompts" in dataset and dataset.get("prompt_source") is None
+    return None if gives_prompts else NUM_EVALUATED
+
+
 def register_resolvers() -> None:
-    """Register ``${run_dir:command}`` and ``${keys_of:command}``; repeated calls have no effect."""
+    """Register the resolvers of the configs, such as ``${run_dir:command}``, unless they are there."""
     if not OmegaConf.has_resolver("run_dir"):
+        OmegaConf.register_new_resolver("num_evaluated", _num_evaluated)
         OmegaConf.register_new_resolver("run_dir", _run_dir, use_cache=True)
         OmegaConf.register_new_resolver("keys_of", keys_of)
 

@@ -10,7 +10,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError
+from omegaconf.errors import InterpolationResolutionError
 
 from mar_accel.config.compose import GROUPS_WITH_PARTS, Node, compose_sampling, our_hydra
 
@@ -42,7 +42,7 @@ def compose_node(group: str, member: str, model: Mapping[str, Any] | None = None
         config = compose("evaluate", [f"{group}={member}"])
         try:
             node: Any = OmegaConf.to_container(config[group], resolve=True)
-        except InterpolationToMissingValueError:  # dataset=folder refers to its path, which a user gives
+        except InterpolationResolutionError:  # reference=folder refers to the path of dataset=folder
             node = OmegaConf.to_container(config[group])
     return node
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from mar_accel.errors import ConfigError
 KEY, PATH_KEY = "dataset.prompts", "dataset.path"
 # Larger files hold something else than prompts.
 MAX_BYTES = 200_000_000
+# A list of more prompts would fill the memory.
+MAX_MADE = 10_000_000
 
 
 def put_prompts_in(dataset: dict[str, Any]) -> None:
@@ -32,6 +36,11 @@ def put_prompts_in(dataset: dict[str, Any]) -> None:
     if source is not None:
         images: Any = dataset.get("num_images")
         count = -(-images // per_prompt) if _is_count(images) and _is_count(per_prompt) else 1
+        if count > MAX_MADE:
+            raise ConfigError(
+                f"dataset.num_images={images} needs {count:,} prompts, more than the {MAX_MADE:,} that "
+                f"dataset={dataset.get('name')} makes; use fewer images, or more for each prompt."
+            )
         made, given = locate("dataset.prompt_source", source)(count), dataset["prompts"]
         # A recorded config has the prompts that were made.
         if given is not None and given != made:
@@ -44,6 +53,8 @@ def put_prompts_in(dataset: dict[str, Any]) -> None:
         if dataset["prompts"] is not None:
             raise ConfigError(f"{KEY} and {PATH_KEY} both name prompts; set one of them to null.")
         _read(dataset, str(dataset["path"]))
+    elif dataset.get("name") == "geneval" and dataset.get("metadata") is None:
+        raise ConfigError(f"{PATH_KEY} is not set; dataset=geneval needs GenEval's file of metadata.")
     if isinstance(dataset["prompts"], str):
         dataset["prompts"] = [dataset["prompts"]]
     if dataset["prompts"] is None:
@@ -105,17 +116,24 @@ def _read(dataset: dict[str, Any], name: str) -> None:
 
 def _lines(text: str, column: str) -> list[str]:
     """One prompt per line; blank lines are skipped."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    # Not splitlines(), which also splits at characters inside of a line, such as U+2028.
+    return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
 
 
 def _rows(text: str, column: str) -> list[str]:
     """The column of a CSV file with a header."""
-    rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    if column not in (rows.fieldnames or ()):
-        raise ValueError(f"it has no column {column} (dataset.prompt_column)")
-    prompts = [row[column] for row in rows]
-    if None in prompts:
-        raise ValueError(f"row {prompts.index(None) + 1} has no {column}")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    names = list(reader.fieldnames or ())
+    if names.count(column) != 1:
+        what = "more than one column" if column in names else "no column"
+        raise ValueError(f"it has {what} {column} (dataset.prompt_column)")
+    prompts = []
+    for number, row in enumerate(reader, start=1):
+        if row[column] is None:
+            raise ValueError(f"row {number} has no {column}")
+        if None in row:
+            raise ValueError(f"row {number} has more cells than the header; commas in a prompt need quotes")
+        prompts.append(row[column])
     return prompts
 
 

@@ -150,9 +150,10 @@ class DatasetSettings:
     keep_pixels: bool = True
 
     def __post_init__(self) -> None:
-        if self.images is None and self.mask is not None:
+        if self.images is None and (self.mask is not None or not self.keep_pixels):
+            key = "mask" if self.mask is not None else "keep_pixels"
             raise ConfigError(
-                "dataset.images is not set, but dataset.mask masks them; give an image file or a folder."
+                f"dataset.images is not set, and dataset.{key} is about them; give an image file or a folder."
             )
         if self.labels == []:
             raise ConfigError("dataset.labels is empty; set at least one label, or null for all classes.")

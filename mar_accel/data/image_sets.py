@@ -87,13 +87,14 @@ class ImageSet:
 
 
 class ImageFolder(ImageSet):
-    """All image files of a folder and its subfolders, sorted by sample index, else by path.
+    """All image files of a folder, sorted by sample index, else by path.
 
     Args:
         path: path as given by the user.
         images: folder with the images. None: ``path``.
         only_samples: whether only names that a run gives count.
         key: config key of the path, for error messages.
+        below: whether the images of its subfolders count, too.
 
     Raises:
         DataError: the folder does not exist or has no images. While reading: a file is damaged, or its
@@ -103,11 +104,17 @@ class ImageFolder(ImageSet):
         for batch in ImageFolder(Path("my_images")).batches(64): ...
     """
 
-    def __init__(self, path: Path, images: Path | None = None, only_samples: bool = False, key: str = "path"):
+    def __init__(
+        self,
+        path: Path,
+        images: Path | None = None,
+        only_samples: bool = False,
+        key: str = "path",
+        below: bool = True,
+    ):
         self.root = images or path
-        files = [
-            file for file in self.root.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir()
-        ]
+        there = self.root.rglob("*") if below else self.root.iterdir()
+        files = [file for file in there if file.suffix.lower() in SUFFIXES and not file.is_dir()]
         if only_samples:
             files = [file for file in files if image_index(file.name) is not None]
         self._file_of = _by_key(self.root, files)
@@ -295,13 +302,16 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     """The record of a run folder; None without one."""
     # A power cut or a full disk can leave a record without content, which is no record.
     file = path / RECORD_NAME
-    if not file.is_file() or (content := file.read_text().strip()) in ("", "[]", "null"):
+    if not file.is_file():
         return None
     try:
+        content = file.read_text(encoding="utf-8").strip()
+        if content in ("", "[]", "null"):
+            return None
         record = json.loads(content)
         record["config"]["dataset"]["labels"]
         return record
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_valid(file) from error
 
 

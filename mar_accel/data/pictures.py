@@ -55,3 +55,12 @@ def read_image(file: Path) -> Tensor:
     """Read an image file as uint8 [1 or 3, H, W]; raises DataError like ``read_picture``."""
     tensor = torch.from_numpy(np.array(read_picture(file)))
     return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+
+
+def has_transparency(file: Path) -> bool:
+    """Whether a readable image file has pixels that are not opaque."""
+    with Image.open(file) as image:
+        if not image.has_transparency_data:
+            return False
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        return bool((alpha < 255).any())

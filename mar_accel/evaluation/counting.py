@@ -7,26 +7,36 @@ from mar_accel.inference.session import Session
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.sampling.policy import NoCache
 
+# Keys of the metrics, and the parts of a count.
+PARTS = {
+    "tflops_per_image": "total",
+    "tflops_encoder": "encoder",
+    "tflops_decoder": "decoder",
+    "tflops_head": "head",
+}
 
-def count_metrics(evaluation: Evaluation, session: Session, per_step: bool) -> None:
-    """Add TFLOPs per image to the metrics.
+
+def count_metrics(evaluation: Evaluation, session: Session, num_images: int, per_step: bool) -> None:
+    """Add TFLOPs per image to the metrics: the mean over the images, whose masks may differ.
 
     Args:
         evaluation: receives the numbers.
         session: the sampling to count.
+        num_images: number of images.
         per_step: also add ``tflops`` and ``cache_hits`` to the record of each AR step.
             ``cache_hits`` is the share of the step's FLOPs that the cache saves.
             It is 0 at a refresh, and near 1 if almost everything is reused.
     """
     config, sampler = session.model.config, session.sampler
-    plan = session.plan
-    counted = count_flops(config, sampler, session.cache, plan)
-    evaluation.metrics |= {
-        "tflops_per_image": counted.total / 1e12,
-        "tflops_encoder": counted.encoder / 1e12,
-        "tflops_decoder": counted.decoder / 1e12,
-        "tflops_head": counted.head / 1e12,
-    }
+    plans = session.plans_of_all(num_images)
+    counts = [(count_flops(config, sampler, session.cache, plan), number) for plan, number in plans]
+    for key, part in PARTS.items():
+        flops = sum(getattr(counted, part) * number for counted, number in counts)
+        evaluation.metrics[key] = flops / num_images / 1e12
+    (plan, _), (counted, _) = plans[0], counts[0]
+    # The steps of several plans are one after the other, and belong to none.
+    if len(plans) > 1:
+        evaluation.steps = []
     if per_step and len(evaluation.steps) == len(counted.per_step):
         plain = counted if type(session.cache) is NoCache else count_flops(config, sampler, NoCache(), plan)
         _add_steps(evaluation, counted, plain)

@@ -104,6 +104,11 @@ class OwnMetrics(pl.Callback):
                 if value is not None and not math.isfinite(value):
                     numbers[key] = None
                     self.warnings.append(f"metrics.{name} has no value: {key} is {value}.")
+            for key in [key for key in numbers if key in METRIC_KEYS or key in self.numbers]:
+                del numbers[key]
+                self.warnings.append(
+                    f"metrics.{name} gives {key}, which is the name of another number; its value is left out."
+                )
             self.numbers |= numbers
         return self.numbers
 

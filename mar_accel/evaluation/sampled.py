@@ -38,6 +38,7 @@ from mar_accel.runs.folder import (
     require_finite,
 )
 from mar_accel.runs.generation import how_to_continue
+from mar_accel.runs.geneval import write_geneval
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.runs.lock import RunLock
 from mar_accel.runs.run_log import RunLog
@@ -85,7 +86,7 @@ def evaluate_sampling(
     add_lpips(evaluation, settings.evaluate)
     if FLOPS not in evaluation.metrics:
         with busy("counting FLOPs"):
-            count_metrics(evaluation, run.session, settings.evaluate.profile)
+            count_metrics(evaluation, run.session, run.requests.num_images, settings.evaluate.profile)
     flops, latency = evaluation.metrics[FLOPS], evaluation.metrics.get("latency_s_per_image")
     if flops is not None and latency is not None:
         evaluation.metrics["achieved_flops"] = flops * 1e12 / latency
@@ -179,6 +180,8 @@ def _finish_images(run: Preparation, collected: Collected, not_finite: Sequence[
     if saved:
         run.images.join(num_images)
         write_grid(run.images, num_images, run.settings.dataset)
+        if run.settings.dataset.metadata:
+            write_geneval(run.images, run.settings.dataset, num_images)
 
 
 def _announce(run: Preparation, num_images: int, num_processes: int) -> None:

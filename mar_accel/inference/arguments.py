@@ -100,11 +100,11 @@ def numbers(**values: Any) -> dict[str, float]:
     for key, value in given.items():
         try:
             ok = not isinstance(value, (bool, str)) and math.isfinite(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             ok = False
         if not ok:
             raise ConfigError(f"{key} must be a finite number, got {shown(value)}.")
-        given[key] = value if isinstance(value, (int, float)) else value.item()
+        given[key] = value if isinstance(value, (int, float)) else float(value)
     return given
 
 

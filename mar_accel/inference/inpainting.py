@@ -15,8 +15,9 @@ from torch import Tensor
 
 from mar_accel.config.settings import DatasetSettings
 from mar_accel.data.image_sets import SUFFIXES, ImageFolder
-from mar_accel.data.pictures import read_image
+from mar_accel.data.pictures import has_transparency, read_image
 from mar_accel.errors import ConfigError, DataError
+from mar_accel.models.sizes import check_bytes
 
 # Shares (top, bottom, left, right) of an image outside of which pixels are masked, or inside of which.
 BOXES = {
@@ -84,11 +85,12 @@ def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpaint
     if dataset.mask is None:
         raise ConfigError(f"dataset.mask is not set; use {', '.join(BOXES)}, an image file or a folder.")
     _, height, width = shape
-    images = fitting_images("dataset.images", _pixels("dataset.images", dataset.images) / 255, shape)
+    count = dataset.num_images
+    images = fitting_images("dataset.images", _pixels("dataset.images", dataset.images, count) / 255, shape)
     if dataset.mask in BOXES:
         masks = box_mask(dataset.mask, height, width)[None]
     else:
-        masks = fitting_masks("dataset.mask", _pixels("dataset.mask", dataset.mask), shape)
+        masks = fitting_masks("dataset.mask", _pixels("dataset.mask", dataset.mask, count), shape)
     return Inpainting(images, masks, dataset.keep_pixels)
 
 
@@ -134,11 +136,24 @@ def _check_size(key: str, images: Tensor, height: int, width: int) -> None:
         )
 
 
-def _pixels(key: str, value: str) -> Tensor:
-    """The image of a file, or all images of a folder, uint8 [N, C, H, W]."""
+def _pixels(key: str, value: str, count: int) -> Tensor:
+    """The image of a file, or the first images of a folder, uint8 [N, C, H, W]."""
     path = Path(value).expanduser()
     if path.is_dir():
-        return torch.cat(list(ImageFolder(path, key=key).batches(64)))
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return read_image(path)[None]
-    raise DataError(f"{key}={value} is not an image file or a folder of images; check the path.")
+        # Files below are no images of this folder; a run may even write there.
+        folder = ImageFolder(path, key=key, below=False)
+        keys = folder.keys[:count]
+        # In float32, once read and once as a copy.
+        check_bytes(f"{key}={value}", 8 * len(keys) * folder.at(keys[:1]).numel())
+        images, files = folder.at(keys), folder.files[:count]
+    elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        images, files = read_image(path)[None], [path]
+    else:
+        raise DataError(f"{key}={value} is not an image file or a folder of images; check the path.")
+    seen_through = next(filter(has_transparency, files), None) if key == "dataset.mask" else None
+    if seen_through is not None:
+        raise DataError(
+            f"{key}: {seen_through} is transparent in places, but only black and white count; remove its "
+            "alpha channel."
+        )
+    return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -118,8 +119,12 @@ class Session:
 
     def with_inpainting(self, inpainting: Inpainting) -> Session:
         """A session that samples the masked parts of images; raises ConfigError if a plan is impossible."""
-        session = replace(self, inpainting=inpainting)
-        plans = [session.plan_of([index])[0] for index in range(len(inpainting.masks))]
+        session, plans = replace(self, inpainting=inpainting), list[Plan]()
+        for index in range(len(inpainting.masks)):
+            try:
+                plans += session.plan_of([index])
+            except ConfigError as error:
+                raise ConfigError(f"with mask {index} (of those from 0), {error}") from error
         return replace(session, plan=plans[0])
 
     @classmethod
@@ -246,6 +251,15 @@ class Session:
         unknown = self.inpainting.unknown(indices, self.model.config.grid)
         keys = self._unknown_per_stage(indices, unknown)
         return [checked_plan(self.model.config, self.sampler, self.cache, self.seed, key) for key in keys]
+
+    def plans_of_all(self, num_images: int) -> list[tuple[Plan, int]]:
+        """The different plans of the samples 0 to N − 1, each with the number of samples that have it."""
+        if self.inpainting is None:
+            return [(self.plan, num_images)]
+        unknown = self.inpainting.unknown(range(num_images), self.model.config.grid)
+        keys = Counter(self._unknown_per_stage(range(num_images), unknown))
+        parts = (self.model.config, self.sampler, self.cache, self.seed)
+        return [(checked_plan(*parts, key), number) for key, number in keys.items()]
 
     def _unknown_per_stage(self, indices: Sequence[int], unknown: Tensor) -> list[tuple[int, ...]]:
         grid, sampler = self.model.config.grid, self.sampler

@@ -98,7 +98,7 @@ class SceneScore(Metric):
         Returns:
             float64 [B] by category, and "overall". It is NaN for the images of other categories.
         """
-        self._check(images)
+        self._check(images, labels)
         unknown = torch.full((len(images),), torch.nan, dtype=torch.float64)
         values = {name: unknown.clone() for name in ("overall", *CATEGORIES)}
         for place, (image, label) in enumerate(zip(images.cpu(), labels.tolist(), strict=True)):
@@ -107,7 +107,12 @@ class SceneScore(Metric):
             values["overall"][place] = values[scene.category][place] = right
         return values
 
-    def _check(self, images: Tensor) -> None:
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        if bool((labels < 0).any()):
+            raise DataError(
+                "metrics=scenes_eval needs the numbers of the prompts, which a folder of images does not "
+                "have; evaluate a run folder."
+            )
         if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
             raise DataError(
                 f"metrics=scenes_eval needs images of 3×{IMAGE_SIZE}×{IMAGE_SIZE}, got "

@@ -65,6 +65,10 @@ def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencode
         like = next((other for other in variants if other.settings.model == settings.model), None)
         if like is not None:
             session = like.session.with_settings(settings)
+        elif settings.dataset.images is not None and not autoencoder:
+            raise ConfigError(
+                "benchmark.autoencoder must be true with dataset.images, which it encodes; set it to true."
+            )
         else:
             session = Session.from_settings(settings, None if autoencoder else NoAutoencoder())
         session.check_batch(settings.trainer.batch_size)

@@ -63,7 +63,8 @@ def summarise(session: Session) -> Summary:
     counted = count_flops(config, sampler, cache, plan)
     without = counted if type(cache) is NoCache else count_flops(config, sampler, NoCache(), plan)
     published = Sampler(guidance_scale=sampler.guidance_scale).for_model(session.defaults)
-    plain = count_flops(config, published, NoCache())
+    plain_plan = session.with_sampling(published, NoCache()).plan
+    plain = count_flops(config, published, NoCache(), plain_plan)
     refreshes, kept = None, 0
     if isinstance(cache, LazyMAR):
         refreshes = cache.num_refreshes(config, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,8 +49,13 @@ def folders_as_override(arguments: Sequence[str], key: str) -> list[str]:
             folders.append(argument)
     if not folders:
         return others
-    quoted = (f"'{folder}'" for folder in (folder.replace("'", "\\'") for folder in folders))
-    return [f"{key}=[{','.join(quoted)}]", *others]
+    return [f"{key}=[{','.join(map(_quoted, folders))}]", *others]
+
+
+def _quoted(folder: str) -> str:
+    """A path in Hydra's quotes, whose own quotes, interpolations and last backslashes are only signs."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), folder)
+    return "'" + escaped.replace("${", "\\${") + "'"
 
 
 # Keys whose values are conditions or overrides themselves: sweep.skip=cache=none seed>0.

@@ -66,8 +66,12 @@ class Identity:
             weights["text_encoder"] = encoder
         plain["model"] = {**plain["model"], "text_encoder": _encoder_settings(settings.model.text_encoder)}
         dataset = _without({"dataset": plain["dataset"]}, _unnamed_prompts(settings.dataset))["dataset"]
-        if settings.dataset.images is None:
-            dataset = {key: value for key, value in dataset.items() if key not in INPAINTING}
+        given = (settings.dataset.images, settings.dataset.mask)
+        # Files below the folders do not count: a run may write there.
+        inpainted = [size_and_time(value, below=False) for value in given]
+        unnamed = set(INPAINTING) if settings.dataset.images is None else set()
+        unnamed |= {key for key, files in zip(("images", "mask"), inpainted, strict=True) if files}
+        dataset = {key: value for key, value in dataset.items() if key not in unnamed}
         samples = {
             "seed": settings.seed,
             "model": {
@@ -79,8 +83,7 @@ class Identity:
             "guidance_scale": settings.sampler.get("guidance_scale"),
         }
         if settings.dataset.images is not None:
-            given = (settings.dataset.images, settings.dataset.mask)
-            samples["inpainted"] = [size_and_time(value) for value in given]
+            samples["inpainted"] = inpainted
         images = {
             **samples,
             "defaults": _left_to_model(settings),

@@ -17,23 +17,28 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def size_and_time(value: str | None) -> list[list[Any]] | None:
+def size_and_time(value: str | None, below: bool = True) -> list[list[Any]] | None:
     """Names, sizes and modification times of the files that a value names.
 
     This is a cheap substitute for a digest, for data of many gigabytes.
+
+    Args:
+        value: a file or a folder; None, and what does not exist, has no files.
+        below: whether files in subfolders of a folder count.
     """
     if value is None:
         return None
     path = Path(value).expanduser()
-    files = _files(path) if os.path.exists(path) else []
+    files = _files(path, below) if os.path.exists(path) else []
     return [[name, file.stat().st_size, file.stat().st_mtime_ns] for name, file in files] or None
 
 
-def _files(root: Path) -> list[tuple[str, Path]]:
-    """Names and paths of a file, or of all files below a folder; text about them (.md) does not count."""
+def _files(root: Path, below: bool) -> list[tuple[str, Path]]:
+    """Names and paths of a file, or of all files of a folder; text about them (.md) does not count."""
     if root.is_file():
         return [(root.name, root)]
-    files = [file for file in sorted(root.rglob("*")) if file.is_file() and file.suffix != ".md"]
+    there = root.rglob("*") if below else root.iterdir()
+    files = [file for file in sorted(there) if file.is_file() and file.suffix != ".md"]
     return [(str(file.relative_to(root)), file) for file in files]
 
 

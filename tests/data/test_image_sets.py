@@ -202,6 +202,8 @@ def _dataset(**values: Any) -> str:
 BAD_RUNS: dict[str, tuple[str, bytes, str]] = {
     "no classes": ("run.json", _dataset(num_classes=0).encode(), "is not a valid run record"),
     "text for labels": ("run.json", _dataset(labels="three").encode(), "is not a valid run record"),
+    "no text": ("run.json", b"\xff\xfe", "is not a valid run record"),
+    "too deep": ("run.json", b"[" * 100_000, "is not a valid run record"),
     "no labels": ("run.json", _dataset(labels=[]).encode(), "is not a valid run record"),
     "tokens of 0 bytes": ("tokens.safetensors", b"", "cannot be read as tokens"),
     "damaged tokens": ("tokens.safetensors", b'\x08\0\0\0\0\0\0\0{"a":1}x', "cannot be read as tokens"),

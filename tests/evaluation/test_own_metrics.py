@@ -98,6 +98,25 @@ def test_trying_a_metric_leaves_it_empty_and_a_failure_at_the_end_keeps_the_othe
     ]
 
 
+class Inception(Count):
+    def compute(self) -> Any:
+        return {"score": 42.0, "own": 1.0}
+
+
+class NeedsMore_All(Count):
+    pass
+
+
+def test_numbers_of_one_name_do_not_replace_each_other() -> None:
+    own = _metrics(Inception, NeedsMore, NeedsMore_All)
+    own.update(torch.zeros(5, *SHAPE, dtype=torch.uint8), torch.arange(5))
+    assert own.compute() == {"inception_own": 1.0, "needsmore_all": 5}
+    assert [warning.partition(",")[0] for warning in own.warnings] == [
+        "metrics.inception gives inception_score",
+        "metrics.needsmore_all gives needsmore_all",
+    ]
+
+
 class FailsAtThree(Count):
     def update(self, images: Tensor, labels: Tensor) -> None:
         if 3 in labels:

@@ -15,11 +15,16 @@ from PIL import Image
 from mar_accel import MARPipeline
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
+from mar_accel.evaluation.counting import count_metrics
+from mar_accel.evaluation.result import Evaluation
 from mar_accel.inference.arguments import masks_of
 from mar_accel.inference.inpainting import BOXES, Inpainting, box_mask, fitting_masks, load_inpainting
 from mar_accel.inference.session import Session
+from mar_accel.profiling.benchmark import benchmark
 from mar_accel.profiling.flops import count_flops
+from mar_accel.profiling.summary import summarise
 from mar_accel.runs.generation import generate
+from mar_accel.runs.identity import Identity
 from mar_accel.sampling.diffusion_steps import StageAwareDiffusionSteps
 from mar_accel.sampling.orders import BisectionOrder
 from mar_accel.sampling.sampler import Sampler
@@ -237,6 +242,77 @@ def test_wrong_settings(tmp_path: Path) -> None:
         dataset = compose_settings("generate", [*inpaint, f"dataset.mask={mask}"]).dataset
         with pytest.raises((DataError, ConfigError), match=message):
             load_inpainting(dataset, (1, 32, 32))
-    dataset = compose_settings("generate", ["dataset=inpaint", "dataset.images=null"]).dataset
-    with pytest.raises(ConfigError, match=r"dataset\.images is not set, but dataset\.mask"):
+    for overrides in (["dataset.mask=center"], ["dataset.mask=null", "dataset.keep_pixels=false"]):
+        with pytest.raises(ConfigError, match=r"dataset\.images is not set, and dataset\.(mask|keep_pixels)"):
+            compose_settings("generate", ["dataset=inpaint", "dataset.images=null", *overrides])
+    alpha = Image.fromarray(np.pad(np.zeros((16, 16), np.uint8), 8, constant_values=255))
+    white = Image.new("L", (32, 32), 255)
+    (tmp_path / "masks").mkdir()
+    Image.merge("LA", (white, alpha)).save(tmp_path / "masks" / "seen.png")
+    dataset = compose_settings("generate", [*inpaint, f"dataset.mask={tmp_path / 'masks'}"]).dataset
+    with pytest.raises(DataError, match=r"seen\.png is transparent in places"):
         load_inpainting(dataset, (1, 32, 32))
+
+
+def test_a_run_may_write_below_its_images(tiny_model: list[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """As from within the folder of the pictures, with the default folder of runs."""
+    Image.new("L", (SIDE, SIDE)).save(tmp_path / "0.png")
+    monkeypatch.chdir(tmp_path)
+    arguments = [*tiny_model, "dataset=inpaint", "dataset.num_images=1"]
+
+    def identity(images: str) -> Identity:
+        return Identity.of(compose_settings("generate", [*arguments, f"dataset.images={images}"]))
+
+    before = identity(".")
+    generate(compose_settings("generate", [*arguments, "dataset.images=.", "output_dir=outputs/run"]))
+    assert identity(".").images_hash == before.images_hash
+    assert identity(str(tmp_path)).images_hash == before.images_hash, "the content counts, not the path"
+    dataset = compose_settings("generate", [*arguments, "dataset.images=."]).dataset
+    loaded = load_inpainting(dataset, (1, SIDE, SIDE))
+    assert loaded is not None and len(loaded.images) == 1
+
+
+def test_only_the_pictures_that_are_needed_are_read(tmp_path: Path) -> None:
+    for index in range(5):
+        Image.new("L", (SIDE, SIDE), 50 * index).save(tmp_path / f"{index}.png")
+    overrides = ["dataset=inpaint", f"dataset.images={tmp_path}", "dataset.num_images=2"]
+    loaded = load_inpainting(compose_settings("generate", overrides).dataset, (1, SIDE, SIDE))
+    assert loaded is not None and len(loaded.images) == 2
+
+
+def test_flops_are_the_mean_over_the_masks(tiny_model: list[str]) -> None:
+    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    masks[0, 0, 0] = True
+    masks[1] = True
+    counts = []
+    for chosen in (masks, masks[:1], masks[1:]):
+        evaluation = Evaluation({}, steps=[{"index": 0}])
+        count_metrics(evaluation, _session(tiny_model, chosen), 4, per_step=False)
+        counts.append(evaluation.metrics["tflops_per_image"])
+        assert bool(evaluation.steps) == (len(chosen) == 1)
+    both, one, every = counts
+    assert one < every and both == pytest.approx((one + every) / 2)
+
+
+def test_the_unaccelerated_sampler_saves_nothing(tiny_model: list[str]) -> None:
+    session = _session(["model=digits", *tiny_model[:-4]], box_mask("center", SIDE, SIDE)[None])
+    plain = session.with_sampling(Sampler(guidance_scale=session.sampler.guidance_scale), session.cache)
+    assert summarise(plain).flops_ratio == pytest.approx(1)
+
+
+def test_a_mask_that_a_cache_cannot_work_with_is_named(tiny_model: list[str]) -> None:
+    masks = torch.ones(2, SIDE, SIDE, dtype=torch.bool)
+    masks[1] = False
+    masks[1, 0, 0] = True
+    listed = ["cache=token", "cache/refresh=listed", "cache.refresh.steps=[0,2]"]
+    with pytest.raises(ConfigError, match=r"with mask 1 \(of those from 0\), cache\.refresh\.steps"):
+        _session([*tiny_model, *listed], masks)
+
+
+def test_a_benchmark_needs_the_autoencoder(tiny_model: list[str], tmp_path: Path) -> None:
+    Image.new("L", (SIDE, SIDE)).save(tmp_path / "0.png")
+    overrides = [*tiny_model, "dataset=inpaint", f"dataset.images={tmp_path}", "benchmark.only=[mar]"]
+    overrides.append(f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match=r"benchmark\.autoencoder must be true with dataset\.images"):
+        benchmark(compose_settings("benchmark", overrides), overrides)
+    assert not (tmp_path / "run").exists()

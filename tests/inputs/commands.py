@@ -95,6 +95,8 @@ _PLAN = rows_of(
         "plan.flops=maybe": "plan.flops must be true or false, got 'maybe'.",
         "+plan.foo=1": "plan.foo is not a key of the config; plan takes flops.",
         "sampler.num_iter=999": "sampler.num_iter must be between 1 and 256",
+        "model=scenes dataset=scenes dataset.num_images=10000000000000000": "needs 10,000,000,000,000,000 prompts",
+        "model=scenes dataset=geneval dataset.path=null dataset.prompts=[six]": "dataset.path is not set",
         "model.architecture.num_heads=0": "num_heads must be an integer between 1 and",
         "cache=lazymar cache.token.prune_block=9": "cache.token.prune_block must be between 0 and 3",
         "output_dir=/dev/null": "output_dir=/dev/null is a file",

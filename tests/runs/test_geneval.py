@@ -13,6 +13,7 @@ from PIL import Image
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.data.run_images import PngImages
+from mar_accel.evaluation.run import evaluate
 from mar_accel.runs.geneval import write_geneval
 from mar_accel.utils.images import image_name
 
@@ -65,3 +66,12 @@ def test_layout(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "geneval" / "00000" / "samples").iterdir()) == [
         "0000.png", "0001.png", "0002.png", "0003.png",
     ]  # fmt: skip
+
+
+def test_an_evaluation_leaves_it_too(tiny_scenes: list[str], tmp_path: Path) -> None:
+    record = {"tag": "single_object", "include": [{"class": "six", "count": 1}], "prompt": "a six"}
+    (tmp_path / "meta.jsonl").write_text(json.dumps(record) + "\n")
+    overrides = ["dataset=geneval", f"dataset.path={tmp_path / 'meta.jsonl'}", "trainer.batch_size=4"]
+    overrides += ["features=none", "evaluate.baseline=none", "evaluate.profile=false"]
+    evaluate(compose_settings("evaluate", [*tiny_scenes, *overrides, f"output_dir={tmp_path / 'run'}"]))
+    assert len(list((tmp_path / "run" / "geneval" / "00000" / "samples").iterdir())) == 4

@@ -70,6 +70,13 @@ def test_swept_keys_are_found_by_comparing_configs(collected: Collected) -> None
     assert "unfinished is left out" in collected.notes[0]
 
 
+def test_runs_with_other_references_and_data_are_one_table(tmp_path: Path) -> None:
+    _finished(tmp_path / "plain")
+    _finished(tmp_path / "scans", "reference.augmentations=0")
+    _finished(tmp_path / "scenes", "model=scenes", "dataset=scenes_eval", "dataset.num_images=6")
+    assert len(collect([tmp_path]).rows) == 3
+
+
 def test_failed_runs_of_a_sweep_are_named(sweep: Path) -> None:
     runs = [
         {"number": 0, "folder": str(sweep / "a"), "overrides": [], "reason": None},
