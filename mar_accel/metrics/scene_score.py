@@ -67,6 +67,7 @@ class SceneScore(Metric):
     """
 
     full_state_update = False
+    higher_is_better = True
     right: Tensor
     total: Tensor
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mar_accel.metrics.catalogue import DIFFERENCES, SCENE_SCORES, Metric
+from mar_accel.metrics.directions import own_direction
 from mar_accel.reporting.points import (
     AR_STEPS,
     DIFFUSION_STEPS,
@@ -108,12 +109,14 @@ class Column:
 
 def metric_columns(points: Points) -> list[Column]:
     """A column for each number."""
-    return [_metric_column(f"m{number}", key) for number, key in enumerate(points.metrics)]
+    return [_metric_column(f"m{number}", key, points) for number, key in enumerate(points.metrics)]
 
 
-def _metric_column(identifier: str, key: str) -> Column:
+def _metric_column(identifier: str, key: str, points: Points) -> Column:
     metric = metric_of(key)
-    better = _SIGNS[metric.better]
+    better, own = _SIGNS[metric.better], own_direction(key, points.directions)
+    if not better and own is not None:
+        better = 1 if own else -1
     share = (metric.column_spec or metric.spec).endswith("%")
     shown = bool(metric.column) and key not in _CONDITIONS
     title = _TITLES.get(key) or metric.heading or key

@@ -17,6 +17,7 @@ from mar_accel.data.shards import formats_in
 from mar_accel.errors import DataError, MarAccelError
 from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, read_steps
 from mar_accel.metrics.catalogue import keys_of
+from mar_accel.metrics.directions import own_directions
 from mar_accel.reporting.recorded import (
     TABLE_FILE,
     RecordedRow,
@@ -103,12 +104,14 @@ class Points:
         metrics: keys of the numbers, in the order of the columns.
         points: the points, in the order of the rows.
         notes: sentences for the reader.
+        directions: metrics of one's own that are better when high (true) or low (false), by name.
     """
 
     keys: tuple[str, ...]
     metrics: tuple[str, ...]
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
+    directions: Mapping[str, bool] = field(default_factory=dict)
 
     def values_of(self, key: str) -> list[Any]:
         """The different values of a swept key in their natural order, numbers before words."""
@@ -173,7 +176,9 @@ def read_points(
     swept = [*(collected.keys if collected is not None else ()), *(k for p in points for k in p.values)]
     keys = tuple(key for key in dict.fromkeys(swept))
     metrics = number_keys([{key: n.value for key, n in point.numbers.items()} for point in named])
-    return Points(keys, tuple(metrics), tuple(named), tuple(notes))
+    runs = [] if collected is None else [row.runs[0] for row in collected.rows]
+    directions = own_directions(run.config.get("metrics") or {} for run in runs)
+    return Points(keys, tuple(metrics), tuple(named), tuple(notes), directions)
 
 
 def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:

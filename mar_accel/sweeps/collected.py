@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.errors import ConfigError
+from mar_accel.metrics.directions import own_direction, own_directions
 from mar_accel.sweeps.numbers import Number, metric_of, number_keys, number_over_seeds
 from mar_accel.sweeps.run_folders import CollectedRun, read_runs
 from mar_accel.sweeps.swept_keys import Values, flat_items, shown_value, swept_values
@@ -180,7 +181,11 @@ def _best_values(
     rows: Sequence[CollectedRow], tuned: Sequence[str], objective: str, node: str
 ) -> list[CollectedRow]:
     """Of the rows that differ only in tuned keys, the best one."""
-    better = metric_of(objective).better
+    own = own_directions(run.config.get("metrics") or {} for row in rows for run in row.runs[:1])
+    better = (
+        metric_of(objective).better
+        or {True: "higher", False: "lower", None: ""}[own_direction(objective, own)]
+    )
     unknown = [key for key in tuned if not any(key in row.values for row in rows)]
     if unknown or not better:
         what = f"{node}.tuned={unknown[0]} differs" if unknown else f"{node}.objective={objective} is better"

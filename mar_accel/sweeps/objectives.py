@@ -7,17 +7,21 @@ from collections.abc import Mapping, Sequence
 
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.catalogue import OF_A_RUN
+from mar_accel.metrics.directions import own_direction
 
 MINIMIZE, MAXIMIZE = "minimize", "maximize"
 _KNOWN = {metric.key: metric for metric in OF_A_RUN}
 
 
-def directions(objectives: Sequence[str], given: Sequence[str] | None) -> list[str]:
+def directions(
+    objectives: Sequence[str], given: Sequence[str] | None, own: Mapping[str, bool] | None = None
+) -> list[str]:
     """The direction of each objective: as given, else the one in which a metric is better.
 
     Args:
         objectives: keys of metrics.
-        given: "minimize" or "maximize" for each one. None: those of the catalogue.
+        given: "minimize" or "maximize" for each one. None: those of the metrics.
+        own: metrics of one's own that say whether they are better when high, by name.
 
     Raises:
         ConfigError: there are not as many directions as objectives, or a metric has no direction of its own.
@@ -33,12 +37,19 @@ def directions(objectives: Sequence[str], given: Sequence[str] | None) -> list[s
                 f"{', '.join(objectives)}."
             )
         return list(given)
-    for key in objectives:
-        if key not in _KNOWN or not _KNOWN[key].better:
+    found = [_direction(key, own or {}) for key in objectives]
+    for key, direction in zip(objectives, found, strict=True):
+        if direction is None:
             raise ConfigError(
                 f"it is unknown whether {key} is better when it is high or low; set hydra.sweeper.directions."
             )
-    return [MAXIMIZE if _KNOWN[key].better == "higher" else MINIMIZE for key in objectives]
+    return [direction for direction in found if direction is not None]
+
+
+def _direction(key: str, own: Mapping[str, bool]) -> str | None:
+    better = _KNOWN[key].better if key in _KNOWN else ""
+    higher = better == "higher" if better else own_direction(key, own)
+    return None if higher is None else MAXIMIZE if higher else MINIMIZE
 
 
 def objective_values(objectives: Sequence[str], metrics: Mapping[str, float | None]) -> list[float] | None:

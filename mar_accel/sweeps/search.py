@@ -16,6 +16,7 @@ from mar_accel.config.missing_keys import key_of
 from mar_accel.config.settings import Positive, checked
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.inference.build import build_sampling
+from mar_accel.metrics.directions import own_directions
 from mar_accel.runs.attempt import with_numbers
 from mar_accel.runs.identity import NEVER_COUNTS, digest
 from mar_accel.runs.sweep_job import OBJECTIVES, results_dir
@@ -94,7 +95,7 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
         raise ConfigError(
             f"evaluate.objective must be a metric or a list of metrics, got {objectives}; choose one, as fid."
         )
-    ways = directions(objectives, settings.directions)
+    ways = directions(objectives, settings.directions, _own_directions(examples, hydra))
     file = hydra.sweep_dir / STUDIES / f"{hydra.name}.db"
     shared = [f"objective {key}" for key in objectives]
     shared += [override for override in fixed if not key_of(override).startswith(NEVER_COUNTS)]
@@ -102,6 +103,12 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
         study = Study(file, hydra.name, ways, space, settings.sampler, settings.seed, shared)
         _Search(fixed, hydra, settings, objectives, study).run()
         _show(study, objectives)
+
+
+def _own_directions(examples: Sequence[Combination], hydra: HydraSweep) -> dict[str, bool]:
+    """The directions that metrics of one's own say."""
+    configs = [compose_run(example, hydra.compose, hydra.command)[1] for example in examples[:1]]
+    return own_directions(hydra.read(config).metrics for config in configs if config is not None)
 
 
 @contextmanager

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from torchmetrics import MeanMetric
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.swept_values import num_values
 from mar_accel.errors import ConfigError
+from mar_accel.metrics.directions import own_directions
 from mar_accel.sweeps.cost import counted_tflops, flops_ratio
 from mar_accel.sweeps.objectives import directions, objective_values
 
@@ -30,6 +32,10 @@ from mar_accel.sweeps.study import Study  # noqa: E402
 
 CONF = Path(__file__).parents[2] / "conf"
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+class Sharp(MeanMetric):
+    higher_is_better = True
 
 
 def _space(*arguments: str) -> Any:
@@ -56,6 +62,14 @@ def test_the_space_is_written_in_hydras_sweep_syntax() -> None:
 def test_directions_are_those_in_which_a_metric_is_better() -> None:
     assert directions(["fid", "speedup"], None) == ["minimize", "maximize"]
     assert directions(["own"], ["maximize"]) == ["maximize"]
+    own = own_directions(
+        [{"scenes": {"_target_": f"{__name__}.Sharp"}, "sharp": {"_target_": f"{__name__}.Sharp"}}]
+    )
+    own |= own_directions(
+        [{"gone": {"_target_": "nothing.Here"}, "off": None, "std": {"_target_": "torch.Tensor"}}]
+    )
+    assert own == {"scenes": True, "sharp": True}
+    assert directions(["sharp", "sharp_mean"], None, own) == ["maximize", "maximize"]
     for objectives, given in ((["own"], None), (["fid"], ["up"]), (["fid", "psnr"], ["minimize"])):
         with pytest.raises(ConfigError, match="directions"):
             directions(objectives, given)

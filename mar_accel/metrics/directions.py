@@ -1,0 +1,51 @@
+"""Whether a number is better when it is high or low, also that of a metric of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from mar_accel.config.check import locate
+from mar_accel.errors import MarAccelError
+
+_DIFFERENCE = "_difference"
+
+
+def own_directions(configs: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """What the classes of the group ``metrics`` say by torchmetrics' ``higher_is_better``, by their names.
+
+    Args:
+        configs: the groups ``metrics`` of some runs. A class that cannot be imported here says nothing.
+
+    Example:
+        >>> own_directions([{"scenes": {"_target_": "mar_accel.metrics.scene_score.SceneScore"}}])
+        {'scenes': True}
+    """
+    found: dict[str, bool] = {}
+    for metrics in configs:
+        for name, node in metrics.items():
+            with suppress(MarAccelError):
+                target = (node or {}).get("_target_")
+                higher = (
+                    getattr(locate(f"metrics.{name}", target), "higher_is_better", None) if target else None
+                )
+                if isinstance(higher, bool):
+                    found[name] = higher
+    return found
+
+
+def own_direction(key: str, directions: Mapping[str, bool]) -> bool | None:
+    """Whether a number of such a metric, or its difference to another setting, is better when it is high.
+
+    Args:
+        key: ``NAME``, or ``NAME_KEY`` of a metric that computes a dict.
+        directions: from :func:`own_directions`.
+
+    Returns:
+        None if nothing is known.
+    """
+    name = key.removesuffix(_DIFFERENCE)
+    return next(
+        (higher for own, higher in directions.items() if name == own or name.startswith(f"{own}_")), None
+    )
