@@ -54,6 +54,8 @@ def calibrate_head(settings: Settings, threshold: float) -> HeadCalibrationResul
         ConfigError: the cache has no first-block cache, or the config cannot be run. Nothing is written.
     """
     check_device(settings.trainer.accelerator)
+    output_dir = Path(settings.output_dir).absolute()
+    require_folder(output_dir)
     session = Session.from_settings(settings)
     if not isinstance(session.cache, LazyMAR) or not isinstance(session.cache.head, FirstBlockHeadCache):
         raise ConfigError(
@@ -66,8 +68,6 @@ def calibrate_head(settings: Settings, threshold: float) -> HeadCalibrationResul
     module.observers.append(movement)
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
     requests = requests.limited(settings.trainer.limit_predict_batches, 1)
-    output_dir = Path(settings.output_dir).absolute()
-    require_folder(output_dir)
     session.check_batch(min(requests.batch_size, requests.num_images))
     trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
     trainer.predict(module, requests, return_predictions=False)

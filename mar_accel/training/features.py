@@ -52,9 +52,7 @@ def train_features(settings: Settings) -> dict[str, float]:
     if name not in TRAINED:
         raise ConfigError(f"dataset={name} has no feature network; choose one of {', '.join(TRAINED)}.")
     if settings.trainer.accelerator != "cpu" or settings.trainer.devices != 1:
-        raise ConfigError(
-            "trainer: train_features trains on the CPU, in one process; leave it at trainer=cpu."
-        )
+        raise ConfigError("trainer: train_features runs on the CPU, in one process; use trainer=cpu.")
     num_scans = len(load_scans()[1])
     num_held_out = _num_held_out(training, num_scans)
     output_dir = prepare_output_dir(Path(settings.output_dir))
