@@ -202,7 +202,7 @@ def test_the_readme_table_is_a_report(tmp_path: Path) -> None:
     assert points.points[0].name == "mar" and points.points[0].baseline
     assert "sampler=gtr" in points.points[1].command and points.points[0].numbers[
         "fid"
-    ].value == pytest.approx(0.6556, abs=1e-4)
+    ].value == pytest.approx(0.8318, abs=1e-4)
     write_report(_settings(tmp_path, ROOT / "experiments" / "readme_table", "report.figures=false"))
     data = _data(tmp_path)
     rows = (ROOT / "experiments" / "readme_table" / "table.csv").read_text().splitlines()
