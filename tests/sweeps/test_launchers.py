@@ -69,11 +69,9 @@ def _run(start: Start, tmp_path: Path, *arguments: str) -> str:
     return stdout
 
 
-# Each takes minutes. The others start processes as joblib does, through Hydra's own interface.
-@pytest.mark.parametrize(
-    "launcher",
-    [pytest.param(n, marks=pytest.mark.slow if n == "joblib" else pytest.mark.long) for n in LAUNCHERS],
-)
+# Each takes minutes. What a process needs of a task is tested below.
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_gives_the_table_of_a_sweep_one_by_one(
     launcher: str, start: Start, tiny_model: list[str], tmp_path: Path
 ) -> None:
