@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -101,20 +102,28 @@ def test_a_metric(example: Path, run_here: Any, tiny_model: list[str], tmp_path:
     assert again["ink_mean"] == pytest.approx(metrics["ink_mean"])
 
 
-@pytest.mark.slow
+README_COMMANDS = {
+    "order_and_step_sizes": ["generate", "sampler=spiral"],
+    "refresh": ["generate", "cache=doubling"],
+    "guidance": ["generate", "sampler.guidance_schedule=ramp"],
+    "metric": ["evaluate", "metrics=ink", "features=none", "evaluate.baseline=none"],
+}
+
+
+# Each is started in one way by CI, and in both by make test-long.
+def _is_in_ci(way: str, folder: str) -> bool:
+    return (way == "script") == (folder == "guidance")
+
+
 @pytest.mark.parametrize(
-    ("way", "folder", "command"),
+    ("way", "folder"),
     [
-        ("module", "order_and_step_sizes", ["generate", "sampler=spiral"]),
-        ("module", "refresh", ["generate", "cache=doubling"]),
-        ("script", "guidance", ["generate", "sampler.guidance_schedule=ramp"]),
-        ("module", "metric", ["evaluate", "metrics=ink", "features=none", "evaluate.baseline=none"]),
+        pytest.param(*start, marks=pytest.mark.slow if _is_in_ci(*start) else pytest.mark.long)
+        for start in product(("module", "script"), README_COMMANDS)
     ],
 )
-def test_the_commands_of_the_readme(
-    way: str, folder: str, command: list[str], tiny_model: list[str], tmp_path: Path
-) -> None:
-    name, *overrides = command
+def test_the_commands_of_the_readme(way: str, folder: str, tiny_model: list[str], tmp_path: Path) -> None:
+    name, *overrides = README_COMMANDS[folder]
     script = Path(sys.executable).with_name(f"mar-{name}")
     if way == "script" and not script.is_file():
         pytest.skip("the package is not installed here")

@@ -38,9 +38,9 @@ OPTIONAL_GROUPS = ("features", "reference")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 # A value that is taken from another key, with or without a default.
 _REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,[^{}]*)?\}")
+_NOT_NAMES = ("null", "true", "false", "auto")
 # Images of an evaluation, if nothing says another number.
 NUM_EVALUATED = 1000
-_NOT_NAMES = ("null", "true", "false", "auto")
 
 
 def conf_dir() -> Path:

@@ -71,7 +71,7 @@ def _unaccelerated_samples(run: Preparation, callbacks: Sequence[pl.Callback]) -
     def sample() -> Samples:
         collector = Collector(None, run.num_compared)
         requests = run.requests.only(range(run.num_compared))
-        trainer, module = run.trainer([*callbacks, collector]), run.module(session)
+        trainer, module = run.trainer([*callbacks, collector]), run.module(settings, session)
         trainer.predict(module, requests, return_predictions=False)
         require_finite(module.not_finite, run.num_compared, "evaluate.baseline=generate")
         return collector.collected.images, collector.collected.tokens

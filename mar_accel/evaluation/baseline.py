@@ -13,6 +13,7 @@ from mar_accel.data.image_sets import ImageSet, Key, open_images
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.runs.folder import images_identity
 from mar_accel.runs.identity import Identity, config_key, differences
+from mar_accel.runs.stored import recorded_in
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,9 @@ class Sampled:
         config = images.record.get("config")
         if not config:
             return None
-        try:
+        with recorded_in(images.path):
             settings = check_settings(Settings, config)
             sampled = cls.of(settings, Identity.of(settings))
-        except ConfigError as error:
-            raise ConfigError(
-                f"{images.path}: the config of this run cannot be used here: {error}"
-            ) from error
         # The weight file may have changed since then.
         content = (images_identity(images.path) or {}).get("weights", {}).get("model", sampled.content)
         return replace(sampled, content=content)

@@ -89,10 +89,10 @@ class OwnMetrics(pl.Callback):
 
     def compute(self) -> dict[str, float | None]:
         """The values over all images of all devices; a metric that fails does not stop the others."""
-        failed = _of_all_processes(self._failed)
+        failed, found = _of_all_processes(self._failed), dict[str, float | None]()
         for name, metric in self.metrics.items():
             if name in failed:
-                self.numbers[name] = None
+                found[name] = None
                 self.warnings.append(f"metrics.{name} has no value: {failed[name]}.")
                 continue
             try:
@@ -104,13 +104,14 @@ class OwnMetrics(pl.Callback):
                 if value is not None and not math.isfinite(value):
                     numbers[key] = None
                     self.warnings.append(f"metrics.{name} has no value: {key} is {value}.")
-            for key in [key for key in numbers if key in METRIC_KEYS or key in self.numbers]:
+            for key in [key for key in numbers if key in METRIC_KEYS or key in found]:
                 del numbers[key]
                 self.warnings.append(
                     f"metrics.{name} gives {key}, which is the name of another number; its value is left out."
                 )
-            self.numbers |= numbers
-        return self.numbers
+            found |= numbers
+        self.numbers = found
+        return found
 
     def to(self, device: torch.device) -> None:
         """Move the metrics to the device of this process, whose values the processes exchange."""

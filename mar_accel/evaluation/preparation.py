@@ -61,10 +61,8 @@ class Preparation:
         same = SameConfig(f"{self.identity.measurement_hash} {self.output_dir}")
         return build_trainer(self.settings.trainer, [*callbacks, same], self.output_dir)
 
-    def module(self, session: Session) -> InferenceModule:
-        settings = self.settings
-        if self.plain is not None and session is self.plain[1]:
-            settings = self.plain[0]
+    @staticmethod
+    def module(settings: Settings, session: Session) -> InferenceModule:
         return InferenceModule(session, why_whole_batches(settings))
 
 

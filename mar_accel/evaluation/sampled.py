@@ -23,7 +23,7 @@ from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.inference.between_batches import StopBetweenBatches
 from mar_accel.inference.children import further_processes
 from mar_accel.inference.progress import ImageProgress
-from mar_accel.inference.writer import ImageWriter, write_grid
+from mar_accel.inference.writer import ImageWriter
 from mar_accel.metrics.quality import measure_quality
 from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.profile import Profiler
@@ -37,8 +37,7 @@ from mar_accel.runs.folder import (
     require_complete,
     require_finite,
 )
-from mar_accel.runs.generation import how_to_continue
-from mar_accel.runs.geneval import write_geneval
+from mar_accel.runs.generation import finish_images, how_to_continue
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.runs.lock import RunLock
 from mar_accel.runs.run_log import RunLog
@@ -123,7 +122,7 @@ def _sample(run: Preparation, callbacks: Sequence[pl.Callback]) -> tuple[Evaluat
     if profiler is not None:
         extra.append(profiler)
     extra.append(StopBetweenBatches())
-    trainer, module = run.trainer([timer, *callbacks, *extra]), run.module(run.session)
+    trainer, module = run.trainer([timer, *callbacks, *extra]), run.module(settings, run.session)
     # Lightning skips a prediction of nothing, and a process may have nothing left to sample.
     run.own_metrics.to(trainer.strategy.root_device)
     if earlier.missing.num_images:
@@ -178,10 +177,7 @@ def _finish_images(run: Preparation, collected: Collected, not_finite: Sequence[
             f"{num_images}; run the same command again with evaluate.resume=true."
         )
     if saved:
-        run.images.join(num_images)
-        write_grid(run.images, num_images, run.settings.dataset)
-        if run.settings.dataset.metadata:
-            write_geneval(run.images, run.settings.dataset, num_images)
+        finish_images(run.images, run.settings.dataset, num_images)
 
 
 def _announce(run: Preparation, num_images: int, num_processes: int) -> None:

@@ -68,8 +68,8 @@ class Inpainting:
         return torch.where(self.masks_of(indices).to(images.device).unsqueeze(1), images, given)
 
 
-def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpainting | None:
-    """The images and masks of a config; None if it inpaints nothing.
+def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpainting:
+    """The images and masks of a config that has them.
 
     Args:
         dataset: ``images`` is an image file or a folder; ``mask`` a name of :data:`BOXES`, an image file or a
@@ -80,17 +80,19 @@ def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpaint
         DataError: an image cannot be read.
         ConfigError: an image does not fit the model, or a mask marks nothing.
     """
-    if dataset.images is None:
-        return None
+    assert dataset.images is not None
     if dataset.mask is None:
         raise ConfigError(f"dataset.mask is not set; use {', '.join(BOXES)}, an image file or a folder.")
     _, height, width = shape
     count = dataset.num_images
-    images = fitting_images("dataset.images", _pixels("dataset.images", dataset.images, count) / 255, shape)
+    pixels, _ = _pictures("dataset.images", dataset.images, count)
+    images = fitting_images("dataset.images", pixels / 255, shape)
     if dataset.mask in BOXES:
         masks = box_mask(dataset.mask, height, width)[None]
     else:
-        masks = fitting_masks("dataset.mask", _pixels("dataset.mask", dataset.mask, count), shape)
+        pixels, files = _pictures("dataset.mask", dataset.mask, count)
+        _check_opaque("dataset.mask", files)
+        masks = fitting_masks("dataset.mask", pixels, shape)
     return Inpainting(images, masks, dataset.keep_pixels)
 
 
@@ -136,8 +138,8 @@ def _check_size(key: str, images: Tensor, height: int, width: int) -> None:
         )
 
 
-def _pixels(key: str, value: str, count: int) -> Tensor:
-    """The image of a file, or the first images of a folder, uint8 [N, C, H, W]."""
+def _pictures(key: str, value: str, count: int) -> tuple[Tensor, list[Path]]:
+    """The image of a file, or the first images of a folder, uint8 [N, C, H, W]; and their files."""
     path = Path(value).expanduser()
     if path.is_dir():
         # Files below are no images of this folder; a run may even write there.
@@ -145,15 +147,15 @@ def _pixels(key: str, value: str, count: int) -> Tensor:
         keys = folder.keys[:count]
         # In float32, once read and once as a copy.
         check_bytes(f"{key}={value}", 8 * len(keys) * folder.at(keys[:1]).numel())
-        images, files = folder.at(keys), folder.files[:count]
-    elif path.is_file() and path.suffix.lower() in SUFFIXES:
-        images, files = read_image(path)[None], [path]
-    else:
-        raise DataError(f"{key}={value} is not an image file or a folder of images; check the path.")
-    seen_through = next(filter(has_transparency, files), None) if key == "dataset.mask" else None
-    if seen_through is not None:
+        return folder.at(keys), folder.files[:count]
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return read_image(path)[None], [path]
+    raise DataError(f"{key}={value} is not an image file or a folder of images; check the path.")
+
+
+def _check_opaque(key: str, files: Sequence[Path]) -> None:
+    for file in filter(has_transparency, files):
         raise DataError(
-            f"{key}: {seen_through} is transparent in places, but only black and white count; remove its "
+            f"{key}: {file} is transparent in places, but only black and white count; remove its "
             "alpha channel."
         )
-    return images

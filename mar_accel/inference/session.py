@@ -149,8 +149,7 @@ class Session:
         session = cls(network, decoder, sampler, cache, plan, settings.seed, defaults, conditioner)
         if settings.dataset.images is None:
             return session
-        inpainting = load_inpainting(settings.dataset, session.image_shape())
-        return session if inpainting is None else session.with_inpainting(inpainting)
+        return session.with_inpainting(load_inpainting(settings.dataset, session.image_shape()))
 
     def with_sampling(self, sampler: Sampler, cache: CachePolicy) -> Session:
         """A session with the same model and another sampler and cache."""
@@ -238,9 +237,10 @@ class Session:
         for place, key in enumerate(self._unknown_per_stage(indices, unknown)):
             groups.setdefault(key, []).append(place)
         for key, places in groups.items():
-            plan = checked_plan(model.config, self.sampler, self.cache, self.seed, key)
             some = [indices[place] for place in places]
-            part = self._decode(plan, some, labels[places], observer, unknown[places], known[places])
+            part = self._decode(
+                self._plan(key), some, labels[places], observer, unknown[places], known[places]
+            )
             tokens[places] = part
         return tokens
 
@@ -249,8 +249,7 @@ class Session:
         if self.inpainting is None:
             return [self.plan] * len(indices)
         unknown = self.inpainting.unknown(indices, self.model.config.grid)
-        keys = self._unknown_per_stage(indices, unknown)
-        return [checked_plan(self.model.config, self.sampler, self.cache, self.seed, key) for key in keys]
+        return [self._plan(key) for key in self._unknown_per_stage(indices, unknown)]
 
     def plans_of_all(self, num_images: int) -> list[tuple[Plan, int]]:
         """The different plans of the samples 0 to N − 1, each with the number of samples that have it."""
@@ -258,8 +257,10 @@ class Session:
             return [(self.plan, num_images)]
         unknown = self.inpainting.unknown(range(num_images), self.model.config.grid)
         keys = Counter(self._unknown_per_stage(range(num_images), unknown))
-        parts = (self.model.config, self.sampler, self.cache, self.seed)
-        return [(checked_plan(*parts, key), number) for key, number in keys.items()]
+        return [(self._plan(key), number) for key, number in keys.items()]
+
+    def _plan(self, unknown_per_stage: tuple[int, ...]) -> Plan:
+        return checked_plan(self.model.config, self.sampler, self.cache, self.seed, unknown_per_stage)
 
     def _unknown_per_stage(self, indices: Sequence[int], unknown: Tensor) -> list[tuple[int, ...]]:
         grid, sampler = self.model.config.grid, self.sampler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from mar_accel.config.check import locate
 from mar_accel.errors import MarAccelError
@@ -25,17 +25,17 @@ def own_directions(configs: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for metrics in configs:
         for name, node in metrics.items():
+            target = (node or {}).get("_target_")
+            if target is None:
+                continue
             with suppress(MarAccelError):
-                target = (node or {}).get("_target_")
-                higher = (
-                    getattr(locate(f"metrics.{name}", target), "higher_is_better", None) if target else None
-                )
+                higher = getattr(locate(f"metrics.{name}", target), "higher_is_better", None)
                 if isinstance(higher, bool):
                     found[name] = higher
     return found
 
 
-def own_direction(key: str, directions: Mapping[str, bool]) -> bool | None:
+def own_direction(key: str, directions: Mapping[str, bool]) -> Literal["higher", "lower", ""]:
     """Whether a number of such a metric, or its difference to another setting, is better when it is high.
 
     Args:
@@ -43,9 +43,10 @@ def own_direction(key: str, directions: Mapping[str, bool]) -> bool | None:
         directions: from :func:`own_directions`.
 
     Returns:
-        None if nothing is known.
+        As :attr:`mar_accel.metrics.catalogue.Metric.better`.
     """
-    name = key.removesuffix(_DIFFERENCE)
-    return next(
-        (higher for own, higher in directions.items() if name == own or name.startswith(f"{own}_")), None
-    )
+    name = f"{key.removesuffix(_DIFFERENCE)}_"
+    for own, higher in directions.items():
+        if name.startswith(f"{own}_"):
+            return "higher" if higher else "lower"
+    return ""

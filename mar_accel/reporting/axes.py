@@ -114,9 +114,7 @@ def metric_columns(points: Points) -> list[Column]:
 
 def _metric_column(identifier: str, key: str, points: Points) -> Column:
     metric = metric_of(key)
-    better, own = _SIGNS[metric.better], own_direction(key, points.directions)
-    if not better and own is not None:
-        better = 1 if own else -1
+    better = _SIGNS[metric.better or own_direction(key, points.directions)]
     share = (metric.column_spec or metric.spec).endswith("%")
     shown = bool(metric.column) and key not in _CONDITIONS
     title = _TITLES.get(key) or metric.heading or key

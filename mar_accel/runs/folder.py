@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from mar_accel.runs.record import git_revision
 from mar_accel.runs.stored import read_record
 from mar_accel.utils.images import image_name
 from mar_accel.utils.json_files import read_json, write_json
+from mar_accel.utils.links import link_or_copy
 from mar_accel.utils.ranks import is_first_process
 from mar_accel.utils.whole_files import written_whole
 
@@ -174,23 +174,13 @@ def share_images(sweep_dir: Path, folder: Path, identity: Identity, settings: Se
             continue
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         write_json({"images": content, "revisions": _revisions(other)}, folder / IDENTITY_FILE)
-        for tokens in (*other.glob("tokens.safetensors"), *other.glob(".tokens/*.safetensors")):
-            _link(tokens, folder / tokens.relative_to(other))
-        for index in image_indices(other):
-            if index < num_images:
-                image = other / IMAGES / image_name(index)
-                _link(image, folder / IMAGES / image.name)
+        files = [*other.glob("tokens.safetensors"), *other.glob(".tokens/*.safetensors")]
+        files += [images / image_name(index) for index in image_indices(other) if index < num_images]
+        for file in files:
+            # The other run may remove it meanwhile.
+            with suppress(FileNotFoundError):
+                link_or_copy(file, folder / file.relative_to(other))
         return
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link a file, or copy it. The run that it belongs to may remove it meanwhile; then there is none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
 
 
 def images_identity(output_dir: Path) -> dict[str, Any] | None:

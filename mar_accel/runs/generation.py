@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from mar_accel.config.settings import Settings
+from mar_accel.config.settings import DatasetSettings, Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.data.run_images import RunImages
 from mar_accel.data.shards import Shards
@@ -24,6 +24,7 @@ from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.stopwatch import Stopwatch
 from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter, write_grid
+from mar_accel.metrics.catalogue import GENERATE_METRICS
 from mar_accel.runs.folder import (
     CONFIG_FILE,
     RECORD_FILE,
@@ -43,7 +44,6 @@ from mar_accel.runs.run_log import RunLog
 from mar_accel.runs.stored import read_record
 from mar_accel.utils.ranks import is_first_process
 
-SPEEDS = ("seconds_per_image", "images_per_second")
 # Longest caption of the grid in a logger; the config has all prompts.
 MAX_CAPTION = 2000
 
@@ -75,7 +75,7 @@ class GenerationResult:
         if not self.num_sampled or self.largest_batch is not None:
             return {}
         rate = self.num_sampled / self.seconds
-        return dict(zip(SPEEDS, (1 / rate, rate), strict=True))
+        return {"seconds_per_image": 1 / rate, "images_per_second": rate}
 
 
 def build_callbacks(settings: Settings) -> list[pl.Callback]:
@@ -142,15 +142,20 @@ def generate(settings: Settings, before_sampling: BeforeSampling | None = None) 
             return None
         require_finite(module.not_finite, requests.num_images, f"output_dir={output_dir}")
         require_complete(images, requests.num_images)
-        images.join(requests.num_images)
-        write_grid(images, requests.num_images, settings.dataset)
-        if settings.dataset.metadata:
-            write_geneval(images, settings.dataset, requests.num_images)
+        finish_images(images, settings.dataset, requests.num_images)
         counts = requests.num_images, missing.num_images
         result = GenerationResult(output_dir, stopwatch.seconds, *counts, module.largest_batch)
         _record(settings, identity, result, module.session.model.weights_entry, trainer.world_size, log)
         images.tidy()
         return result
+
+
+def finish_images(images: RunImages, dataset: DatasetSettings, num_images: int) -> None:
+    """What a complete run leaves besides its images: the joined file, the grid, and GenEval's layout."""
+    images.join(num_images)
+    write_grid(images, num_images, dataset)
+    if dataset.metadata:
+        write_geneval(images, dataset, num_images)
 
 
 def _missing(
@@ -192,7 +197,6 @@ def _record(
     num_processes: int,
     log: RunLog,
 ) -> None:
-    there = read_record(result.output_dir / RECORD_FILE)
     measured: dict[str, Any] = {
         "num_sampled": result.num_sampled,
         "num_processes": num_processes,
@@ -202,7 +206,9 @@ def _record(
     }
     if not result.num_sampled:
         # The numbers of the run that sampled the images stay theirs.
-        measured |= {key: there[key] for key in (*measured, *SPEEDS) if key in there}
+        there = read_record(result.output_dir / RECORD_FILE)
+        keys = (*measured, *(metric.key for metric in GENERATE_METRICS))
+        measured |= {key: there[key] for key in keys if key in there}
     counts = {"identity": identity.record(), "weights_entry": weights_entry, "num_images": result.num_images}
     images_kept = result.num_sampled < result.num_images
     write_run_record(run_record(settings, **counts, **measured), result.output_dir, images_kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mar_accel.config.settings import DatasetSettings
 from mar_accel.data.run_images import PngImages, RunImages
 from mar_accel.utils.images import image_name, save_png
+from mar_accel.utils.links import link_or_copy
 
 FOLDER = "geneval"
 
@@ -40,17 +41,9 @@ def write_geneval(images: RunImages, dataset: DatasetSettings, num_images: int) 
             (target / "metadata.jsonl").write_text(lines[prompt].strip() + "\n", encoding="utf-8")
         file = target / "samples" / f"{turn * per_prompt + sample:04d}.png"
         if pictures is None:
-            _link(images.folder / image_name(index), file)
+            link_or_copy(images.folder / image_name(index), file)
         else:
             save_png(pictures[index], file, sync_name=False)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
     return folder
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; a copy where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mar_accel.errors import ConfigError
 from mar_accel.metrics.catalogue import OF_A_RUN, Metric
 from mar_accel.utils.json_files import is_finite_number, read_json
 
@@ -92,3 +94,12 @@ def numbers_of(metrics: Any) -> dict[str, float]:
     """The numbers among the values of a record; empty if it is no record."""
     items = metrics.items() if isinstance(metrics, Mapping) else ()
     return {key: value for key, value in items if is_finite_number(value)}
+
+
+@contextmanager
+def recorded_in(run: Path) -> Iterator[None]:
+    """A context in which errors of a recorded config name its run: the user has not typed these values."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{run}: the config of this run cannot be used here: {error}") from error

@@ -182,10 +182,7 @@ def _best_values(
 ) -> list[CollectedRow]:
     """Of the rows that differ only in tuned keys, the best one."""
     own = own_directions(run.config.get("metrics") or {} for row in rows for run in row.runs[:1])
-    better = (
-        metric_of(objective).better
-        or {True: "higher", False: "lower", None: ""}[own_direction(objective, own)]
-    )
+    better = metric_of(objective).better or own_direction(objective, own)
     unknown = [key for key in tuned if not any(key in row.values for row in rows)]
     if unknown or not better:
         what = f"{node}.tuned={unknown[0]} differs" if unknown else f"{node}.objective={objective} is better"

@@ -37,19 +37,16 @@ def directions(
                 f"{', '.join(objectives)}."
             )
         return list(given)
-    found = [_direction(key, own or {}) for key in objectives]
-    for key, direction in zip(objectives, found, strict=True):
-        if direction is None:
-            raise ConfigError(
-                f"it is unknown whether {key} is better when it is high or low; set hydra.sweeper.directions."
-            )
-    return [direction for direction in found if direction is not None]
+    return [_direction(key, own or {}) for key in objectives]
 
 
-def _direction(key: str, own: Mapping[str, bool]) -> str | None:
-    better = _KNOWN[key].better if key in _KNOWN else ""
-    higher = better == "higher" if better else own_direction(key, own)
-    return None if higher is None else MAXIMIZE if higher else MINIMIZE
+def _direction(key: str, own: Mapping[str, bool]) -> str:
+    better = (_KNOWN[key].better if key in _KNOWN else "") or own_direction(key, own)
+    if not better:
+        raise ConfigError(
+            f"it is unknown whether {key} is better when it is high or low; set hydra.sweeper.directions."
+        )
+    return MAXIMIZE if better == "higher" else MINIMIZE
 
 
 def objective_values(objectives: Sequence[str], metrics: Mapping[str, float | None]) -> list[float] | None:

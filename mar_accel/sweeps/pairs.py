@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.errors import ConfigError, DataError
+from mar_accel.errors import DataError
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.metrics.paired import (
@@ -26,6 +26,7 @@ from mar_accel.metrics.paired import (
     paired_share_difference,
 )
 from mar_accel.profiling.speed import sampling_device
+from mar_accel.runs.stored import recorded_in
 from mar_accel.sweeps.collected import Collected, CollectedRow
 from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.run_folders import CollectedRun
@@ -123,6 +124,7 @@ def compare_with_baseline(collected: Collected, seed: int = 0) -> tuple[list[Pai
 
     Raises:
         DataError: the baseline has no features or no images, or no row can be compared.
+        ConfigError: the config of the baseline cannot be used here.
 
     Example:
         >>> pairs, notes = compare_with_baseline(collect(["multirun/evaluate"]))
@@ -130,10 +132,8 @@ def compare_with_baseline(collected: Collected, seed: int = 0) -> tuple[list[Pai
         ...     print(pair.row.name, pair.differences["fid"].low, pair.differences["fid"].high)
     """
     run = collected.baseline.runs[0]
-    try:
+    with recorded_in(run.folder):
         settings = check_settings(Settings, dict(run.config))
-    except ConfigError as error:
-        raise DataError(f"{run.folder}: its config cannot be used here: {error}") from error
     judge = Judge.of(settings, sampling_device(settings.trainer))
     if judge is None:
         raise DataError(f"{run.folder} was evaluated with features=none, and pairs need features.")

@@ -107,8 +107,8 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
 
 def _own_directions(examples: Sequence[Combination], hydra: HydraSweep) -> dict[str, bool]:
     """The directions that metrics of one's own say."""
-    configs = [compose_run(example, hydra.compose, hydra.command)[1] for example in examples[:1]]
-    return own_directions(hydra.read(config).metrics for config in configs if config is not None)
+    _, config = compose_run(examples[0], hydra.compose, hydra.command)
+    return {} if config is None else own_directions([hydra.read(config).metrics])
 
 
 @contextmanager

@@ -112,9 +112,8 @@ def csv_records(table: Collected, lines: Sequence[RowResult]) -> list[dict[str, 
         record = {"name": line.name, **{key: line.metrics.get(key) for key in METRIC_KEYS}}
         for key in further:
             number = row.numbers.get(key)
-            parts = ("value", "error", "low", "high")
-            names = (key, *(f"{key}_{part}" for part in parts[1:]))
-            record |= {name: getattr(number, part, None) for name, part in zip(names, parts, strict=True)}
+            record[key] = getattr(number, "value", None)
+            record |= {f"{key}_{part}": getattr(number, part, None) for part in ("error", "low", "high")}
         records.append(record)
     return records
 

@@ -163,11 +163,7 @@ def _check_data(settings: Settings, data: Any, architecture: Any) -> None:
             f"model.architecture.num_classes must be at least {classes}, the classes of dataset={dataset}, "
             f"got {known}."
         )
-    if isinstance(data, Sized) and len(data) < batch_size:
-        raise ConfigError(
-            f"training.batch_size must be at most {len(data)}, the images of dataset={dataset}, got "
-            f"{batch_size}."
-        )
+    _check_share(settings, data, 1)
     if settings.training.class_weight:
         _check_token_classes(data, dataset, architecture.grid)
     tokens = batch_size * architecture.seq_len * settings.training.mask_ratio_min
@@ -248,7 +244,7 @@ def _fit(
         enable_model_summary=False,
     )
     _expect_unused_parameters(trainer)
-    _check_share(training, data, trainer.world_size, settings.dataset.name)
+    _check_share(settings, data, trainer.world_size)
     lock.take()
     if trainer.is_global_zero:
         _keep_earlier_metrics(output_dir)
@@ -287,12 +283,15 @@ def _expect_unused_parameters(trainer: pl.Trainer) -> None:
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
-def _check_share(training: TrainingSettings, data: Any, num_processes: int, dataset: str) -> None:
+def _check_share(settings: Settings, data: Any, num_processes: int) -> None:
     """Raise ConfigError if a process would get no whole batch, and the training would end at once."""
-    if isinstance(data, Sized) and len(data) // num_processes < training.batch_size:
+    batch_size, each = settings.training.batch_size, ""
+    if num_processes > 1:
+        each = f" for each of {num_processes} processes"
+    if isinstance(data, Sized) and len(data) // num_processes < batch_size:
         raise ConfigError(
             f"training.batch_size must be at most {len(data) // num_processes}, the images of "
-            f"dataset={dataset} for each of {num_processes} processes, got {training.batch_size}."
+            f"dataset={settings.dataset.name}{each}, got {batch_size}."
         )
 
 

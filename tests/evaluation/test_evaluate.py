@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -401,6 +402,23 @@ def test_two_processes_give_the_numbers_of_one(
     resumed = json.loads((tmp_path / "metrics.json").read_text())
     assert _quality(resumed) == _quality(metrics) and resumed["psnr"] == metrics["psnr"]
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.devices == 2
+
+
+@pytest.mark.long
+def test_two_processes_with_nothing_left_to_sample(
+    run: tuple[Path, dict[str, Any]],
+    start: Callable[..., subprocess.Popen[str]],
+    tiny: list[str],
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(run[0], tmp_path / "run")
+    processes = ["trainer=ddp_cpu", f"output_dir={tmp_path / 'run'}", "evaluate.resume=true"]
+    process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    resumed = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert _quality(resumed) == pytest.approx(_quality(run[1]), rel=1e-3)
+    assert any("all images exist from an earlier run" in warning for warning in resumed["warnings"])
 
 
 def _no_sampling(monkeypatch: pytest.MonkeyPatch) -> None:

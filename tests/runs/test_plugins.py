@@ -43,7 +43,7 @@ def test_members_of_an_installed_package(
         (site / name).write_text(text)
     # As site-packages would: the fixture sets PYTHONPATH, so a .pth-like entry is the working directory.
     few = [*tiny_model, "dataset.num_images=1"]
-    for number, chosen in enumerate(("sampler=theirs", "sampler.order=theirs")):
+    for number, chosen in enumerate(("sampler=theirs", "sampler.order=theirs", "sampler/order=theirs")):
         process = start(site, "generate", *few, chosen, f"output_dir={tmp_path / str(number)}")
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
