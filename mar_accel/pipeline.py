@@ -318,11 +318,13 @@ class MARPipeline:
         self, session: Session, labels: Sequence[int], batch_size: int, observers: list[Observer]
     ) -> tuple[Tensor, Tensor]:
         """Images [N, 1 or 3, H, W] and tokens [N, L, C] of all batches, on the CPU."""
-        from mar_accel.inference.progress import step_progress
+        from mar_accel.inference.progress import StepProgress
+        from mar_accel.utils.progress import Bars
 
         images, tokens = [], []
         total = -(-len(labels) // batch_size) * len(session.plan.steps)
-        with step_progress(total, **self._progress_bar) as bar:
+        with Bars(**{"transient": True, **self._progress_bar}) as bars:
+            bar = StepProgress(bars.add("sampling", total, "AR steps"))
             for start in range(0, len(labels), batch_size):
                 indices = range(start, min(start + batch_size, len(labels)))
                 batch = torch.tensor(

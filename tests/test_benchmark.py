@@ -32,7 +32,10 @@ TINY = [
 ]
 
 
-def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Path) -> None:
+def test_the_record_holds_every_variant_and_its_ratio_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mar_accel.utils.progress.SECONDS_BETWEEN_LINES", 0)
     own = [
         "benchmark.only=[few,mar]",
         '+benchmark.variants.few=["sampler=mar","sampler.num_iter=2"]',
@@ -41,6 +44,7 @@ def test_the_record_holds_every_variant_and_its_ratio_to_the_first(tmp_path: Pat
     ]
     shared = [*TINY, "sampler.num_iter=6"]
     timings = benchmark(compose_settings("benchmark", [*own, *shared]), [*own, *shared])
+    assert "batches/s, 0:00:00 left" in capsys.readouterr().out
     record = json.loads((tmp_path / "benchmark.json").read_text())
     few, mar = record["variants"]
     assert (few["name"], mar["name"]) == ("few", "mar")

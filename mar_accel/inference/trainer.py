@@ -27,13 +27,13 @@ _NO_NEWS = (
     ".*Experiment logs directory .* exists and is not empty.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*resuming from a checkpoint that ended before the epoch ended.*",
-    ".*`weights_only` was not set.*",
 )
 
-# Lightning's modules that tell about devices.
+# Lightning's modules that tell about devices and about how it writes checkpoints.
 _TALKATIVE = (
     *("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda"),
     *("fabric.utilities.rank_zero", "fabric.utilities.distributed"),
+    "pytorch.trainer.connectors.checkpoint_connector",
 )
 
 # One of them is set where several nodes can find each other: by hand, Slurm, torchrun, LSF or Kubernetes.

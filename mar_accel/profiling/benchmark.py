@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from mar_accel.config.rows import compose_rows
 from mar_accel.config.settings import Settings
@@ -22,6 +22,7 @@ from mar_accel.runs.output_dir import prepare_output_dir, require_folder
 from mar_accel.runs.record import run_record
 from mar_accel.utils import markdown
 from mar_accel.utils.json_files import write_json
+from mar_accel.utils.progress import Bars
 
 RECORD_FILE = "benchmark.json"
 TABLE_FILE = "benchmark.md"
@@ -92,13 +93,13 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
     rounds, batch = counts.warmup_rounds + counts.rounds, trainer.batch_size
     announce(sessions, [rounds * batch] * len(sessions), trainer)
     # The bar is redrawn only once per second, since drawing takes time from the measurement.
-    with Progress(*columns, refresh_per_second=1) as progress:
-        counting = progress.add_task("counting FLOPs", total=len(variants))
+    with Bars(*columns, refresh_per_second=1) as bars:
+        counting = bars.add("counting FLOPs", len(variants), "variants")
         flops = []
         for session in sessions:
             flops.append(count_flops(session.model.config, session.sampler, session.cache, session.plan))
-            progress.advance(counting)
-        timing = progress.add_task("timing", total=rounds * len(variants))
+            counting.advance()
+        timing = bars.add("timing", rounds * len(variants), "batches")
         record = _Record(settings, variants, flops, lambda: machine_peak(trainer), output_dir)
         record.peaks.append(record.measure_peak())
         measure_interleaved(
@@ -106,7 +107,7 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
             sessions,
             counts.rounds,
             output_dir,
-            on_batch=lambda: progress.advance(timing),
+            on_batch=timing.advance,
             on_round=record.update,
             warmup_rounds=counts.warmup_rounds,
         )

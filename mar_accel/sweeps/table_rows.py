@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from mar_accel.config.rows import load_rows, select_rows, shared_overrides
 from mar_accel.config.settings import Settings
@@ -20,11 +16,13 @@ from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.run import evaluate, judged_hash
 from mar_accel.evaluation.table import RowResult
 from mar_accel.evaluation.token_files import num_tokens
+from mar_accel.inference.progress import ImageProgress
 from mar_accel.runs.identity import Identity, differences
 from mar_accel.sweeps.combinations import PlannedRun, plan_runs
 from mar_accel.sweeps.grid import combinations
 from mar_accel.sweeps.job_config import JobConfig, compose_job
 from mar_accel.utils.json_files import read_json
+from mar_accel.utils.progress import Bars
 
 ROWS = "rows"
 _ROW_KEY = "row="
@@ -103,28 +101,6 @@ def _names(typed: Sequence[tuple[str, Sequence[str]]]) -> dict[tuple[str, frozen
     }
 
 
-class RowProgress(pl.Callback):
-    """Advances a progress bar by the sampled images of a row."""
-
-    def __init__(self, progress: Progress, name: str, num_images: int):
-        self.progress = progress
-        self.task = progress.add_task(name, total=num_images)
-
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
-    ) -> None:
-        indices, _ = batch
-        self.progress.advance(self.task, len(indices) * trainer.world_size)
-
-
-@contextmanager
-def bars() -> Iterator[Progress]:
-    """Progress bars of a table."""
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        yield progress
-
-
 class RowWork:
     """A row as :class:`mar_accel.runs.attempt.Work`.
 
@@ -132,14 +108,14 @@ class RowWork:
         row: the row.
         output_dir: absolute path of the table's folder.
         first: the first row, which this one is compared with. None: this is the first row.
-        progress: bars of the table.
+        bars: bars of the table.
     """
 
     # The table times all rows in turn, when all have been made.
     times_itself = False
 
-    def __init__(self, row: TableRow, output_dir: Path, first: RowResult | None, progress: Progress):
-        self._row, self._output_dir, self._first, self._progress = row, output_dir, first, progress
+    def __init__(self, row: TableRow, output_dir: Path, first: RowResult | None, bars: Bars):
+        self._row, self._output_dir, self._first, self._bars = row, output_dir, first, bars
         self.again = f"repeat the command with output_dir={output_dir}"
 
     def named(self) -> tuple[Settings, Identity]:
@@ -168,8 +144,7 @@ class RowWork:
             group = logger["group"] or self._output_dir.name
             tags = [*logger["tags"], *self._row.run.overrides]
             logger = {**logger, "name": name, "group": group, "tags": tags}
-        bar = RowProgress(self._progress, name, settings.dataset.num_images)
-        evaluate(settings.with_(logger=logger), [bar])
+        evaluate(settings.with_(logger=logger), [ImageProgress(name, self._bars)])
 
 
 def row_is_finished(file: Path, settings: Settings, first: RowResult | None) -> bool:

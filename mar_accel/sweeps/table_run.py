@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import Settings
@@ -23,8 +23,9 @@ from mar_accel.runs.sweep_result import ELSEWHERE, FAILED, RunResult
 from mar_accel.runs.sweep_summary import failures, print_endings
 from mar_accel.sweeps.collected import Collected
 from mar_accel.sweeps.table_files import TABLE_FILE, write_table
-from mar_accel.sweeps.table_rows import ROWS, RowWork, TableRow, bars, plan_rows
+from mar_accel.sweeps.table_rows import ROWS, RowWork, TableRow, plan_rows
 from mar_accel.sweeps.tables import cells, heading, notes
+from mar_accel.utils.progress import Bars
 from mar_accel.utils.terminal import print_table
 
 
@@ -69,13 +70,13 @@ def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
     # The others are compared with the first row, which also has what is shared by all.
     check_evaluation(rows[0].settings)
     output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
-    with bars() as progress:
-        runs = _make_rows(rows, output_dir, progress)
+    with Bars("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bars:
+        runs = _make_rows(rows, output_dir, bars)
         made = [(row, run) for row, run in zip(rows, runs, strict=True) if run.status != FAILED]
         # A second process with the same table takes over what this one has measured.
         with FileLock(prepare_output_dir(output_dir / ROWS / LOCKS) / "table.lock"):
             rounds = settings.table.timing_rounds
-            task = progress.add_task("timing", total=(rounds + 1) * len(made))
+            timing = bars.add("timing", (rounds + 1) * len(made), "batches")
             batch_size = settings.table.timing_batch_size or rows[0].settings.trainer.batch_size
             timed = [row.settings for row, _ in made]
             timed[0] = timed[0].with_(trainer={"batch_size": batch_size})
@@ -85,7 +86,7 @@ def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
                 [folder.name for folder in folders],
                 rounds,
                 output_dir,
-                on_batch=lambda: progress.advance(task),
+                on_batch=timing.advance,
             )
             results = [_result(row, run) for row, run in made]
             add_timings(results, latencies, batch_size)
@@ -94,29 +95,29 @@ def evaluate_table(settings: Settings, overrides: Sequence[str]) -> TableResult:
     return TableResult(runs, lines, written.table, written.correlation)
 
 
-def _make_rows(rows: Sequence[TableRow], output_dir: Path, progress: Progress) -> list[RunResult]:
+def _make_rows(rows: Sequence[TableRow], output_dir: Path, bars: Bars) -> list[RunResult]:
     """Make every row; one that another process is making is waited for at the end."""
-    task = progress.add_task(ROWS, total=len(rows))
+    made = bars.add(ROWS, len(rows), ROWS)
     first: RowResult | None = None
     runs = list[RunResult]()
     for number, row in enumerate(rows):
-        runs.append(_make_row(number, row, output_dir, first, progress, wait=first is None))
+        runs.append(_make_row(number, row, output_dir, first, bars, wait=first is None))
         if first is None:
             if runs[0].status == FAILED:
                 raise TableError(f"{row.names[0]}, the first row, has failed: {runs[0].reason}")
             first = _result(row, runs[0])
-        progress.advance(task)
+        made.advance()
     for number, row in enumerate(rows):
         if runs[number].status == ELSEWHERE:
-            runs[number] = _make_row(number, row, output_dir, first, progress, wait=True)
+            runs[number] = _make_row(number, row, output_dir, first, bars, wait=True)
     return runs
 
 
 def _make_row(
-    number: int, row: TableRow, output_dir: Path, first: RowResult | None, progress: Progress, wait: bool
+    number: int, row: TableRow, output_dir: Path, first: RowResult | None, bars: Bars, wait: bool
 ) -> RunResult:
     """How a row ended; with ``wait``, it is made here if the process that was making it has not finished."""
-    work = RowWork(row, output_dir, first, progress)
+    work = RowWork(row, output_dir, first, bars)
     blank = RunResult(number, row.run.overrides, FAILED, METRICS_FILE, row=row.names[0])
     blank = replace(blank, left_out=row.run.left_out, equal=row.run.equal)
     while True:

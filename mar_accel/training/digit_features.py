@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from mar_accel.config.settings import FeatureTrainingSettings
 from mar_accel.data.digits import load_scans, random_affine, render, to_scans
 from mar_accel.metrics.digit_features import DigitNetwork
+from mar_accel.utils.progress import progress
 
 
 def augmented(scans: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,7 +37,7 @@ def train_network(
     )
     steps = settings.epochs * (len(scans) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-    for _ in track(range(settings.epochs), "training"):
+    for _ in progress(range(settings.epochs), "training", unit="epochs"):
         order = torch.randperm(len(scans), generator=generator)
         for chosen in order.split(settings.batch_size):
             if len(chosen) < settings.batch_size:

@@ -116,7 +116,7 @@ class TrainingModule(pl.LightningModule):
             error = self._word_loss(logits.float(), classes[1][~dropped])
             self.log("word_loss", error)
             loss = loss + config.class_weight * error
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         return loss
 
     def _class_loss(self, logits: Tensor, classes: Tensor, masked: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from mar_accel.training.export import export_weights, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.local_start import start_locally
 from mar_accel.training.module import TrainingModule
+from mar_accel.training.progress import TrainingProgress
 from mar_accel.utils.json_files import read_json, write_json
 from mar_accel.utils.ranks import is_first_process
 from mar_accel.weights.pickles import read_pickle
@@ -237,8 +238,10 @@ def _fit(
             LastCheckpoint(output_dir / "checkpoints" / LAST),
             EMAWeightAveraging(decay=training.ema_decay),
             checkpoints,
+            TrainingProgress(),
         ],
         logger=False,
+        enable_progress_bar=False,
         default_root_dir=output_dir,
         log_every_n_steps=LOG_EVERY_N_STEPS,
         enable_model_summary=False,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 from torch import Tensor
 
 from mar_accel.config.settings import FeatureTrainingSettings
 from mar_accel.data.scene_images import SceneDrawer
 from mar_accel.data.scenes import draw_scene
 from mar_accel.metrics.scene_features import SceneNetwork, SceneTargets
+from mar_accel.utils.progress import progress
 
 # Scenes of an epoch, and of the measurement.
 EPOCH, MEASURED = 4096, 4096
@@ -39,7 +39,7 @@ def train_scene_network(
     steps = settings.epochs * (EPOCH // settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
     drawer, rng = SceneDrawer(trained_on), _rng(generator)
-    for _ in track(range(steps), "training"):
+    for _ in progress(range(steps), "training"):
         images, targets = _batch(drawer, settings.batch_size, rng)
         loss = _loss(network, images, targets)
         optimizer.zero_grad(set_to_none=True)

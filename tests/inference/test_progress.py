@@ -19,15 +19,15 @@ def _bar(batch_sizes: list[int], num_images: int, world_size: int, num_steps: in
     module: Any = SimpleNamespace(observers=[])
     callback = ImageProgress()
     callback.on_predict_start(trainer, module)
-    assert callback.progress is not None
+    assert callback.bar is not None
     completed = []
     for size in batch_sizes:
         state: Any = SimpleNamespace(batch_size=size, plan=SimpleNamespace(steps=range(num_steps)))
         for step in range(num_steps):
             Observers(module.observers).step_end(state, step)
-            completed.append(int(callback.progress.tasks[0].completed))
+            completed.append(int(callback.bar.completed + 1e-6))
     callback.on_predict_end(trainer, module)
-    assert module.observers == [] and callback.progress is None
+    assert module.observers == [] and callback.bar is None
     return completed
 
 
@@ -45,4 +45,4 @@ def test_other_processes_show_nothing() -> None:
     trainer: Any = SimpleNamespace(is_global_zero=False)
     callback = ImageProgress()
     callback.on_predict_start(trainer, SimpleNamespace())
-    assert callback.progress is None
+    assert callback.bar is None

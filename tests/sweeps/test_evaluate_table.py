@@ -154,7 +154,10 @@ def test_without_its_first_row_a_table_cannot_be_compared(
     assert "Traceback" in report.read_text()
 
 
-def test_equal_rows_are_one_run_and_several_values_are_several_rows(tiny: list[str], tmp_path: Path) -> None:
+def test_equal_rows_are_one_run_and_several_values_are_several_rows(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mar_accel.utils.progress.SECONDS_BETWEEN_LINES", 0)
     (tmp_path / "rows.yaml").write_text(
         "- name: plain\n- name: again\n- {name: k, overrides: ['sampler.num_iter=2,3']}\n"
         "- {name: none, overrides: [cache=none]}\n"
@@ -162,6 +165,11 @@ def test_equal_rows_are_one_run_and_several_values_are_several_rows(tiny: list[s
     overrides = [*_overrides(tmp_path, tiny, tmp_path / "rows.yaml"), "table.timing_rounds=1"]
     overrides += ["dataset.num_images=2", "trainer.batch_size=2"]
     table = evaluate_table(compose_settings("evaluate_table", overrides), overrides)
+    # A log shows what the table is doing.
+    log = capsys.readouterr().out
+    assert all(
+        f"{line}, " in log for line in ("plain: 2 of 2 images", "rows: 5 of 5 rows", "timing: 6 of 6 batches")
+    )
     names = ["plain", "again", "k sampler.num_iter=2", "k sampler.num_iter=3", "none"]
     assert [row.name for row in table.rows] == names and len(table.runs) == 3
     assert table.rows[0].folder == table.rows[1].folder == table.rows[4].folder

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mar_accel.utils import progress as module
-from mar_accel.utils.progress import PlainLines, progress
+from mar_accel.utils.progress import Bars, PlainLines, progress
 
 
 class Clock:
@@ -81,3 +83,36 @@ def test_lines_count_what_was_there_but_not_for_the_rate(
     first, second = capsys.readouterr().out.splitlines()
     assert first == "sampling: 400 of 500 images, 0 images/s"
     assert second == "sampling: 430 of 500 images, 0.5 images/s, 0:02:20 left"
+
+
+def test_bars_print_lines_without_a_terminal(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        rows, row = bars.add("rows", 2, "rows"), bars.add("gtr", 200, "images")
+        for _ in range(3):
+            clock.now += 20
+            row.advance(24.5)
+        rows.advance()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "gtr: 49 of 200 images, 1.23 images/s, 0:02:03 left",
+        "rows: 1 of 2 rows, 0.0167 rows/s, 0:01:00 left",
+    ]
+
+
+def test_bars_of_a_terminal_print_no_lines(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = StringIO()
+    with Bars(console=Console(file=screen, force_terminal=True, width=80)) as bars:
+        clock.now += 40
+        bars.add("timing", 3).advance()
+    assert "timing" in screen.getvalue() and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_hidden_bars_and_other_processes_print_nothing(
+    rank: int, clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "is_first_process", lambda: rank == 0)
+    with Bars(disable=rank == 0) as bars:
+        clock.now += 40
+        bars.add("timing", 3).advance()
+    assert capsys.readouterr().out == ""
