@@ -15,7 +15,10 @@ from torch import Tensor
 
 from mar_accel.config.compose import compose_model, compose_sampling
 from mar_accel.errors import ConfigError, WeightsError
-from mar_accel.inference.arguments import (
+from mar_accel.inference.build import build_model, build_node, build_text_encoder
+from mar_accel.inference.conditioner import Conditioner, PromptConditioner
+from mar_accel.inference.inpainting import Inpainting, fitting_images, fitting_masks
+from mar_accel.inference.pipeline_arguments import (
     check_callbacks,
     check_parts,
     check_place,
@@ -34,9 +37,6 @@ from mar_accel.inference.arguments import (
     shown,
     switch,
 )
-from mar_accel.inference.build import build_model, build_node, build_text_encoder
-from mar_accel.inference.conditioner import Conditioner, PromptConditioner
-from mar_accel.inference.inpainting import Inpainting, fitting_images, fitting_masks
 from mar_accel.inference.session import Prediction, Session
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import TokenBackbone
@@ -322,9 +322,8 @@ class MARPipeline:
         from mar_accel.utils.progress import Bars
 
         images, tokens = [], []
-        total = -(-len(labels) // batch_size) * len(session.plan.steps)
         with Bars(**{"transient": True, **self._progress_bar}) as bars:
-            bar = StepProgress(bars.add("sampling", total, "AR steps"))
+            bar = StepProgress(bars.add("sampling", len(labels), "images"))
             for start in range(0, len(labels), batch_size):
                 indices = range(start, min(start + batch_size, len(labels)))
                 batch = torch.tensor(
@@ -398,7 +397,7 @@ def _inpainting(session: Session, image: Any, mask: Any, keep_pixels: bool) -> I
         raise ConfigError("image and mask belong together; set both, or none of them.")
     shape = session.image_shape()
     images = fitting_images("image", pixels_of("image", image), shape)
-    masks = fitting_masks("mask", masks_of("mask", mask) * 255, shape)
+    masks = fitting_masks("mask", masks_of("mask", mask) * 255, shape[1:])
     return Inpainting(images, masks, keep_pixels)
 
 

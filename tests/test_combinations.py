@@ -103,11 +103,12 @@ def check_samplings(
 ) -> None:
     """Sample with Lightning's contexts of a precision; tokens and images must be float32 and finite."""
     plugin = build_trainer(trainer, [], folder).precision_plugin
-    base = Session.from_settings(compose_settings("generate", tiny))
+    plain = compose_settings("generate", tiny)
+    base = Session.from_settings(plain)
     for module in (base.model, base.autoencoder):
         plugin.convert_module(module.to(device))
     for sampling in samplings:
-        session = base.with_settings(compose_settings("generate", [*tiny, *sampling]))
+        session = base.with_settings(compose_settings("generate", [*tiny, *sampling]), plain)
         with plugin.predict_step_context():
             prediction = session.sample(list(range(len(labels))), torch.tensor(labels, device=device))
         _check_tensors(prediction.images, prediction.tokens)
@@ -175,8 +176,10 @@ def _check_tensors(*tensors: Tensor) -> None:
 
 @pytest.mark.parametrize("cache", sorted({*SAMPLING["cache"]} - {"none", "as_published"}))
 def test_short_samplings_reuse_something(cache: str, tiny: list[str]) -> None:
-    plain = Session.from_settings(compose_settings("generate", tiny))
-    cached = plain.with_settings(compose_settings("generate", [*tiny, f"cache={cache}", *_short_head(cache)]))
+    own = compose_settings("generate", tiny)
+    plain = Session.from_settings(own)
+    with_cache = compose_settings("generate", [*tiny, f"cache={cache}", *_short_head(cache)])
+    cached = plain.with_settings(with_cache, own)
     flops, full = (
         count_flops(item.model.config, item.sampler, item.cache, item.plan) for item in (cached, plain)
     )

@@ -75,9 +75,12 @@ def test_the_tree_has_the_folders_in_the_order_of_the_storeys() -> None:
 
 
 def _commands(document: Path) -> list[list[str]]:
-    """Command lines of the package in a document: the name of the command, then its arguments."""
+    """Command lines of the package in a document: the name of the command, then its arguments.
+
+    Words may stand before them: python, srun or torchrun with options, or variables of the environment.
+    """
     text = document.read_text().replace("\\\n", " ")
-    lines = re.findall(r"^(?: {4})?python -m mar_accel\.(.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^(?: {4})?(?:[\w=-]+ )+-m mar_accel\.(.*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -116,6 +119,12 @@ def test_commands_compose(document: Path) -> None:
         assert settings.command == name, f"{document.name}: {name} {arguments}"
 
 
-def test_commands_are_found() -> None:
-    """The test above would pass with none."""
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_found(document: Path) -> None:
+    """The test above would pass with none. All that stand outside the sentences are command lines."""
+    outside = re.sub(r"`(?:[^`\n]|\n(?!\n))+`", "", document.read_text().replace("```", ""))
+    assert len(_commands(document)) == len(re.findall(r"-m mar_accel\.\w", outside))
+
+
+def test_there_are_commands() -> None:
     assert sum(len(_commands(document)) for document in DOCUMENTS) > 50

@@ -277,7 +277,9 @@ def test_a_cache_is_a_name_a_node_or_an_object(pipe: MARPipeline) -> None:
         assert torch.equal(pipe(3, cache=same, **LONGER).tokens, by_name)
     assert not torch.equal(by_name, plain)
     # It is left as it was, and can be used again.
-    assert made.head is not None and made.head.refresh_below == "model" and made.kept_tensors() == []
+    assert made.head is not None and made.head.refresh_below == "model"
+    assert made.token is not None and made.condition is not None
+    assert [*made.token.tensors(), *made.condition.tensors()] == []
     assert torch.equal(pipe(3, cache=made, **LONGER).tokens, by_name)
 
 

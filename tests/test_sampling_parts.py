@@ -14,7 +14,7 @@ import torch
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError
-from mar_accel.inference.inpainting import Inpainting, box_mask
+from mar_accel.inference.inpainting import Inpainting, box_mask, unknown_tokens
 from mar_accel.inference.session import Session
 
 from .pairwise import Row, pairwise
@@ -50,7 +50,8 @@ def _run(row: Row, base: Session, tiny_model: list[str]) -> bool:
     """Sample two images; returns False if the combination is refused with a reason."""
     groups = [f"{group}={value}" for group, value in row.items() if group != "mask" and value != "as it is"]
     try:
-        session = base.with_settings(compose_settings("generate", [*tiny_model, *SHORT, *groups]))
+        own, settings = (compose_settings("generate", [*tiny_model, *SHORT, *more]) for more in ((), groups))
+        session = base.with_settings(settings, own)
         if row["mask"] != "none":
             images = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
             mask = box_mask(row["mask"], SIDE, SIDE)[None]
@@ -62,7 +63,7 @@ def _run(row: Row, base: Session, tiny_model: list[str]) -> bool:
     assert prediction.tokens.isfinite().all() and prediction.images.isfinite().all()
     if session.inpainting is not None:
         known = session.model.patchify(session.autoencoder.encode(session.inpainting.images))
-        unknown = session.inpainting.unknown([0, 1], session.model.config.grid)
+        unknown = unknown_tokens(session.inpainting.masks, [0, 1], session.model.config.grid)
         assert torch.equal(prediction.tokens[~unknown], known[~unknown])
     return True
 

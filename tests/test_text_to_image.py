@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from mar_accel.config.compose import compose_settings
+from mar_accel.config.members import member_names
 from mar_accel.config.settings import Settings
 from mar_accel.data.scene_prompts import evaluation_captions, evaluation_scene, random_captions
 from mar_accel.data.scenes import CATEGORIES
@@ -307,6 +308,28 @@ def test_image_sizes_become_grids(size: str, grid: list[int] | None) -> None:
         assert compose_settings("generate", overrides).model.architecture["grid"] == grid
         return
     with pytest.raises(ConfigError, match=r"^model\.image_size must (have multiples of 16|be a number of)"):
+        compose_settings("generate", overrides)
+
+
+def test_every_model_has_the_stride_of_its_autoencoder() -> None:
+    for name in member_names("model"):
+        sizes = {"digits": 32, "scenes": 64}
+        size = sizes.get(name, 512 if name.endswith("_512") or name.startswith("lightgen") else 256)
+        overrides = [
+            f"model={name}",
+            *(["dataset=prompts", "dataset.prompts=[a]"] if size == 64 or "light" in name else []),
+        ]
+        plain = compose_settings("generate", overrides).model.architecture["grid"]
+        sized = compose_settings("generate", [*overrides, f"++model.image_size={size}"])
+        assert sized.model.architecture["grid"] == plain, name
+
+
+def test_an_unknown_stride_is_no_stride_of_one() -> None:
+    overrides = [
+        "model.autoencoder._target_=mar_accel.models.autoencoders.Autoencoder",
+        "++model.image_size=32",
+    ]
+    with pytest.raises(ConfigError, match=r"^model\.autoencoder\._target_=.* has no attribute stride"):
         compose_settings("generate", overrides)
 
 

@@ -131,8 +131,18 @@ def test_another_training_is_not_continued(tiny: list[str], tmp_path: Path) -> N
         ("seed=7", "seed"),
         ("model.architecture.embed_dim=64", r"model\.architecture\.embed_dim"),
     ):
-        with pytest.raises(ConfigError, match=rf"has a training with {key}=\S+, got "):
+        with pytest.raises(ConfigError, match=rf"last\.ckpt is of a training with {key}=\S+, got "):
             _train(tmp_path, tiny, "training.max_steps=2", changed)
+    # A checkpoint that is named says itself what it is of.
+    named = ["training.max_steps=2", f"training.resume={tmp_path / 'checkpoints' / 'last.ckpt'}", "seed=7"]
+    with pytest.raises(ConfigError, match="is of a training with seed=0, got 7"):
+        _train(tmp_path / "other", tiny, *named)
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "config.yaml").write_text(
+        (tmp_path / "config.yaml").read_text().replace("seed: 0", "seed: 7")
+    )
+    with pytest.raises(ConfigError, match="is of a training with seed=0, got 7"):
+        _train(tmp_path, tiny, "training.max_steps=2", "seed=7")
     with RunLock(tmp_path) as lock:
         lock.take()
         with pytest.raises(ConfigError, match="is in use by another run"):

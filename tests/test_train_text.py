@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mar_accel import MARPipeline
 from mar_accel.config.compose import compose_settings
 from mar_accel.data import scene_training
 from mar_accel.data.captions import VOCABULARY, tokenize
@@ -22,12 +23,13 @@ from mar_accel.data.scene_classes import NUM_CLASSES
 from mar_accel.data.scene_training import SceneBatches, SceneTrainingData
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.text_encoder import encode_text
+from mar_accel.models.word_encoder import WordEncoder
 from mar_accel.training.build import build_trained
 from mar_accel.training.conditioning import TextConditioner
 from mar_accel.training.module import TrainingModule
 from mar_accel.training.run import train
 from mar_accel.weights.folder import save_model_folder
-from mar_accel.weights.text_folder import load_text_model
+from mar_accel.weights.text_folder import load_word_encoder
 
 TINY = [
     "model=scenes",
@@ -60,10 +62,11 @@ def test_vocabulary_has_the_size_that_the_model_says() -> None:
 def test_training_goes_on_and_leaves_a_model(precision: str, tmp_path: Path) -> None:
     _train(tmp_path, f"trainer.precision={precision}", "training.max_steps=2")
     state = _train(tmp_path, f"trainer.precision={precision}", "training.max_steps=3")
-    model, encoder = load_text_model(tmp_path / "model")
-    for key, value in model.state_dict().items():
+    pipe = MARPipeline.from_pretrained(tmp_path / "model")
+    assert isinstance(pipe.text_encoder, WordEncoder)
+    for key, value in pipe.model.state_dict().items():
         assert torch.equal(value, state[f"model.{key}"])
-    for key, value in encoder.state_dict().items():
+    for key, value in pipe.text_encoder.encoder.state_dict().items():
         assert torch.equal(value, state[f"conditioner.encoder.{key}"])
 
 
@@ -126,7 +129,7 @@ def test_classes_of_tokens_are_learned_from_the_text(tmp_path: Path) -> None:
         (row,) = csv.DictReader(file)
     assert float(row["class_loss"]) < 0.8 * sum(math.log(number) for number in NUM_CLASSES)
     assert "classifier.weight" in state
-    load_text_model(tmp_path / "model")
+    MARPipeline.from_pretrained(tmp_path / "model")
 
 
 def test_words_without_a_class_have_no_loss() -> None:
@@ -188,7 +191,7 @@ def test_a_folder_of_a_text_model_that_is_damaged_is_one_sentence(damage: str, t
     assert isinstance(conditioner, TextConditioner)
     names = {"name": "scenes", "sampling": {}}
     folder = save_model_folder(tmp_path / "model", network, text_encoder=conditioner.encoder, **names)
-    load_text_model(folder)
+    load_word_encoder(str(folder))
     file, config = (folder / "text_encoder" / name for name in ("model.safetensors", "config.json"))
     values = json.loads(config.read_text())
     if damage == "code":
@@ -204,4 +207,4 @@ def test_a_folder_of_a_text_model_that_is_damaged_is_one_sentence(damage: str, t
         values[wrong[damage][0]] = wrong[damage][1]
         config.write_text(json.dumps(values))
     with pytest.raises(WeightsError, match=r"^model\.weights.*text_encoder[^\n]*\.$"):
-        load_text_model(folder)
+        load_word_encoder(str(folder))

@@ -3,8 +3,8 @@
     python experiments/cpu_efficiency/measure.py head     chains of several sizes
     python experiments/cpu_efficiency/measure.py decode   batch 2, guidance 2.9, K = 8, T = 100
 
-Processor time does not count the time that other processes take, so the shares can be measured on a machine
-that is not alone; what the user waits for is measured by ``python -m mar_accel.benchmark``.
+Processor time does not count the time that other processes take. So the shares can be measured on a
+machine that is not alone. What the user waits for is measured by ``python -m mar_accel.benchmark``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python experiments/scenes_training/binding.py mar_accel/assets/scenes
 
-prints the training loss of 64 scenes of one digit with all tokens masked: for their own captions, for
-captions with the two colours exchanged, and without a caption. A model that ignores the order of the words
-has the same loss for the first two.
+prints the training loss of 64 scenes of one digit with all tokens masked. There are three losses: for their
+own captions, for captions with the two colours exchanged, and without a caption. A model that ignores the
+order of the words has the same loss for the first two.
 """
 
 from __future__ import annotations

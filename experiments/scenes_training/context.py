@@ -4,8 +4,8 @@
 
 prints the error of the predicted pixels at a noisy timestep, for the same masked tokens beside none, 64 and
 192 known ones. A model that uses the tokens beside a masked one gains from the last step, too. It also
-prints how similar the encoder's positions of neighbours are (their mean cosine), how much z changes beside a
-changed token and far from it, and the share of the loss that early and late timesteps have.
+prints how similar the encoder's positions of neighbours are (their mean cosine), and how much z changes
+beside a changed token and far from it. Last comes the share of the loss that early and late timesteps have.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ def calibrate(settings: Settings) -> CalibrationResult:
     build_trainer(on_one_device(settings.trainer), [], output_dir)
     session, wanted = Session.from_settings(settings), settings.calibrate
     session.check_batch(min(settings.trainer.batch_size, settings.dataset.num_images))
+    session.plans.require_one(settings.dataset.num_images, "calibrate")
 
     def fitted(distances: Tensor, tolerance: float) -> Schedule:
         return schedule_of(distances, tolerance, wanted.drift_factor, wanted.warmup_steps)

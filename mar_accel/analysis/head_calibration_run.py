@@ -61,8 +61,7 @@ def calibrate_head(settings: Settings, threshold: float) -> HeadCalibrationResul
         raise ConfigError(
             "calibrate.head_threshold needs the first-block cache; use cache=head cache.head=first_block."
         )
-    if not session.sampler.solver.visits_every_timestep:
-        session.cache.head.check(session.plan, session.sampler.solver)
+    session.plans.require_one(settings.dataset.num_images, "calibrate")
     movement = FirstBlockMovement()
     module = InferenceModule(session.with_sampling(session.sampler, NoCache()), "it is recorded as a whole")
     module.observers.append(movement)

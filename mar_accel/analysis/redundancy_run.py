@@ -42,6 +42,7 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
     session = Session.from_settings(settings)
     session.check_batch(min(requests.batch_size, requests.num_images))
+    session.plans.require_one(requests.num_images, "redundancy")
     recorder, reuse = FeatureRecorder(token), _probe(settings, session)
     module = InferenceModule(session.with_sampling(session.sampler, recorder), "it is recorded as a whole")
     if reuse is not None:

@@ -16,10 +16,11 @@ from mar_accel.sampling.state import DecodeState
 class AsPublished(CachePolicy):
     """Computes each guidance branch at all positions, also where nothing depends on it or uses it.
 
-    The images are those of ``cache=none``, up to rounding. ``cache=none`` leaves out what is exact to leave
-    out: the last decoder block and LightGen's cross stage at other positions than the predicted ones,
-    LightGen's encoder and decoder of the unconditional branch, and its keys and values of the text at all
-    AR steps but the first.
+    The images are those of ``cache=none``, up to rounding. ``cache=none`` leaves out what no image needs:
+
+    - the last decoder block and LightGen's cross stage at positions that are not predicted;
+    - LightGen's encoder and decoder of the unconditional branch;
+    - LightGen's keys and values of the text at all AR steps but the first.
 
     Example:
         >>> count_flops(config, sampler, AsPublished()).total / count_flops(config, sampler, NoCache()).total

@@ -18,7 +18,6 @@ from mar_accel.models.backbone import BackboneConfig
 from mar_accel.models.diffusion_head import AdaLNMLP, ResBlock, modulate
 from mar_accel.sampling.guidance import Guidance
 from mar_accel.sampling.model_defaults import MODEL, FromModel, ModelDefaults
-from mar_accel.sampling.plan import Plan
 from mar_accel.sampling.solvers import Solver
 
 # Number of rows (timesteps times tokens) whose modulations are computed together.
@@ -101,7 +100,7 @@ class HeadCache(ModelDefaults):
             if share != MODEL and not (isinstance(share, (int, float)) and 0 <= share <= 1):
                 raise ConfigError(f"cache.head.{key} must be between 0 and 1, got {share}.")
 
-    def check(self, plan: Plan, solver: Solver) -> None:
+    def check(self, solver: Solver) -> None:
         """Reject solvers that do not visit the timesteps one by one."""
         if not solver.visits_every_timestep:
             raise ConfigError(

@@ -57,8 +57,8 @@ class ForecastHeadCache(HeadCache):
 class TaylorHeadCache(ForecastHeadCache):
     """TaylorSeer (arXiv:2503.06923) on the diffusion head.
 
-    A refresh keeps F, what all blocks add to the token, with its finite differences
-    D_0 = F, D_{i+1} = (D_i − D_i at the refresh before)/(timesteps between both). x timesteps later, the
+    A refresh keeps F, what all blocks add to the token, with its finite differences. They are D_0 = F and
+    D_{i+1} = (D_i − D_i at the refresh before)/(timesteps between both). After x further timesteps, the
     contribution is Σ_{i ≤ m} D_i·xⁱ/i!. Order m needs m + 1 refreshes; before that, the order is lower.
 
     Args:

@@ -69,7 +69,7 @@ class LazyMAR(CachePolicy):
                 "cache or set cache/refresh=fixed."
             )
         if self.head is not None:
-            self.head.check(plan, solver)
+            self.head.check(solver)
         if self.condition is not None and self.token is None and self.head is None and not plan.guided:
             raise ConfigError(
                 "cache.condition needs guidance, but the sampler guides no AR step; raise "
@@ -165,12 +165,6 @@ class LazyMAR(CachePolicy):
         if self.head is None or not self.head.reuses(time_embeddings.shape[0]):
             return super().denoiser(net, z, time_embeddings, step, guided)
         return self.head.denoiser(net, z, time_embeddings, step.guidance, guided)
-
-    def kept_tensors(self) -> list[Tensor]:
-        """Tensors of token and condition cache that are kept between AR steps."""
-        return [
-            tensor for part in (self.token, self.condition) if part is not None for tensor in part.tensors()
-        ]
 
     def finish(self) -> None:
         for part in (self.token, self.condition):

@@ -275,7 +275,7 @@ def _sentence(errors: Sequence[Any], values: Any, key: str, target: Any) -> str:
         return f"{where} is not set; give it a value."
     options = list(dict.fromkeys(_must_be(error) for error in own))
     ranges = [option for option in options if option[0] in _RANGES or option == "finite"]
-    got = "null" if error["input"] is None else _shown(error["input"])
+    got = shown(error["input"])
     return f"{where} must be {' or '.join(ranges or options)}, got {got}."
 
 
@@ -313,7 +313,8 @@ def _must_be(error: Any) -> str:
     return text.format(**context).replace("'", "")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a config in a message, cut to one line."""
     text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

@@ -22,7 +22,7 @@ def keys_of(command: str) -> str:
 
     Example:
         >>> print(keys_of("plan").splitlines()[0])
-        plan.flops    count the FLOPs of each AR step.
+        plan.flops    count the FLOPs of each AR step, including the cache.
     """
     nodes = [node for node, owner in COMMAND_NODES.items() if owner == command]
     if command == "evaluate_table":

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from hydra import compose
+from hydra.core.default_element import ConfigDefault, GroupDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
-from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
 
-from mar_accel.config.compose import GROUPS_WITH_PARTS, Node, compose_sampling, our_hydra
+from mar_accel.config.hydra_context import our_hydra
+
+# Members of groups by name of the group and stamp of the folders that they were read from.
+_READ_MEMBERS: dict[tuple[Any, ...], dict[str, DictConfig]] = {}
 
 
 def member_names(group: str) -> list[str]:
@@ -27,40 +31,55 @@ def member_names(group: str) -> list[str]:
         return list(loader.get_group_options(group, results_filter=ObjectType.CONFIG))
 
 
-def compose_node(group: str, member: str, model: Mapping[str, Any] | None = None) -> Node:
-    """The values of a member of a group.
+def read_members(group: str) -> Mapping[str, DictConfig]:
+    """The members of a group by name, from all folders in Hydra's search path; they must not be changed.
 
-    Args:
-        group: the group, such as "sampler".
-        member: name of the member.
-        model: values of the group ``model``, which samplers and caches refer to. None: the default model.
-    """
-    if group in GROUPS_WITH_PARTS and model is not None:
-        sampling = compose_sampling(model, [f"{group}={member}"])
-        return sampling[GROUPS_WITH_PARTS.index(group)]
-    with our_hydra():
-        config = compose("evaluate", [f"{group}={member}"])
-        try:
-            node: Any = OmegaConf.to_container(config[group], resolve=True)
-        except InterpolationResolutionError:  # reference=folder refers to the path of dataset=folder
-            node = OmegaConf.to_container(config[group])
-    return node
-
-
-@lru_cache(maxsize=64)
-def raw_members(group: str) -> dict[str, Node]:
-    """The values of all members of a group as their files have them, with interpolations.
-
-    Args:
-        group: a group of parts, such as "sampler/order".
+    They are kept while their files stay the same: reading the YAML of all groups takes tenths of a second.
     """
     with our_hydra():
         loader: Any = GlobalHydra.instance().config_loader()
-        names = loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-        loaded = {name: loader.repository.load_config(f"{group}/{name}") for name in names}
-        nodes: dict[str, Any] = {
-            name: OmegaConf.to_container(result.config)
-            for name, result in loaded.items()
-            if result is not None
-        }
-    return nodes
+        key = (group, *(_stamp(source.path, group) for source in loader.get_sources()))
+        if key not in _READ_MEMBERS:
+            names = loader.repository.get_group_options(group, ObjectType.CONFIG)
+            loaded = {name: loader.repository.load_config(f"{group}/{name}") for name in names}
+            found = {name: result for name, result in loaded.items() if result is not None}
+            _READ_MEMBERS[key] = {name: _with_base(result, found) for name, result in found.items()}
+    return _READ_MEMBERS[key]
+
+
+def default_members() -> dict[str, str]:
+    """The members that ``conf/base.yaml`` chooses, by group.
+
+    Example:
+        >>> default_members()["sampler"]
+        'mar'
+    """
+    with our_hydra():
+        loader: Any = GlobalHydra.instance().config_loader()
+        base = loader.repository.load_config("base")
+    entries = [entry for entry in base.defaults_list if isinstance(entry, GroupDefault)]
+    return {str(entry.group): str(entry.value) for entry in entries if entry.value is not None}
+
+
+def _with_base(member: ConfigResult, group: Mapping[str, ConfigResult]) -> DictConfig:
+    """The values of a member, with those of the members of its group that its defaults list names.
+
+    For example, ``step_sizes/gtr_19.yaml`` inherits ``gtr`` of the same group and changes its stages.
+    """
+    merged = OmegaConf.create({})
+    for entry in member.defaults_list or []:
+        base = group.get(str(entry.path)) if isinstance(entry, ConfigDefault) else None
+        if base is not None:
+            merged.merge_with(_with_base(base, group))
+    merged.merge_with(member.config)
+    return merged
+
+
+def _stamp(source: str, group: str) -> tuple[Any, ...]:
+    """A folder of the search path, with sizes and times of the files of a group in it."""
+    folder = Path(source) / group
+    if not folder.is_dir():  # inside a package, or without this group
+        return (source,)
+    with os.scandir(folder) as entries:
+        files = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".yaml")]
+    return (source, *sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))

@@ -189,7 +189,7 @@ def _known_keys(config_name: str) -> list[str]:
     """All keys of a command's default config, including nested keys."""
     from hydra import compose
 
-    from mar_accel.config.compose import our_hydra
+    from mar_accel.config.hydra_context import our_hydra
 
     # With the members that were chosen, since their keys differ; the wrong key may be among them.
     chosen = [argument for argument in sys.argv[1:] if _CHOICE.fullmatch(argument)]

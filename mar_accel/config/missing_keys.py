@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from hydra.errors import ConfigCompositionException
 
+from mar_accel.config.overrides import key_of
+
 _MISSING_KEY = re.compile(r"Could not (?:override|delete)(?: from config\.)? '([^']+)'")
 _MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
@@ -23,16 +25,6 @@ def missing_key(error: BaseException) -> str | None:
             inside = [getattr(below, "full_key", None) or "" for below in chain[number:]]
             return None if any(key.startswith(f"{found[1]}.") for key in inside) else found[1]
     return None
-
-
-def key_of(override: str) -> str:
-    """The key of an override, without Hydra's signs.
-
-    Example:
-        >>> key_of("+cache.token=null")
-        'cache.token'
-    """
-    return override.partition("=")[0].lstrip("+~")
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:

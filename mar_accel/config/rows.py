@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from mar_accel.config.check import check_settings
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.messages import sentence_for
+from mar_accel.config.overrides import group_of, key_of
 from mar_accel.config.settings import Settings, checked
 from mar_accel.errors import ConfigError
 
@@ -84,7 +85,7 @@ def _read_row(row: dict[str, Any], where: str, number: int) -> Row:
         raise ConfigError(f"{where}: {error}") from None
     overrides = tuple(entry.overrides or ())
     for override in overrides:
-        own = override.lstrip("+~").replace("/", ".").partition("=")[0].partition(".")[0]
+        own = group_of(override)
         if own in _OF_THE_WHOLE:
             raise ConfigError(
                 f"{where}: row {entry.name} overrides {override}, but {own} belongs to the whole command; "
@@ -146,14 +147,14 @@ def compose_rows(command: str, rows: Sequence[Row], shared: Sequence[str], own_n
 def shared_overrides(overrides: Sequence[str], own_node: str) -> list[str]:
     """The overrides of a command line that apply to all rows, without those of the run as a whole."""
     whole = (f"{own_node}.", "output_dir", "hydra.")
-    return [override for override in overrides if not override.lstrip("+~").startswith(whole)]
+    return [override for override in overrides if not key_of(override).startswith(whole)]
 
 
 def merge_overrides(*lists: Sequence[str]) -> list[str]:
     """Merge lists of overrides; the last override of each key counts."""
     merged: dict[str, str] = {}
     for override in (override for overrides in lists for override in overrides):
-        key = override.split("=", 1)[0].lstrip("+~")
+        key = key_of(override)
         merged.pop(key, None)
         merged[key] = override
     return list(merged.values())

@@ -258,7 +258,7 @@ class GenerateSettings:
     """The node ``generate``.
 
     Attributes:
-        resume: keep the images of an earlier run of the same config.
+        resume: keep the images of an earlier run of the same config; always true in a sweep (-m).
         format: "png", "npz" (one file with all images, as ADM's evaluator reads) or "webdataset" (tar files).
     """
 
@@ -276,13 +276,14 @@ class EvaluateSettings:
         fidelity_images: number of images that are compared with the unaccelerated ones. 0: none.
         baseline: the unaccelerated images: "generate" (sample them), "none", or a run folder.
         baseline_sampler: keys that replace those of ``sampler=mar`` in the baseline; None values do not.
-        baseline_dir: folder through which evaluations share the unaccelerated images. None: no sharing.
+        baseline_dir: folder through which evaluations on one device share the unaccelerated images.
+            None: no sharing; in a sweep (-m), a folder inside the sweep's folder.
         timing_rounds: interleaved rounds of this config and the baseline. 0: no speedup.
-        lpips: also measure LPIPS; needs torchvision.
+        lpips: also measure LPIPS against the unaccelerated images; needs torchvision.
         profile: sample one more batch to measure the time of each component.
         save_images: save all images, not only the grid.
-        format: the format of these images, as in ``generate``.
-        resume: keep the images of an earlier run of the same config.
+        format: format of the saved images, with the values of generate.format.
+        resume: keep the images of an earlier run of the same config; always true in a sweep (-m).
         objective: the metric that is returned to an optimising sweeper, or several for a search.
     """
 
@@ -369,9 +370,9 @@ class TableSettings:
 
     Attributes:
         rows: path of a YAML list of {name, overrides}.
-        only: names of the rows to evaluate. None: all rows.
+        only: names of the rows to evaluate, in this order; the first row is always included. None: all rows.
         timing_rounds: number of rounds in which each row samples one batch.
-        timing_batch_size: images per batch in these rounds. None: trainer.batch_size.
+        timing_batch_size: images per device in such a batch. None: trainer.batch_size.
         strip_images: number of images of each row in the pictures.
         paired: also compare every row with the first one, image by image.
     """
@@ -390,11 +391,11 @@ class BenchmarkSettings:
     """The node ``benchmark``.
 
     Attributes:
-        variants: overrides of model, sampler and cache by name; others are compared with the first.
-        only: names of the variants to time. None: all variants.
-        rounds: number of interleaved rounds.
+        variants: overrides of model, sampler and cache by name. The first variant is the one to compare with.
+        only: names of the variants to time, in this order. None: all variants.
+        rounds: number of interleaved rounds, in which each variant samples one batch.
         warmup_rounds: number of rounds before them that do not count.
-        autoencoder: whether the time of the autoencoder is included.
+        autoencoder: whether the time of the autoencoder is included; its FLOPs never are.
     """
 
     variants: dict[str, list[str]] = field(
@@ -423,7 +424,7 @@ class PlanSettings:
     """The node ``plan``.
 
     Attributes:
-        flops: count the FLOPs of each AR step.
+        flops: count the FLOPs of each AR step, including the cache.
     """
 
     flops: bool = True
@@ -435,7 +436,7 @@ class CalibrateSettings:
     """The node ``calibrate``.
 
     Attributes:
-        flops_ratio: target for the counted FLOPs without a cache divided by those with it; > 1.
+        flops_ratio: smallest allowed ratio of the counted FLOPs without a cache to those with it; > 1.
         drift_factor: allowed drift between refreshes, as a multiple of the tolerance; > 0.
         warmup_steps: AR steps 0 to this one are refreshes.
         head_threshold: calibrate the first-block cache of the head instead: relative change of the first
@@ -464,7 +465,7 @@ class CollectSettings:
         tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
         objective: the metric that says which value is best.
         paired: also compare every row with the baseline row image by image.
-        worst: number of worst images in the picture of each row.
+        worst: number of worst images in the picture of each row. 0: no pictures.
     """
 
     folders: list[str] = field(default_factory=list)
@@ -485,7 +486,8 @@ class ReportSettings:
 
     Attributes:
         folders: folders of runs, sweeps or tables; on the command line they need no key.
-        baseline: overrides of the row to compare with. None: the row with the most FLOPs.
+        baseline: overrides of the row to compare with.
+            None: the first row of a single table, else the row with the most FLOPs.
         tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
         objective: the metric that says which value is best.
         paired: also compare every setting with the baseline image by image, where images were kept.
@@ -511,8 +513,9 @@ class RedundancySettings:
     """The node ``redundancy``.
 
     Attributes:
-        prune_block: decoder block whose values are compared, or "auto".
-        head_every: the chains of one in every ``head_every`` AR steps are probed. None: never.
+        prune_block: decoder block whose values are compared. "auto": the block of the token cache.
+        head_every: the chains of one in every ``head_every`` AR steps run again, with reuse in one part.
+            None: never.
         head_period: number of timesteps from one refresh to the next; at least 2.
     """
 
@@ -549,8 +552,8 @@ class TrainingSettings:
         checkpoint_every: number of steps between checkpoints.
         resume: checkpoint to resume from, "last" for the newest in output_dir, or None.
         initial_weights: model folder to start from instead of random weights; steps count from 0.
-        local_start: start with sine-cosine positions, and with heads that attend to one neighbour each
-            (``mar_accel.training.local_start``).
+        local_start: start with sine-cosine positions, and with heads of the decoder that attend to one
+            neighbour each (``mar_accel.training.local_start``).
     """
 
     max_steps: Positive = 10000

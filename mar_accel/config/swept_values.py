@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.errors import OverrideParseException
 
-from mar_accel.config.missing_keys import key_of
+from mar_accel.config.overrides import key_of
 from mar_accel.errors import ConfigError
 
 # The config of every run is in memory before the first one starts.

@@ -60,7 +60,12 @@ def read_image(file: Path) -> Tensor:
 def has_transparency(file: Path) -> bool:
     """Whether a readable image file has pixels that are not opaque."""
     with Image.open(file) as image:
-        if not image.has_transparency_data:
-            return False
-        alpha = np.asarray(image.convert("RGBA"))[..., 3]
-        return bool((alpha < 255).any())
+        return is_transparent(image)
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image has pixels that are not opaque."""
+    if not image.has_transparency_data:
+        return False
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    return bool((alpha < 255).any())

@@ -164,6 +164,10 @@ class GenerationRequests(pl.LightningDataModule):
         part.requests = LabelledIndices(indices, self.requests.labels, self.requests.images_per_class)
         return part
 
+    def first(self, count: int, num_processes: int = 1) -> GenerationRequests:
+        """The first requests: ``count``, or one per process if that is more, since none may be idle."""
+        return self.only(self.requests.indices[: max(count, num_processes)])
+
     def without(self, finished: Collection[int], num_processes: int = 1) -> GenerationRequests:
         """The requests without completely finished batches: none, or at least one per process.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from mar_accel.evaluation.baseline_store import Samples, shared_samples
-from mar_accel.evaluation.collect import Collected, Collector
+from mar_accel.evaluation.collector import Collected, Collector
 from mar_accel.evaluation.comparison import compare, compare_with_folder
 from mar_accel.evaluation.preparation import Preparation
 from mar_accel.evaluation.result import Evaluation
@@ -37,7 +37,7 @@ def add_baseline(
         return
     other, plain = run.plain
     evaluation.baseline = Identity.of(other).evaluation_hash
-    if (other.sampler, other.cache) == (settings.sampler, settings.cache):
+    if run.is_unaccelerated:
         # The run is its own baseline. Sampling it again would only confirm that it is deterministic.
         evaluation.metrics["speedup"] = 1.0
         if count and first:
@@ -70,8 +70,8 @@ def _unaccelerated_samples(run: Preparation, callbacks: Sequence[pl.Callback]) -
 
     def sample() -> Samples:
         collector = Collector(None, run.num_compared)
-        requests = run.requests.only(range(run.num_compared))
         trainer, module = run.trainer([*callbacks, collector]), run.module(settings, session)
+        requests = run.requests.first(run.num_compared, trainer.world_size)
         trainer.predict(module, requests, return_predictions=False)
         require_finite(module.not_finite, run.num_compared, "evaluate.baseline=generate")
         return collector.collected.images, collector.collected.tokens

@@ -49,9 +49,11 @@ class Sampled:
         with recorded_in(images.path):
             settings = check_settings(Settings, config)
             sampled = cls.of(settings, Identity.of(settings))
-        # The weight file may have changed since then.
-        content = (images_identity(images.path) or {}).get("weights", {}).get("model", sampled.content)
-        return replace(sampled, content=content)
+        # The files of weights and of given pictures may have changed since then.
+        then = images_identity(images.path) or {}
+        content = then.get("weights", {}).get("model", sampled.content)
+        given = {"inpainted": then["inpainted"]} if "inpainted" in then else {}
+        return replace(sampled, samples={**sampled.samples, **given}, content=content)
 
     def differs_from(self, other: Sampled) -> tuple[str, Any, Any] | None:
         """The first config key that makes the samples differ, with both values; None if they agree."""

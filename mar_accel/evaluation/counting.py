@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mar_accel.evaluation.result import Evaluation
 from mar_accel.inference.session import Session
-from mar_accel.profiling.flops import FlopCount, count_flops
+from mar_accel.profiling.flops import FlopCount, count_mean
 from mar_accel.sampling.policy import NoCache
 
 # Keys of the metrics, and the parts of a count.
@@ -28,17 +28,15 @@ def count_metrics(evaluation: Evaluation, session: Session, num_images: int, per
             It is 0 at a refresh, and near 1 if almost everything is reused.
     """
     config, sampler = session.model.config, session.sampler
-    plans = session.plans_of_all(num_images)
-    counts = [(count_flops(config, sampler, session.cache, plan), number) for plan, number in plans]
+    plans = session.plans.counted(num_images)
+    counted = count_mean(config, sampler, session.cache, plans)
     for key, part in PARTS.items():
-        flops = sum(getattr(counted, part) * number for counted, number in counts)
-        evaluation.metrics[key] = flops / num_images / 1e12
-    (plan, _), (counted, _) = plans[0], counts[0]
+        evaluation.metrics[key] = getattr(counted, part) / 1e12
     # The steps of several plans are one after the other, and belong to none.
     if len(plans) > 1:
         evaluation.steps = []
-    if per_step and len(evaluation.steps) == len(counted.per_step):
-        plain = counted if type(session.cache) is NoCache else count_flops(config, sampler, NoCache(), plan)
+    if per_step and counted.per_step and len(evaluation.steps) == len(counted.per_step):
+        plain = counted if type(session.cache) is NoCache else count_mean(config, sampler, NoCache(), plans)
         _add_steps(evaluation, counted, plain)
 
 

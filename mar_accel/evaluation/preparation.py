@@ -57,6 +57,12 @@ class Preparation:
     baseline: ImageSet | None
     measured: Evaluation
 
+    @property
+    def is_unaccelerated(self) -> bool:
+        """Whether the run is its own baseline."""
+        own = (self.settings.sampler, self.settings.cache)
+        return self.plain is not None and own == (self.plain[0].sampler, self.plain[0].cache)
+
     def trainer(self, callbacks: Sequence[pl.Callback] = ()) -> pl.Trainer:
         same = SameConfig(f"{self.identity.measurement_hash} {self.output_dir}")
         return build_trainer(self.settings.trainer, [*callbacks, same], self.output_dir)
@@ -96,7 +102,7 @@ def prepare(settings: Settings, identity: Identity, output_dir: Path) -> Prepara
         judge.try_on(session.image_shape())
     if baseline is not None:
         require_size(baseline, session.image_shape(), "this run makes")
-    plain = None if other is None else (other, session.with_settings(other))
+    plain = None if other is None else (other, session.with_settings(other, settings))
     return Preparation(
         settings=settings,
         identity=identity,

@@ -8,7 +8,7 @@ import torch
 
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.data.run_images import RunImages
-from mar_accel.evaluation.collect import Kept
+from mar_accel.evaluation.collector import Kept
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.evaluation.token_files import read_tokens
 from mar_accel.metrics.features import FeatureExtractor

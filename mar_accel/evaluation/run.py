@@ -11,7 +11,7 @@ from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.files import write_evaluation, write_metrics
 from mar_accel.evaluation.judge import Judge
-from mar_accel.evaluation.report import log_evaluation
+from mar_accel.evaluation.logged import log_evaluation
 from mar_accel.evaluation.result import METRICS_FILE, Evaluation
 from mar_accel.evaluation.sampled import evaluate_sampling
 from mar_accel.evaluation.stored import evaluate_images

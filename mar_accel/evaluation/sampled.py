@@ -12,7 +12,7 @@ from mar_accel.config.settings import Settings
 from mar_accel.data.shards import Shards
 from mar_accel.errors import IncompleteError
 from mar_accel.evaluation.against_baseline import add_baseline
-from mar_accel.evaluation.collect import Collected, Collector
+from mar_accel.evaluation.collector import Collected, Collector
 from mar_accel.evaluation.comparison import add_lpips
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.measured import FLOPS
@@ -183,7 +183,7 @@ def _finish_images(run: Preparation, collected: Collected, not_finite: Sequence[
 def _announce(run: Preparation, num_images: int, num_processes: int) -> None:
     """Say how long it will take, the unaccelerated samples included."""
     sessions, images = [run.session], [num_images]
-    if run.plain is not None and run.plain[1].plan != run.session.plan:
+    if run.plain is not None and not run.is_unaccelerated and run.num_compared:
         sessions.append(run.plain[1])
         images.append(run.num_compared)
     announce(sessions, images, run.settings.trainer, num_processes)

@@ -55,17 +55,18 @@ class Inpainting:
         """Masks [B, H, W] of some samples."""
         return self.masks[[index % len(self.masks) for index in indices]]
 
-    def unknown(self, indices: Sequence[int], grid: tuple[int, int]) -> Tensor:
-        """Whether each token of some samples is unknown, bool [B, L]."""
-        masks = self.masks_of(indices).float().unsqueeze(1)
-        return F.adaptive_max_pool2d(masks, grid).flatten(1) > 0
-
     def with_kept_pixels(self, images: Tensor, indices: Sequence[int]) -> Tensor:
         """Sampled images [B, C, H, W] with the given pixels outside the masks, if they are kept."""
         if not self.keep_pixels:
             return images
         given = self.images_of(indices).to(images)
         return torch.where(self.masks_of(indices).to(images.device).unsqueeze(1), images, given)
+
+
+def unknown_tokens(masks: Tensor, indices: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """Whether each token of some samples is unknown, bool [B, L]; of masks [M, H, W] sample i has i mod M."""
+    chosen = masks[[index % len(masks) for index in indices]]
+    return F.adaptive_max_pool2d(chosen.float().unsqueeze(1), grid).flatten(1) > 0
 
 
 def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpainting:
@@ -81,19 +82,28 @@ def load_inpainting(dataset: DatasetSettings, shape: tuple[int, ...]) -> Inpaint
         ConfigError: an image does not fit the model, or a mask marks nothing.
     """
     assert dataset.images is not None
+    pixels, _ = _pictures("dataset.images", dataset.images, dataset.num_images)
+    images = fitting_images("dataset.images", pixels / 255, shape)
+    return Inpainting(images, load_masks(dataset, shape[1:]), dataset.keep_pixels)
+
+
+def load_masks(dataset: DatasetSettings, size: tuple[int, ...]) -> Tensor:
+    """The masks bool [M, H, W] of a config that has them.
+
+    Args:
+        dataset: see :func:`load_inpainting`.
+        size: height and width that the model makes.
+
+    Raises:
+        ConfigError, DataError: see :func:`load_inpainting`.
+    """
     if dataset.mask is None:
         raise ConfigError(f"dataset.mask is not set; use {', '.join(BOXES)}, an image file or a folder.")
-    _, height, width = shape
-    count = dataset.num_images
-    pixels, _ = _pictures("dataset.images", dataset.images, count)
-    images = fitting_images("dataset.images", pixels / 255, shape)
     if dataset.mask in BOXES:
-        masks = box_mask(dataset.mask, height, width)[None]
-    else:
-        pixels, files = _pictures("dataset.mask", dataset.mask, count)
-        _check_opaque("dataset.mask", files)
-        masks = fitting_masks("dataset.mask", pixels, shape)
-    return Inpainting(images, masks, dataset.keep_pixels)
+        return box_mask(dataset.mask, *size)[None]
+    pixels, files = _pictures("dataset.mask", dataset.mask, dataset.num_images)
+    _check_opaque("dataset.mask", files)
+    return fitting_masks("dataset.mask", pixels, size)
 
 
 def box_mask(name: str, height: int, width: int) -> Tensor:
@@ -113,9 +123,9 @@ def fitting_images(key: str, images: Tensor, shape: tuple[int, ...]) -> Tensor:
     return images.mean(dim=1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
 
 
-def fitting_masks(key: str, masks: Tensor, shape: tuple[int, ...]) -> Tensor:
+def fitting_masks(key: str, masks: Tensor, size: tuple[int, ...]) -> Tensor:
     """Masks bool [M, H, W] of pictures [M, C, H, W] in 0..255; raises ConfigError for size or colours."""
-    _check_size(key, masks, *shape[1:])
+    _check_size(key, masks, *size)
     if (masks != masks[:, :1]).any():
         raise ConfigError(
             f"{key} must be black and white, got channels that differ; several masks are a list, or have the "

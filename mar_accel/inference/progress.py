@@ -88,10 +88,10 @@ class ImageProgress(pl.Callback, Observer):
 
 
 class StepProgress(Observer):
-    """Advances a progress bar by one at every AR step."""
+    """Advances a progress bar of images at every AR step, by a part of the batch."""
 
     def __init__(self, bar: Bar):
         self.bar = bar
 
     def step_end(self, state: DecodeState, step: ARStep) -> None:
-        self.bar.advance()
+        self.bar.advance(state.batch_size / len(state.plan.steps))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,10 +19,10 @@ from mar_accel.inference.build import (
     build_model,
     build_sampler,
     build_sampling,
-    checked_plan,
 )
 from mar_accel.inference.conditioner import Conditioner
-from mar_accel.inference.inpainting import Inpainting, load_inpainting
+from mar_accel.inference.inpainting import Inpainting, load_inpainting, unknown_tokens
+from mar_accel.inference.plans import Plans
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import TokenBackbone
 from mar_accel.models.sizes import check_bytes
@@ -74,15 +73,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Session:
-    """Model, autoencoder, sampler and cache that fit together, and their plan.
+    """Model, autoencoder, sampler and cache that fit together, and their plans.
 
     Attributes:
         conditioner: turns labels, or numbers of prompts, into the model's condition.
-        plan: AR steps of the sampler on the model's grid.
+        plans: AR steps of the sampler on the model's grid, by sample.
         seed: together with the sample index it determines the noise of an image; at least 0.
         defaults: the model's sampling defaults by name, for values that sampler and cache leave open.
-        inpainting: images and masks. Then only masked tokens are sampled, and ``plan`` is that of sample 0.
-            None: whole images are.
+        inpainting: images and masks. Then only masked tokens are sampled. None: whole images are.
 
     Example:
         >>> session = Session.from_settings(compose_settings("generate", ["sampler=gtr"]))
@@ -93,7 +91,7 @@ class Session:
     autoencoder: Autoencoder
     sampler: Sampler
     cache: CachePolicy
-    plan: Plan
+    plans: Plans
     seed: int
     defaults: Mapping[str, Any]
     conditioner: Conditioner
@@ -113,27 +111,33 @@ class Session:
     ) -> Session:
         """Build a session from objects; raises ConfigError if they cannot be combined."""
         sampler, cache = sampler.for_model(defaults), cache.for_model(defaults)
-        plan = checked_plan(model.config, sampler, cache, seed)
-        session = cls(model, autoencoder, sampler, cache, plan, seed, defaults, conditioner or Conditioner())
+        plans = Plans(model.config, sampler, cache, seed)
+        # Whole images must be possible too: the sampler is checked before any mask is.
+        _ = plans.first
+        session = cls(model, autoencoder, sampler, cache, plans, seed, defaults, conditioner or Conditioner())
         return session if inpainting is None else session.with_inpainting(inpainting)
 
     def with_inpainting(self, inpainting: Inpainting) -> Session:
         """A session that samples the masked parts of images; raises ConfigError if a plan is impossible."""
-        session, plans = replace(self, inpainting=inpainting), list[Plan]()
-        for index in range(len(inpainting.masks)):
-            try:
-                plans += session.plan_of([index])
-            except ConfigError as error:
-                raise ConfigError(f"with mask {index} (of those from 0), {error}") from error
-        return replace(session, plan=plans[0])
+        plans = replace(self.plans, masks=inpainting.masks)
+        plans.check()
+        return replace(self, inpainting=inpainting, plans=plans)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of sample 0; of all samples where images are whole."""
+        return self.plans.first
 
     @classmethod
-    def from_settings(cls, settings: Settings, autoencoder: Autoencoder | None = None) -> Session:
+    def from_settings(
+        cls, settings: Settings, autoencoder: Autoencoder | None = None, like: Session | None = None
+    ) -> Session:
         """Build the session of a config, on the CPU in float32.
 
         Args:
             settings: settings of the run.
             autoencoder: is used instead of the config's, which is then not loaded.
+            like: a session of the same model, whose weights are used. None: they are loaded.
 
         Raises:
             ConfigError: sampler, cache and model cannot be combined.
@@ -141,12 +145,15 @@ class Session:
             WeightsError: weights are missing, damaged or of another model.
             DataError: the text encoder does not know a word of a prompt.
         """
-        _, sampler, cache, plan = build_sampling(settings)
+        _, sampler, cache, _ = build_sampling(settings)
         # The prompts are judged before the weights of the image model are loaded.
         conditioner = build_conditioner(settings)
-        network, decoder = build_model(settings.model, autoencoder)
-        defaults = settings.model.sampling
-        session = cls(network, decoder, sampler, cache, plan, settings.seed, defaults, conditioner)
+        network, decoder = (
+            (like.model, like.autoencoder) if like else build_model(settings.model, autoencoder)
+        )
+        session = cls.of(
+            network, decoder, sampler, cache, settings.seed, settings.model.sampling, conditioner
+        )
         if settings.dataset.images is None:
             return session
         return session.with_inpainting(load_inpainting(settings.dataset, session.image_shape()))
@@ -156,9 +163,16 @@ class Session:
         parts = (self.model, self.autoencoder, sampler, cache)
         return Session.of(*parts, self.seed, self.defaults, self.conditioner, self.inpainting)
 
-    def with_settings(self, settings: Settings) -> Session:
-        """A session with the same model, and with sampler and cache of other settings."""
-        return self.with_sampling(build_sampler(settings), build_cache(settings))
+    def with_settings(self, settings: Settings, own: Settings) -> Session:
+        """A session of other settings with the same model, whose weights are not loaded again.
+
+        Args:
+            settings: its settings; their ``model`` is that of this session.
+            own: the settings of this session. Where data set and seed are the same, text features are kept.
+        """
+        if (settings.dataset, settings.seed) == (own.dataset, own.seed):
+            return self.with_sampling(build_sampler(settings), build_cache(settings))
+        return Session.from_settings(settings, like=self)
 
     def check_batch(self, num_images: int, key: str = "trainer.batch_size") -> None:
         """Raise ConfigError for a batch of so many images whose noise alone does not fit into memory."""
@@ -192,7 +206,7 @@ class Session:
         """
         observer = observer or Observer()
         if self.inpainting is None:
-            tokens = self._decode(self.plan, indices, labels, observer)
+            tokens = self._decode(self.plans.first, indices, labels, observer)
         else:
             tokens = self._decode_masked(self.inpainting, indices, labels, observer)
         latents = self.model.unpatchify(tokens).to(self.model.fake_latent.dtype)
@@ -232,40 +246,14 @@ class Session:
         model, dtype = self.model, self.model.fake_latent.dtype
         images = inpainting.images_of(indices).to(labels.device, dtype)
         known = model.patchify(self.autoencoder.encode(images)).float()
-        unknown, tokens = inpainting.unknown(indices, model.config.grid), torch.empty_like(known)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for place, key in enumerate(self._unknown_per_stage(indices, unknown)):
-            groups.setdefault(key, []).append(place)
-        for key, places in groups.items():
+        unknown = unknown_tokens(inpainting.masks, indices, model.config.grid)
+        tokens = torch.empty_like(known)
+        for plan, places in self.plans.places(indices):
             some = [indices[place] for place in places]
-            part = self._decode(
-                self._plan(key), some, labels[places], observer, unknown[places], known[places]
+            tokens[places] = self._decode(
+                plan, some, labels[places], observer, unknown[places], known[places]
             )
-            tokens[places] = part
         return tokens
-
-    def plan_of(self, indices: Sequence[int]) -> list[Plan]:
-        """The plan of each of some samples, which differ where images are inpainted with several masks."""
-        if self.inpainting is None:
-            return [self.plan] * len(indices)
-        unknown = self.inpainting.unknown(indices, self.model.config.grid)
-        return [self._plan(key) for key in self._unknown_per_stage(indices, unknown)]
-
-    def plans_of_all(self, num_images: int) -> list[tuple[Plan, int]]:
-        """The different plans of the samples 0 to N − 1, each with the number of samples that have it."""
-        if self.inpainting is None:
-            return [(self.plan, num_images)]
-        unknown = self.inpainting.unknown(range(num_images), self.model.config.grid)
-        keys = Counter(self._unknown_per_stage(range(num_images), unknown))
-        return [(self._plan(key), number) for key, number in keys.items()]
-
-    def _plan(self, unknown_per_stage: tuple[int, ...]) -> Plan:
-        return checked_plan(self.model.config, self.sampler, self.cache, self.seed, unknown_per_stage)
-
-    def _unknown_per_stage(self, indices: Sequence[int], unknown: Tensor) -> list[tuple[int, ...]]:
-        grid, sampler = self.model.config.grid, self.sampler
-        rows = zip(indices, unknown, strict=True)
-        return [sampler.unknown_per_stage(grid, self.seed, index, row) for index, row in rows]
 
 
 def check_device(accelerator: str) -> None:

@@ -40,7 +40,8 @@ class FeatureExtractor(nn.Module):
     Attributes:
         name: as it appears in reports ("digits", "inception").
         dim: number of features F.
-        fingerprint: changes with the network's weights; part of the key of cached statistics.
+        fingerprint: changes with everything that changes the features, such as weights and the size that
+            images are resized to; part of the key of cached statistics.
         recognises: whether the logits belong to the classes that images are generated for.
             Only then is the share of recognised images computed.
         for_cmmd: whether the features are those that CMMD is defined for.

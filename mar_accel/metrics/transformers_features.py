@@ -32,6 +32,7 @@ class TransformersFeatures(FeatureExtractor):
 
     Args:
         weights: Hub repository id or folder of a model in transformers' format. Only .safetensors is read.
+        size: height and width in pixels that images are resized to. None: as the network was trained.
 
     Raises:
         ConfigError: transformers or the weights are not available, or of another kind of model.
@@ -45,12 +46,13 @@ class TransformersFeatures(FeatureExtractor):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def __init__(self, weights: Annotated[str, MinLen(1)]):
+    def __init__(self, weights: Annotated[str, MinLen(1)], size: int | None = None):
         super().__init__()
         self.network = _load(self.model_class, weights, self.name)
-        self.size: int = self.network.config.image_size
+        self.size: int = size or self.network.config.image_size
         self.dim = self.feature_dim()
-        self.fingerprint = _fingerprint(self.network)
+        # The size and the normalisation change the features as the weights do.
+        self.fingerprint = f"{_fingerprint(self.network)}-{self.size}-{self.mean}-{self.std}"
         self.requires_grad_(False).eval()
 
     def feature_dim(self) -> int:
@@ -96,9 +98,8 @@ class DINOv2Features(TransformersFeatures):
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self, weights: Annotated[str, MinLen(1)] = "facebook/dinov2-large", size: Size = 224):
-        super().__init__(weights)
         # The published network was trained at 518 pixels. The published metric resizes to 224.
-        self.size = size
+        super().__init__(weights, size)
 
     def feature_dim(self) -> int:
         return self.network.config.hidden_size

@@ -15,7 +15,7 @@ from mar_accel.inference.trainer import build_trainer, on_one_device
 from mar_accel.profiling.benchmark_result import HEADINGS, Timing, compare, timing_cells
 from mar_accel.profiling.benchmark_variants import Variant, build_variants, rows_of
 from mar_accel.profiling.estimate import announce
-from mar_accel.profiling.flops import FlopCount, count_flops
+from mar_accel.profiling.flops import FlopCount, count_mean
 from mar_accel.profiling.interleaved import Measured, measure_interleaved
 from mar_accel.profiling.speed import machine_peak
 from mar_accel.runs.output_dir import prepare_output_dir, require_folder
@@ -91,13 +91,16 @@ def _measure(settings: Settings, variants: Sequence[Variant], output_dir: Path) 
     trainer = on_one_device(variants[0].settings.trainer)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     rounds, batch = counts.warmup_rounds + counts.rounds, trainer.batch_size
+    # Those of a batch, and in every round the same ones.
+    num_images = min(batch, variants[0].settings.dataset.num_images)
     announce(sessions, [rounds * batch] * len(sessions), trainer)
     # The bar is redrawn only once per second, since drawing takes time from the measurement.
     with Bars(*columns, refresh_per_second=1) as bars:
         counting = bars.add("counting FLOPs", len(variants), "variants")
         flops = []
         for session in sessions:
-            flops.append(count_flops(session.model.config, session.sampler, session.cache, session.plan))
+            plans = session.plans.counted(num_images)
+            flops.append(count_mean(session.model.config, session.sampler, session.cache, plans))
             counting.advance()
         timing = bars.add("timing", rounds * len(variants), "batches")
         record = _Record(settings, variants, flops, lambda: machine_peak(trainer), output_dir)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mar_accel.config.overrides import group_of
 from mar_accel.config.rows import Row, select_rows
 from mar_accel.config.settings import BenchmarkSettings, Settings
 from mar_accel.errors import ConfigError
@@ -44,7 +45,7 @@ def rows_of(benchmark: BenchmarkSettings) -> list[Row]:
     rows = select_rows(rows, benchmark.only, "benchmark.only")
     for row in rows:
         for override in row.overrides:
-            if override.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] not in _VARIED:
+            if group_of(override) not in _VARIED:
                 raise ConfigError(
                     f"benchmark.variants.{row.name} overrides {override}, which must be the same for all "
                     "variants; set it on the command line instead."
@@ -64,7 +65,7 @@ def build_variants(rows: Sequence[Row], composed: Sequence[Settings], autoencode
     for row, settings in zip(rows, composed, strict=True):
         like = next((other for other in variants if other.settings.model == settings.model), None)
         if like is not None:
-            session = like.session.with_settings(settings)
+            session = like.session.with_settings(settings, like.settings)
         elif settings.dataset.images is not None and not autoencoder:
             raise ConfigError(
                 "benchmark.autoencoder must be true with dataset.images, which it encodes; set it to true."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mar_accel.config.settings import TrainerSettings
 from mar_accel.inference.session import Session
-from mar_accel.profiling.flops import count_flops
+from mar_accel.profiling.flops import count_mean
 from mar_accel.profiling.speed import machine_peak, sampling_device
 from mar_accel.utils.ranks import is_first_process
 
@@ -14,6 +14,7 @@ from mar_accel.utils.ranks import is_first_process
 # (experiments/wall_clock), about a third for the small embedded model.
 LARGE_MODEL_SHARE, SMALL_MODEL_SHARE = 0.65, 0.35
 LARGE_MODEL = 20_000_000
+MASKS_COUNTED = 16
 # Shorter estimates, in seconds, are not printed.
 SHORTEST_ANNOUNCED = 60.0
 
@@ -32,7 +33,9 @@ def estimated_seconds(
     peak = machine_peak(trainer) * (1 if sampling_device(trainer) == "cpu" else num_processes)
     seconds = 0.0
     for session, count in zip(sessions, images, strict=True):
-        flops = count_flops(session.model.config, session.sampler, session.cache, session.plan).total
+        # Of images with different masks, a few tell enough.
+        plans = session.plans.counted(min(count, MASKS_COUNTED))
+        flops = count_mean(session.model.config, session.sampler, session.cache, plans).total
         size = sum(parameter.numel() for parameter in session.model.parameters())
         share = LARGE_MODEL_SHARE if size >= LARGE_MODEL else SMALL_MODEL_SHARE
         seconds += flops * count / (share * peak)

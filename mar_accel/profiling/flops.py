@@ -51,6 +51,7 @@ class FlopCount:
         decoder: from the encoder's output to the conditioning vectors.
         head: diffusion head, including its embeddings of timesteps and conditioning vectors.
         per_step: FLOPs of each AR step; they add up to ``total``. The first step includes the condition.
+            Empty for a mean over images with several plans.
     """
 
     condition: int
@@ -100,6 +101,28 @@ def count_flops(
     totals = sections.totals
     per_step = tuple(after - before for before, after in zip([0, *totals], totals, strict=False))
     return FlopCount(**counter.flops, per_step=per_step)
+
+
+def count_mean(
+    config: BackboneConfig, sampler: Sampler, cache: CachePolicy, plans: Sequence[tuple[Plan, int]]
+) -> FlopCount:
+    """The mean FLOPs per image, where images have several plans; see :func:`count_flops`.
+
+    Args:
+        plans: each plan with its number of images, as :meth:`mar_accel.inference.plans.Plans.counted` gives.
+
+    Returns:
+        The means, rounded to whole FLOPs. With several plans ``per_step`` is empty, since their steps differ.
+    """
+    counts = [(count_flops(config, sampler, cache, plan), number) for plan, number in plans]
+    if len(counts) == 1:
+        return counts[0][0]
+    images = sum(number for _, number in counts)
+    means = {
+        part: round(sum(getattr(count, part) * number for count, number in counts) / images)
+        for part in ("condition", "encoder", "decoder", "head")
+    }
+    return FlopCount(**means, per_step=())
 
 
 def _inputs_without_storage(config: BackboneConfig) -> Tensor:

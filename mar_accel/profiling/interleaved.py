@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mar_accel.config.settings import Settings
+from mar_accel.config.settings import DatasetSettings, Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.inference.module import InferenceModule
 from mar_accel.inference.session import Session
@@ -42,6 +42,7 @@ def measure_interleaved(
     on_batch: Callable[[], None] = lambda: None,
     on_round: Callable[[list[Measured]], object] = lambda measured: None,
     warmup_rounds: int = 1,
+    datasets: Sequence[DatasetSettings] | None = None,
 ) -> list[Measured]:
     """Time sessions in turn: one batch of each per round.
 
@@ -49,27 +50,32 @@ def measure_interleaved(
     Every session runs in every round, so a change in the machine's speed affects all of them equally.
 
     Args:
-        settings: trainer and dataset that all sessions use.
+        settings: trainer that all sessions use, and their data set unless each has its own.
         sessions: the sessions to compare.
         rounds: number of counted rounds.
         output_dir: root folder of the trainer.
         on_batch: called after every batch.
         on_round: called after every counted round with the measurements so far.
         warmup_rounds: number of rounds before the counted ones.
+        datasets: the data set of each session. None: that of the settings.
 
     Returns:
         The measurements of each session.
     """
     timer = BatchTimer()
     trainer = build_trainer(settings.trainer, [timer], output_dir)
-    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size).limited(
-        1, trainer.world_size
-    )
-    modules = [InferenceModule(session, "its speed is measured") for session in sessions]
-    measured = [Measured() for _ in modules]
+    size, processes = settings.trainer.batch_size, trainer.world_size
+    timed = [
+        (
+            InferenceModule(session, "its speed is measured"),
+            GenerationRequests(dataset, size).limited(1, processes),
+        )
+        for session, dataset in zip(sessions, datasets or [settings.dataset] * len(sessions), strict=True)
+    ]
+    measured = [Measured() for _ in timed]
     for round_number in range(warmup_rounds + rounds):
         counts = round_number >= warmup_rounds
-        for module, numbers in zip(modules, measured, strict=True):
+        for (module, requests), numbers in zip(timed, measured, strict=True):
             trainer.predict(module, requests, return_predictions=False)
             if counts:
                 numbers.add(timer.latencies[-1], timer.processor_seconds[-1], timer.memories[-1])

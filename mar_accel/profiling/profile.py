@@ -16,8 +16,6 @@ from mar_accel.sampling.plan import ARStep
 from mar_accel.sampling.state import DecodeState
 from mar_accel.utils.progress import busy
 
-COMPONENTS = ("encoder", "decoder", "head", "autoencoder", "overhead")
-
 
 @dataclass
 class Profile:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.memory import cache_memory
 from mar_accel.inference.session import Session
-from mar_accel.profiling.flops import count_flops
+from mar_accel.profiling.flops import count_mean
 from mar_accel.sampling.policy import NoCache
 from mar_accel.sampling.sampler import Sampler
 
@@ -17,7 +17,7 @@ class Summary:
     """Cost of sampling one image, compared with the unaccelerated model.
 
     Attributes:
-        num_ar_steps: number of AR steps.
+        num_ar_steps: number of AR steps; the largest where images with several masks are inpainted.
         num_guided_steps: number of AR steps that run both guidance branches.
         num_refreshes: number of AR steps that the cache computes in full; None without LazyMAR.
         share_reused: share of the sampler's FLOPs that the cache saves; 0..1.
@@ -59,12 +59,16 @@ def summarise(session: Session) -> Summary:
     Example:
         >>> print(summarise(session))  # AR steps, FLOPs and cache memory
     """
-    config, sampler, cache, plan = session.model.config, session.sampler, session.cache, session.plan
-    counted = count_flops(config, sampler, cache, plan)
-    without = counted if type(cache) is NoCache else count_flops(config, sampler, NoCache(), plan)
+    config, sampler, cache = session.model.config, session.sampler, session.cache
+    # Masks take turns, so each of them has the same share of the images.
+    num_images = 1 if session.inpainting is None else len(session.inpainting.masks)
+    plans = session.plans.counted(num_images)
+    counted = count_mean(config, sampler, cache, plans)
+    without = counted if type(cache) is NoCache else count_mean(config, sampler, NoCache(), plans)
     published = Sampler(guidance_scale=sampler.guidance_scale).for_model(session.defaults)
-    plain_plan = session.with_sampling(published, NoCache()).plan
-    plain = count_flops(config, published, NoCache(), plain_plan)
+    plain_plans = session.with_sampling(published, NoCache()).plans.counted(num_images)
+    plain = count_mean(config, published, NoCache(), plain_plans)
+    plan = max((plan for plan, _ in plans), key=lambda plan: len(plan.steps))
     refreshes, kept = None, 0
     if isinstance(cache, LazyMAR):
         refreshes = cache.num_refreshes(config, plan)

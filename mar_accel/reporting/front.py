@@ -107,8 +107,8 @@ def names_in_plot(
         font: size of the names in pixels.
 
     Returns:
-        Records with the id of the point, its name, its own place (x, y), that of the name (lx, ly), the side
-        of the point on which it stands, and whether a line joins them.
+        Records with the id and the name of the point, its place (x, y) and that of the name (lx, ly). They
+        also have the side of the point on which the name stands, and whether a line joins both.
     """
     known = [r for r in records if r.get(x.id) is not None and r.get(y.id) is not None]
     if not known:

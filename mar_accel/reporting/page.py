@@ -41,7 +41,7 @@ from mar_accel.sweeps.swept_keys import shown_value
 
 # Bytes of all images of a page, before their encoding as text, which adds a third.
 IMAGE_BUDGET = 8_000_000
-# Of the worst images as text.
+# Bytes of the worst images of all settings, as text in the page.
 WORST_BUDGET = 4_000_000
 _TILE, _MOST_IMAGES = 128, 10
 # Above this number of values, colours cannot be told apart.

@@ -29,12 +29,10 @@ from mar_accel.runs.stored import numbers_of, read_record
 from mar_accel.sweeps.collected import Collected, CollectedRow, collect
 from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
-from mar_accel.sweeps.run_folders import CollectedRun
+from mar_accel.sweeps.run_folders import ROWS, CollectedRun
 from mar_accel.sweeps.swept_keys import flat_items, shown_value
 from mar_accel.utils.json_files import read_json
 
-# Folder of a table that has its rows.
-ROWS = "rows"
 # Keys that follow from the plan of a run, for curves over the number of steps.
 AR_STEPS, DIFFUSION_STEPS = "AR steps", "diffusion steps per token"
 # The papers' signs for keys, which leave room for the names in figures.
@@ -142,7 +140,7 @@ def read_points(
     Args:
         paths: folders of runs, sweeps or tables. One with ``table.csv`` and without runs is a recorded table.
         baseline: overrides of the point to compare with; see :func:`mar_accel.sweeps.collected.collect`.
-            None: the first row of a table, else the point with the most FLOPs.
+            None: the first row of a single table, else the point with the most FLOPs.
         tuned: keys of which every setting shows only its best value.
         objective: the metric that says which value is best.
         paired: also compare every point with the baseline image by image, where images were kept.

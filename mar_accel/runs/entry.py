@@ -18,9 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel import __version__
-from mar_accel.config.compose import check_choices, conf_dir, group_choices, read_settings, register_resolvers
+from mar_accel.config.compose import check_choices, group_choices
+from mar_accel.config.door import read_settings
+from mar_accel.config.hydra_context import conf_dir, register_resolvers
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.missing_keys import is_multirun, left_to_combinations
+from mar_accel.config.overrides import key_of, value_of
 from mar_accel.config.settings import Settings, SweepSettings, foreign_key
 from mar_accel.config.swept_values import refuse_impossible_sweep
 from mar_accel.errors import ConfigError, ExitCode
@@ -146,17 +149,13 @@ def _read(config: DictConfig) -> Settings:
         )
     # As they were given: a value may refer to another key.
     given: Any = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
-    if {"hydra.run.dir", "output_dir"} <= {
-        item.partition("=")[0] for item in [*given["hydra"], *given["task"]]
-    }:
+    if {"hydra.run.dir", "output_dir"} <= {key_of(item) for item in [*given["hydra"], *given["task"]]}:
         raise ConfigError("hydra.run.dir and output_dir both name the run folder; give only one of them.")
     check_choices(given["task"])
     for override in given["task"]:
-        key = override.lstrip("+~").partition("=")[0]
+        key = key_of(override)
         if key == "command":
-            raise ConfigError(
-                f"command cannot be changed; start mar_accel.{override.partition('=')[2]} itself."
-            )
+            raise ConfigError(f"command cannot be changed; start mar_accel.{value_of(override)} itself.")
         foreign = foreign_key(key, config.command)
         if foreign:
             raise ConfigError(foreign)

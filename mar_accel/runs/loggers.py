@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.loggers import Logger
 
+from mar_accel.config.overrides import key_of
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_node
@@ -118,7 +119,7 @@ def run_name(settings: Settings) -> str:
 
 
 def _is_in_names(override: str) -> bool:
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     if key == "dataset.num_images":
         return False
     return not any(

@@ -17,6 +17,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
+from mar_accel.config.overrides import key_of, value_of
 from mar_accel.metrics.catalogue import OF_A_RUN
 from mar_accel.runs.attempt import SPEEDS, wait_until_free, with_numbers
 from mar_accel.runs.identity import digest
@@ -96,10 +97,10 @@ def _waited_for(result: RunResult) -> RunResult:
     return replace(result, status=FAILED, reason=reason)
 
 
-def swept_values(results: Sequence[RunResult]) -> dict[str, list[str]]:
+def typed_values(results: Sequence[RunResult]) -> dict[str, list[str]]:
     """Keys whose values differ between runs, with the value of each run; empty if a run has none."""
     values = [
-        {**({"row": result.row} if result.row else {}), **dict(map(_key_and_value, result.overrides))}
+        {**({"row": result.row} if result.row else {}), **{key_of(o): value_of(o) for o in result.overrides}}
         for result in results
     ]
     keys = dict.fromkeys(key for run in values for key in run)
@@ -107,14 +108,9 @@ def swept_values(results: Sequence[RunResult]) -> dict[str, list[str]]:
     return {key: column for key, column in columns.items() if len(set(column)) > 1}
 
 
-def _key_and_value(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
-
-
 def write_summary(results: Sequence[RunResult], file: Path) -> None:
     """Write a CSV file with the swept values and the numbers of every run."""
-    swept = swept_values(results)
+    swept = typed_values(results)
     # A record repeats some keys of the config, such as the seed.
     names = [name for name in dict.fromkeys(n for r in results for n in r.metrics) if name not in swept]
     with written_whole(file) as temporary, temporary.open("w", newline="") as stream:
@@ -133,7 +129,7 @@ def write_summary(results: Sequence[RunResult], file: Path) -> None:
 def _show(results: Sequence[RunResult], sweep_dir: Path, file: Path) -> None:
     now = environment()
     shown = [name for name in _SHOWN if any(result.metrics.get(name) is not None for result in results)]
-    swept = swept_values(results)
+    swept = typed_values(results)
     rows = []
     for row, result in enumerate(results):
         numbers = [_SHOWN[name].cell(result.metrics) for name in shown]
@@ -180,14 +176,10 @@ def planning_notes(results: Sequence[RunResult]) -> list[str]:
             notes.append(
                 f"run {result.number} is also {' '.join(own) or 'listed again'}: equal runs are run once."
             )
-    for keys in dict.fromkeys(tuple(map(_key, r.left_out)) for r in results if r.left_out):
-        runs = ", ".join(str(r.number) for r in results if tuple(map(_key, r.left_out)) == keys)
+    for keys in dict.fromkeys(tuple(map(key_of, r.left_out)) for r in results if r.left_out):
+        runs = ", ".join(str(r.number) for r in results if tuple(map(key_of, r.left_out)) == keys)
         notes.append(f"run {runs} does not have {', '.join(keys)}, which is left out there.")
     return notes
-
-
-def _key(override: str) -> str:
-    return _key_and_value(override)[0]
 
 
 def _notes(results: Sequence[RunResult]) -> list[str]:

@@ -143,7 +143,9 @@ def collect_runs(
 ) -> Collected:
     """The settings of runs that have been read, in the order of the runs."""
     values = swept_values(runs)
-    rows = [_row(own, members) for own, members in _settings(runs, values)]
+    settings = _settings(runs, values)
+    notes = [*notes, *_dropped_notes(runs, [members for _, members in settings])]
+    rows = [_row(own, members) for own, members in settings]
     if tuned:
         rows = _best_values(rows, tuned, objective, node)
         notes = [
@@ -169,6 +171,21 @@ def _settings(
         if there is None or str(there.record.get("finished")) < str(run.record.get("finished")):
             members[run.seed] = run
     return [(own, [members[seed] for seed in sorted(members)]) for own, members in settings.values()]
+
+
+def _dropped_notes(runs: Sequence[CollectedRun], kept: Sequence[Sequence[CollectedRun]]) -> list[str]:
+    """A note if runs are left out that are no copies: a newer run of the same setting and seed counts."""
+    there = {_evaluation(run) for members in kept for run in members}
+    dropped = [run.folder for run in runs if _evaluation(run) not in there]
+    if not dropped:
+        return []
+    more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+    return [f"left out, since a newer run has the same settings and seed: {dropped[0]}{more}."]
+
+
+def _evaluation(run: CollectedRun) -> str:
+    """What tells evaluations apart: the hash of the run's own record, else its folder."""
+    return str((run.record.get("identity") or {}).get("evaluation") or run.folder)
 
 
 def _row(values: Values, runs: Sequence[CollectedRun]) -> CollectedRow:

@@ -11,7 +11,8 @@ from typing import Any
 from hydra.errors import ConfigCompositionException
 
 from mar_accel.config.messages import sentence_for
-from mar_accel.config.missing_keys import key_of, missing_key
+from mar_accel.config.missing_keys import missing_key
+from mar_accel.config.overrides import key_of, value_of
 from mar_accel.errors import ConfigError
 from mar_accel.runs.identity import NEVER_COUNTS
 from mar_accel.sweeps.conditions import Condition
@@ -145,7 +146,7 @@ def _refuse_unknown_conditions(
 
 def _lookup(run: PlannedRun, config: JobConfig) -> Callable[[str], Any]:
     """The values that conditions test: the row, chosen members, and keys of the config."""
-    typed = {key_of(o).replace("/", "."): o.partition("=")[2] for o in run.overrides}
+    typed = {key_of(o).replace("/", "."): value_of(o) for o in run.overrides}
 
     def value(key: str) -> Any:
         if key == ROW:

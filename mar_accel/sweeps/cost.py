@@ -8,13 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
+from mar_accel.config.image_size import size_in_pixels
 from mar_accel.config.settings import Settings, SweepSettings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.unaccelerated import unaccelerated
 from mar_accel.inference.build import build_sampling
+from mar_accel.inference.inpainting import load_masks
+from mar_accel.inference.plans import Plans
 from mar_accel.inference.session import Session
 from mar_accel.inference.trainer import on_one_device
-from mar_accel.profiling.flops import count_flops
+from mar_accel.profiling.flops import count_mean
 from mar_accel.profiling.interleaved import measure_interleaved
 from mar_accel.runs.identity import decides_per_batch, digest
 
@@ -90,7 +95,7 @@ class MeasuredTime:
         """The session of some settings; weights are loaded once for all settings of a model."""
         if self._first is None or self._first[0].model != settings.model:
             self._first = (settings, Session.from_settings(settings))
-        return self._first[1].with_settings(settings)
+        return self._first[1].with_settings(settings, self._first[0])
 
 
 def target_of(settings: SweepSettings) -> Target:
@@ -109,10 +114,20 @@ def counted_tflops(settings: Settings) -> float | None:
     if decides_per_batch(settings):
         return None
     architecture, sampler, cache, _ = build_sampling(settings)
-    content = digest([asdict(settings.model), settings.sampler, settings.cache])
+    plans = Plans(architecture, sampler, cache, settings.seed, _masks(settings))
+    counted = plans.counted(settings.dataset.num_images)
+    # Seeds and masks count only where the plans depend on them.
+    content = digest([asdict(settings.model), settings.sampler, settings.cache, repr(counted)])
     if content not in _COUNTED:
-        _COUNTED[content] = count_flops(architecture, sampler, cache).total / 1e12
+        _COUNTED[content] = count_mean(architecture, sampler, cache, counted).total / 1e12
     return _COUNTED[content]
+
+
+def _masks(settings: Settings) -> Tensor | None:
+    """The masks of a data set of inpainted images, which are read without the model's weights."""
+    if settings.dataset.images is None:
+        return None
+    return load_masks(settings.dataset, size_in_pixels(settings.model))
 
 
 def flops_ratio(settings: Settings) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mar_accel.config.missing_keys import key_of
+from mar_accel.config.overrides import key_of
 from mar_accel.config.rows import load_rows
 from mar_accel.config.settings import Positive, checked
 from mar_accel.runs.sweep_result import RunResult

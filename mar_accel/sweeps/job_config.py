@@ -10,7 +10,9 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mar_accel.config.compose import check_choices, our_hydra, read_settings
+from mar_accel.config.compose import check_choices
+from mar_accel.config.door import read_settings
+from mar_accel.config.hydra_context import our_hydra
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from mar_accel.config.missing_keys import key_of
+from mar_accel.config.overrides import key_of
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.inference.build import build_sampling

@@ -21,6 +21,8 @@ from mar_accel.utils.json_files import read_json
 
 # Commands whose run folders hold images and numbers of one config.
 COMMANDS = ("generate", "evaluate")
+# Folder of a table that has its rows.
+ROWS = "rows"
 _FIDELITY = "fidelity.csv"
 _UNFINISHED = "its run is not finished, or its record is damaged."
 _LONGEST_SHOWN = 40

@@ -12,13 +12,13 @@ from annotated_types import Ge, Gt, Le
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, Trial
 
-from mar_accel.config.missing_keys import key_of
+from mar_accel.config.overrides import key_of
 from mar_accel.config.settings import Positive, checked
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.inference.build import build_sampling
 from mar_accel.metrics.directions import own_directions
 from mar_accel.runs.attempt import with_numbers
-from mar_accel.runs.identity import NEVER_COUNTS, digest
+from mar_accel.runs.identity import NEVER_COUNTS, Identity, digest
 from mar_accel.runs.sweep_job import OBJECTIVES, results_dir
 from mar_accel.runs.sweep_result import SKIPPED, RunResult
 from mar_accel.sweeps.combinations import (
@@ -35,7 +35,7 @@ from mar_accel.sweeps.job_config import JobConfig
 from mar_accel.sweeps.launching import launch
 from mar_accel.sweeps.objectives import directions, objective_values
 from mar_accel.sweeps.search_space import chosen_overrides, example_choices, search_space
-from mar_accel.sweeps.study import Study
+from mar_accel.sweeps.study import CONTENT, Study
 
 STUDIES = "studies"
 # After so many trials in a row that were no new run, the search space has nothing left.
@@ -99,6 +99,7 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
     file = hydra.sweep_dir / STUDIES / f"{hydra.name}.db"
     shared = [f"objective {key}" for key in objectives]
     shared += [override for override in fixed if not key_of(override).startswith(NEVER_COUNTS)]
+    shared += _contents(examples, hydra)
     with _only_search_of(file):
         study = Study(file, hydra.name, ways, space, settings.sampler, settings.seed, shared)
         _Search(fixed, hydra, settings, objectives, study).run()
@@ -109,6 +110,35 @@ def _own_directions(examples: Sequence[Combination], hydra: HydraSweep) -> dict[
     """The directions that metrics of one's own say."""
     _, config = compose_run(examples[0], hydra.compose, hydra.command)
     return {} if config is None else own_directions([hydra.read(config).metrics])
+
+
+def _contents(examples: Sequence[Combination], hydra: HydraSweep) -> list[str]:
+    """What the trials share besides overrides: weights, classes, judges, and what config groups say.
+
+    Each is a name with a digest. Trials of before a change cannot be compared with those after it.
+    """
+    found: dict[str, None] = {}
+    for example in examples:
+        _, config = compose_run(example, hydra.compose, hydra.command)
+        try:
+            identity = None if config is None else Identity.of(hydra.read(config))
+        except MarAccelError:  # this choice is refused, and so will its trials be
+            continue
+        if identity is None:
+            continue
+        judges = {key: identity.evaluation[key] for key in ("judge_files", "judge_sources")}
+        parts = {
+            "weights": identity.samples["weights"],
+            "given images": identity.samples.get("inpainted"),
+            "own classes": identity.images["sources"],
+            "judges": judges,
+            "config groups": {
+                **identity.evaluation,
+                **dict.fromkeys((*judges, "weights", "inpainted", "sources")),
+            },
+        }
+        found |= {f"{CONTENT}{name} {digest(part)}": None for name, part in parts.items()}
+    return list(found)
 
 
 @contextmanager

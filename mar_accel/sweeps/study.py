@@ -35,8 +35,8 @@ def _opened(file: Path, name: str, directions: Any) -> optuna.Study:
         ) from error
 
 
-# Attribute of a study with what all its trials share.
-_FIXED = "fixed"
+# Attribute of a study with what all its trials share, and how an entry begins that ends with a digest.
+_FIXED, CONTENT = "fixed", "the content of "
 
 
 class Study:
@@ -96,8 +96,10 @@ class Study:
         if kept is None:
             self._study.set_user_attr(_FIXED, fixed)
         elif kept != fixed:
-            differing = ", ".join(sorted({*kept} ^ {*fixed}))
-            raise ConfigError(f"{self.file} has a study of other settings ({differing}); {rename}")
+            differing = sorted({*kept} ^ {*fixed})
+            # Digests tell nobody anything.
+            names = dict.fromkeys(d.rsplit(" ", 1)[0] if d.startswith(CONTENT) else d for d in differing)
+            raise ConfigError(f"{self.file} has a study of other settings ({', '.join(names)}); {rename}")
 
     def _fail_abandoned(self) -> None:
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):

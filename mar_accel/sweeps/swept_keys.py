@@ -11,25 +11,25 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from mar_accel.config.compose import GROUPS_WITH_PARTS
-from mar_accel.config.members import compose_node, member_names, raw_members
+from mar_accel.config.compose import compose_node
+from mar_accel.config.members import default_members, member_names, read_members
+from mar_accel.config.overrides import key_of, value_of
+from mar_accel.config.parts_by_name import GROUPS_WITH_PARTS
 from mar_accel.runs.identity import NEVER_COUNTS
-from mar_accel.sweeps.run_folders import CollectedRun
+from mar_accel.sweeps.run_folders import ROWS, CollectedRun
 
 # Groups whose members are named. The model comes first, because samplers refer to its values.
 GROUPS = ("model", "dataset", "sampler", "cache", "features", "reference")
-# The members of conf/base.yaml.
-_DEFAULTS = {"sampler": "mar", "cache": "none"}
 SEED = "seed"
+BASELINE = "evaluate.baseline"
 # What follows from other keys or tells nothing about a result.
-# Rows of a table name their first row as the baseline, which is no setting.
 _IGNORED = (
     *NEVER_COUNTS,
-    "evaluate.baseline",
     "command",
     "callbacks",
     "evaluate.timing_rounds",
@@ -89,6 +89,11 @@ def _name_group(
 def _counting(run: CollectedRun) -> Values:
     """The dotted keys of a config that say what a result is, and the content of weights and classes."""
     values = _normal(run.config)
+    # Rows of a table name their first row as the baseline, and the first row has none: that is no setting.
+    baseline, beside = values.get(BASELINE), run.folder.parent
+    in_its_table = beside.name == ROWS and (beside / Path(str(baseline)).name).is_dir()
+    if in_its_table or baseline in ("none", "generate"):
+        values.pop(BASELINE, None)
     content = (run.record.get("identity") or {}).get("content") or {}
     for name in ("weights", "sources"):
         values |= {f"{name}.{key}": value for key, value in flat_items(content.get(name) or {})}
@@ -112,7 +117,7 @@ def _normal(config: Mapping[str, Any]) -> Values:
 def _normal_part(group: str, name: str, part: Mapping[str, Any], flat: Values) -> Values:
     """A part by the name of a member of its class, and the keys with other values than this member's."""
     target = part.get("_target_")
-    members = {m: raw for m, raw in raw_members(f"{group}/{name}").items() if raw.get("_target_") == target}
+    members = {m: raw for m, raw in _raw_members(f"{group}/{name}").items() if raw.get("_target_") == target}
 
     def changed(member: str) -> Values:
         raw = {key: _resolved(value, flat) for key, value in members[member].items()}
@@ -123,6 +128,12 @@ def _normal_part(group: str, name: str, part: Mapping[str, Any], flat: Values) -
     member = min(members, key=lambda m: len(changed(m)))
     own = {f"{group}.{name}.{key}": value for key, value in changed(member).items()}
     return {f"{group}.{name}": member, **own}
+
+
+@lru_cache(maxsize=64)
+def _raw_members(group: str) -> dict[str, Any]:
+    """The values of all members of a group as their files have them, with interpolations."""
+    return {name: OmegaConf.to_container(member) for name, member in read_members(group).items()}
 
 
 def _resolved(value: Any, flat: Values) -> Any:
@@ -158,17 +169,17 @@ def _chosen_member(group: str, run: CollectedRun) -> str | None:
 
     So ``sampler.num_iter=32`` stays a setting of ``mar``, also where another member has the same values.
     """
-    keys = [override.lstrip("+~").partition("=")[0] for override in run.overrides]
+    keys = [key_of(override) for override in run.overrides]
     if not keys or any(key.startswith("table.") or key in ("experiment", "debug") for key in keys):
         return None
-    written = [o.partition("=")[2] for o in run.overrides if o.partition("=")[0] == group]
-    return written[-1] if written else _DEFAULTS.get(group)
+    written = [value_of(o) for o in run.overrides if key_of(o) == group]
+    return written[-1] if written else default_members().get(group)
 
 
 def _nearest_member(group: str, run: CollectedRun) -> str | None:
     """The member of a group that a run's node differs least from; None if the group has no members."""
     ours = _normal({group: run.config.get(group) or {}})
-    written = [o.partition("=")[2] for o in run.overrides if o.partition("=")[0] == group]
+    written = [value_of(o) for o in run.overrides if key_of(o) == group]
 
     nearest, least = None, None
     # Ties go to the member that was written, then to the shorter name: mar before disa.

@@ -12,9 +12,7 @@ from typing import Any
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import open_images
 from mar_accel.errors import MarAccelError
-from mar_accel.evaluation.correlation import write_correlation
 from mar_accel.evaluation.pictures import labelled_strips
-from mar_accel.evaluation.table import RowResult
 from mar_accel.metrics.catalogue import METRIC_KEYS
 from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
@@ -28,6 +26,8 @@ from mar_accel.sweeps.numbers import number_keys, number_over_seeds
 from mar_accel.sweeps.pair_files import write_pairs
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
 from mar_accel.sweeps.run_folders import read_run
+from mar_accel.sweeps.table_correlation import write_correlation
+from mar_accel.sweeps.table_result import RowResult
 from mar_accel.sweeps.tables import cells, heading, write_tables
 from mar_accel.utils.images import save_png
 from mar_accel.utils.json_files import write_json

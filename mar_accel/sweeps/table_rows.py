@@ -14,17 +14,17 @@ from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.run import evaluate, judged_hash
-from mar_accel.evaluation.table import RowResult
 from mar_accel.evaluation.token_files import num_tokens
 from mar_accel.inference.progress import ImageProgress
 from mar_accel.runs.identity import Identity, differences
 from mar_accel.sweeps.combinations import PlannedRun, plan_runs
 from mar_accel.sweeps.grid import combinations
 from mar_accel.sweeps.job_config import JobConfig, compose_job
+from mar_accel.sweeps.run_folders import ROWS
+from mar_accel.sweeps.table_result import RowResult
 from mar_accel.utils.json_files import read_json
 from mar_accel.utils.progress import Bars
 
-ROWS = "rows"
 _ROW_KEY = "row="
 
 
@@ -36,11 +36,14 @@ class TableRow:
         names: its name, and those of the rows that are equal to it.
         run: its overrides, as they were planned.
         settings: its settings.
+        folder: name of its folder. It does not count the number of images, so that more can be added later,
+            unless another row differs in nothing else.
     """
 
     names: tuple[str, ...]
     run: PlannedRun
     settings: Settings
+    folder: str
 
 
 def plan_rows(settings: Settings, overrides: Sequence[str]) -> tuple[list[TableRow], list[str]]:
@@ -69,14 +72,28 @@ def plan_rows(settings: Settings, overrides: Sequence[str]) -> tuple[list[TableR
     refused = next((run.reason for run in runs if run.reason is not None), None)
     if refused is not None:
         raise ConfigError(refused)
+    settings_of_runs = [composed(run.overrides).settings("evaluate") for run in runs]
+    folders = _folders([run.row for run in runs], [Identity.of(own) for own in settings_of_runs])
     planned = []
-    for run in runs:
+    for run, own_settings, folder in zip(runs, settings_of_runs, folders, strict=True):
         own = [(run.row, run.overrides, run.left_out)]
         own += [(other[0].removeprefix(_ROW_KEY), other[1:], ()) for other in run.equal]
         found = dict.fromkeys(names[row, frozenset((*kept, *left))] for row, kept, left in own)
-        planned.append(TableRow(tuple(found), run, composed(run.overrides).settings("evaluate")))
+        planned.append(TableRow(tuple(found), run, own_settings, folder))
     _check_trainers(planned)
     return planned, list(dict.fromkeys(names.values()))
+
+
+def _folders(rows: Sequence[str], identities: Sequence[Identity]) -> list[str]:
+    """The folder of each run: by its row and its images, and by its evaluation where that is not enough."""
+    names = [f"{row}-{identity.images_hash}" for row, identity in zip(rows, identities, strict=True)]
+    judged: dict[str, set[str]] = {}
+    for name, identity in zip(names, identities, strict=True):
+        judged.setdefault(name, set()).add(identity.evaluation_hash)
+    return [
+        name if len(judged[name]) == 1 else f"{name}-{identity.evaluation_hash}"
+        for name, identity in zip(names, identities, strict=True)
+    ]
 
 
 def _check_trainers(rows: Sequence[TableRow]) -> None:
@@ -119,10 +136,10 @@ class RowWork:
         self.again = f"repeat the command with output_dir={output_dir}"
 
     def named(self) -> tuple[Settings, Identity]:
-        """The settings with the row's folder. Its name does not count the number of images."""
+        """The settings with the row's folder."""
         settings, first = self._row.settings, self._first
         identity = Identity.of(settings)
-        folder = self._output_dir / ROWS / f"{self._row.run.row}-{identity.images_hash}"
+        folder = self._output_dir / ROWS / self._row.folder
         evaluate_keys = {
             "baseline": "none" if first is None else str(first.folder),
             "save_images": True,

@@ -15,15 +15,16 @@ from mar_accel.config.settings import Settings
 from mar_accel.errors import ExitCode, MarAccelError
 from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.run import check_evaluation
-from mar_accel.evaluation.table import RowResult, add_timings
-from mar_accel.evaluation.timing import time_rows
 from mar_accel.runs.attempt import LOCKS, attempt, wait_until_free
 from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.runs.sweep_result import ELSEWHERE, FAILED, RunResult
 from mar_accel.runs.sweep_summary import failures, print_endings
 from mar_accel.sweeps.collected import Collected
+from mar_accel.sweeps.run_folders import ROWS
 from mar_accel.sweeps.table_files import TABLE_FILE, write_table
-from mar_accel.sweeps.table_rows import ROWS, RowWork, TableRow, plan_rows
+from mar_accel.sweeps.table_result import RowResult, add_timings
+from mar_accel.sweeps.table_rows import RowWork, TableRow, plan_rows
+from mar_accel.sweeps.table_timing import time_rows
 from mar_accel.sweeps.tables import cells, heading, notes
 from mar_accel.utils.progress import Bars
 from mar_accel.utils.terminal import print_table

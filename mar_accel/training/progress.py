@@ -15,9 +15,13 @@ class TrainingProgress(pl.Callback):
     """A progress bar over all optimiser steps with the loss; only the first process shows it.
 
     Without a terminal, as in a log file, lines are printed; see :class:`mar_accel.utils.progress.PlainLines`.
+
+    Args:
+        loss_every: number of steps after which the loss is shown again. Reading it waits for a GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loss_every: int) -> None:
+        self.loss_every = loss_every
         self.bar: Bar | None = None
         self._shown = ExitStack()
 
@@ -33,8 +37,7 @@ class TrainingProgress(pl.Callback):
     ) -> None:
         if self.bar is None:
             return
-        # A GPU is waited for where a loss is read, so it is not read at every step.
-        if not self.bar.note or trainer.global_step % trainer.log_every_n_steps == 0:
+        if not self.bar.note or trainer.global_step % self.loss_every == 0:
             self.bar.note = f"loss {outputs['loss'].item():.3g}"
         self.bar.update(trainer.global_step)
 

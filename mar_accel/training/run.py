@@ -35,7 +35,7 @@ from mar_accel.runs.output_dir import require_folder
 from mar_accel.runs.record import run_record
 from mar_accel.runs.run_log import RunLog
 from mar_accel.training.build import build_trained, load_initial
-from mar_accel.training.earlier_training import require_same_training
+from mar_accel.training.earlier_training import KeepSettings, require_same_training
 from mar_accel.training.export import export_weights, write_model_card
 from mar_accel.training.last_checkpoint import LastCheckpoint
 from mar_accel.training.local_start import start_locally
@@ -80,9 +80,7 @@ def train(settings: Settings) -> TrainingResult | None:
     require_folder(output_dir)
     last = output_dir / "checkpoints" / LAST
     resumed = _resume_path(settings.training, last)
-    if resumed == last and is_first_process():
-        require_same_training(settings, output_dir)
-    steps_done = _global_step(resumed) if resumed is not None else 0
+    steps_done = _check_resumed(settings, resumed) if resumed is not None else 0
     # The numbers of a training that is finished already, and only exported again.
     measured = {key: read_json(output_dir / RECORD_FILE).get(key) for key in _MEASURED}
     with RunLock(output_dir) as lock:
@@ -97,7 +95,7 @@ def train(settings: Settings) -> TrainingResult | None:
             lock.take()
         assert resumed is not None
         folder = export_weights(resumed, settings.model, output_dir / "model")
-        steps = _global_step(resumed)
+        steps = _global_step(resumed, read_pickle(resumed, "training.resume"))
         record = run_record(settings, steps=steps, resumed_at=steps_done, **measured)
         write_json(record, output_dir / RECORD_FILE)
         write_model_card(folder, record)
@@ -201,10 +199,19 @@ def _resume_path(settings: TrainingSettings, last: Path) -> Path | None:
     return path
 
 
-def _global_step(checkpoint: Path) -> int:
-    """Number of optimiser steps before a checkpoint."""
+def _check_resumed(settings: Settings, checkpoint: Path) -> int:
+    """The optimiser steps before a checkpoint; raises ConfigError if it is of another training."""
+    content = read_pickle(checkpoint, "training.resume")
+    steps = _global_step(checkpoint, content)
+    if is_first_process():
+        require_same_training(settings, checkpoint, content)
+    return steps
+
+
+def _global_step(checkpoint: Path, content: Any) -> int:
+    """Number of optimiser steps in the content of a checkpoint."""
     try:
-        return int(read_pickle(checkpoint, "training.resume")["global_step"])
+        return int(content["global_step"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(
             f"training.resume: {checkpoint} is no checkpoint of a training; use another one or null."
@@ -238,7 +245,8 @@ def _fit(
             LastCheckpoint(output_dir / "checkpoints" / LAST),
             EMAWeightAveraging(decay=training.ema_decay),
             checkpoints,
-            TrainingProgress(),
+            KeepSettings(settings),
+            TrainingProgress(LOG_EVERY_N_STEPS),
         ],
         logger=False,
         enable_progress_bar=False,

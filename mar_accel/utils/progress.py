@@ -76,13 +76,12 @@ class Bar:
         self.completed, self.note = completed, ""
 
     def update(self, completed: float) -> None:
-        """Set what is done. Only whole numbers are shown, since fractions would be hard to read."""
+        """Set what is done. A part of an item moves the bar, and is not counted."""
         self.completed = completed
         # Sums of fractions come out a little below the whole number.
-        whole = int(completed + 1e-6)
-        self._shown.update(self._task, completed=whole, note=self.note)
+        self._shown.update(self._task, completed=completed + 1e-6, note=self.note)
         if self._lines is not None:
-            self._lines.update(whole, self.note)
+            self._lines.update(int(completed + 1e-6), self.note)
 
     def advance(self, count: float = 1) -> None:
         """Add to what is done."""

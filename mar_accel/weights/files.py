@@ -46,7 +46,8 @@ def read_tensors(path: Path, key: str, ema: bool = True) -> StateDict:
     Prefixes of wrapper modules (``module.``, ``model.``, ``_orig_mod.``) are removed from the names.
 
     Args:
-        path: a .safetensors file, or a file written by torch.save: a bare state dict, or entries such as
+        path: a .safetensors file, or a file written by torch.save.
+            The latter holds a bare state dict, or entries such as
             ``{"model": …, "model_ema": …}`` (MAR), ``{"model": …, "ema": …}`` (DiT),
             ``{"state_dict": …, "state_dict_ema": …}`` (timm), ``{"state_dict": …}`` (Lightning).
         key: config key that named the file, for messages.

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from mar_accel.config.compose import conf_dir
+from mar_accel.config.hydra_context import conf_dir
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.families import architecture_of, make_network
 from mar_accel.models.kl16 import AUTOENCODER_KEY

@@ -1,4 +1,4 @@
-"""Reads the folder of a text-to-image model: a model folder with ``text_encoder/``."""
+"""Reads the ``text_encoder/`` of a model folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 from mar_accel.errors import WeightsError
-from mar_accel.models.lightgen import LightGen, LightGenConfig
-from mar_accel.models.sizes import check_memory
 from mar_accel.models.text_encoder import T5Size, make_t5_encoder
 from mar_accel.utils.packages import import_transformers
 from mar_accel.weights.files import read_tensors
@@ -26,32 +24,16 @@ TEXT_ENCODER_FILES = tuple(f"{TEXT_ENCODER_FOLDER}/{name}" for name in (CONFIG_F
 SHARED = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-def load_text_model(folder: Path, key: str = "model.weights") -> tuple[LightGen, nn.Module]:
-    """Load model and text encoder of a folder, in float32 and evaluation mode.
+def load_text_encoder(folder: Path, key: str) -> nn.Module:
+    """Load a T5 encoder that transformers has saved, in float32.
 
     Args:
-        folder: a model folder with ``text_encoder/``.
+        folder: the ``text_encoder/`` of a model folder.
         key: config key that named the folder, for messages.
 
     Raises:
         WeightsError: a file is missing, damaged, asks for code to be run, or does not fit.
     """
-    try:
-        architecture = LightGenConfig(**read_config(folder / CONFIG_FILE)["architecture"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise _no_text_model(folder / CONFIG_FILE, key, error) from error
-    with torch.device("meta"):
-        model = LightGen(architecture)
-    check_memory(model)
-    file = folder / MODEL_FILE
-    state = read_tensors(file, key).tensors
-    require_fit(model, state, f"{key}={file} does not fit its {CONFIG_FILE}")
-    model.to_empty(device="cpu").load_state_dict(state)
-    return model.eval(), load_text_encoder(folder / TEXT_ENCODER_FOLDER, key).eval()
-
-
-def load_text_encoder(folder: Path, key: str) -> nn.Module:
-    """Load a T5 encoder that transformers has saved, in float32; raises WeightsError as above."""
     transformers = import_transformers("a text encoder")
     state = read_tensors(folder / MODEL_FILE, key).tensors
     # The two are one tensor, of which transformers saves one name.
@@ -67,18 +49,18 @@ def load_text_encoder(folder: Path, key: str) -> nn.Module:
         with torch.device("meta"):
             shapes = transformers.T5EncoderModel(config)
     except Exception as error:  # transformers checks nothing, so that a wrong value may fail anywhere
-        raise _no_text_model(folder / CONFIG_FILE, key, error) from error
+        raise _no_text_encoder(folder / CONFIG_FILE, key, error) from error
     require_fit(shapes, state, f"{key}={folder} does not fit its {CONFIG_FILE}")
     encoder: nn.Module = transformers.T5EncoderModel(config).float()
     encoder.load_state_dict(state)
     return encoder
 
 
-def _no_text_model(file: Path, key: str, error: Exception) -> WeightsError:
+def _no_text_encoder(file: Path, key: str, error: Exception) -> WeightsError:
     reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return WeightsError(
-        f"{key}: {file} does not describe a text-to-image model ({type(error).__name__}: {reason}); write "
-        "the folder again."
+        f"{key}: {file} does not describe a T5 encoder ({type(error).__name__}: {reason}); write the folder "
+        "again."
     )
 
 

@@ -155,13 +155,15 @@ def test_stated_memory_is_what_is_kept(model: LightGen, cache: str) -> None:
     settings = _settings(f"cache={cache}", *LAZY)
     sampler, policy = build_sampler(settings), build_cache(settings)
     assert isinstance(policy, LazyMAR)
+    parts = policy.token, policy.condition
     plan, most = sampler.plan(CONFIG.grid), 0
     noise = sampler.draw(plan, 0, [0], CONFIG.token_dim)
 
     class Largest(Observer):
         def conditioning(self, state: DecodeState, step: ARStep, z: Tensor) -> None:
             nonlocal most
-            most = max(most, sum(t.numel() * t.element_size() for t in policy.kept_tensors()))
+            kept = [tensor for part in parts if part is not None for tensor in part.tensors()]
+            most = max(most, sum(tensor.numel() * tensor.element_size() for tensor in kept))
 
     engine = Engine(model, plan, sampler.solver, policy, sampler.selection)
     with torch.inference_mode():

@@ -13,7 +13,8 @@ import yaml
 
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.config.check import check_arguments, check_node, check_settings
-from mar_accel.config.compose import compose_settings, conf_dir
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.hydra_context import conf_dir
 from mar_accel.config.settings import (
     COMMAND_NODES,
     BenchmarkSettings,

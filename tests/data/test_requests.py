@@ -101,3 +101,9 @@ def test_missing_are_whole_batches(
         assert len(left) - len(needed) < num_processes + batch_size
     else:
         assert not left
+
+
+def test_the_first_requests_are_at_least_one_per_process() -> None:
+    """A process without a request would end while the others wait for it."""
+    requests = _requests(10, 2)
+    assert [requests.first(count, 4).num_images for count in (1, 4, 6, 20)] == [4, 4, 6, 10]

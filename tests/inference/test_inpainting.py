@@ -13,12 +13,21 @@ import torch
 from PIL import Image
 
 from mar_accel import MARPipeline
+from mar_accel.analysis.calibration_run import calibrate
+from mar_accel.analysis.redundancy_run import measure_redundancy
 from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.result import Evaluation
-from mar_accel.inference.arguments import masks_of
-from mar_accel.inference.inpainting import BOXES, Inpainting, box_mask, fitting_masks, load_inpainting
+from mar_accel.inference.inpainting import (
+    BOXES,
+    Inpainting,
+    box_mask,
+    fitting_masks,
+    load_inpainting,
+    unknown_tokens,
+)
+from mar_accel.inference.pipeline_arguments import masks_of
 from mar_accel.inference.session import Session
 from mar_accel.profiling.benchmark import benchmark
 from mar_accel.profiling.flops import count_flops
@@ -29,6 +38,7 @@ from mar_accel.sampling.diffusion_steps import StageAwareDiffusionSteps
 from mar_accel.sampling.orders import BisectionOrder
 from mar_accel.sampling.sampler import Sampler
 from mar_accel.sampling.step_sizes import CosineSteps, StageSteps
+from mar_accel.sweeps.cost import counted_tflops
 
 SIDE = 32
 
@@ -46,7 +56,7 @@ def _check(session: Session, count: int = 3) -> None:
     prediction = session.sample(indices, torch.tensor([3] * count))
     images = session.inpainting.images_of(indices)
     tokens = session.model.patchify(session.autoencoder.encode(images))
-    unknown = session.inpainting.unknown(indices, session.model.config.grid)
+    unknown = unknown_tokens(session.inpainting.masks, indices, session.model.config.grid)
     assert torch.equal(prediction.tokens[~unknown], tokens[~unknown])
     assert (prediction.tokens[unknown] != tokens[unknown]).any(dim=1).all()
     assert prediction.tokens.isfinite().all()
@@ -79,7 +89,7 @@ def test_few_unknown_tokens_in_any_stage(tiny_model: list[str]) -> None:
     masks[0, 0, 0] = masks[1, 0, 5] = masks[2, 0, 2] = True
     masks[3, 0:4, 0:9] = True
     session = _session([*tiny_model, "sampler=gtr"], masks)
-    plans = session.plan_of(range(4))
+    plans = session.plans.of(range(4))
     assert [sum(step.num_tokens for step in plan.steps) for plan in plans] == [1, 1, 1, 10]
     assert {plans[i].steps[0].stage for i in range(3)} == {0, 1, 2}
     _check(session, 4)
@@ -195,9 +205,9 @@ def test_masks_of_any_kind_are_equal(make: Callable[[np.ndarray], Any], tiny_mod
     expected = torch.from_numpy(mask)[None]
     values = [make(mask), [make(mask)], mask.astype(int), mask.astype(float), np.stack([mask] * 3, -1)]
     for value in values:
-        assert torch.equal(fitting_masks("mask", masks_of("mask", value) * 255, (1, SIDE, SIDE)), expected)
+        assert torch.equal(fitting_masks("mask", masks_of("mask", value) * 255, (SIDE, SIDE)), expected)
     grey = mask * 0.6 + 0.2
-    assert torch.equal(fitting_masks("mask", masks_of("mask", grey) * 255, (1, SIDE, SIDE)), expected)
+    assert torch.equal(fitting_masks("mask", masks_of("mask", grey) * 255, (SIDE, SIDE)), expected)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +230,12 @@ def test_masks_of_any_kind_are_equal(make: Callable[[np.ndarray], Any], tiny_mod
         (np.zeros((32, 32), complex), np.ones((32, 32)), "image must have real numbers"),
         ([], np.ones((32, 32)), "image must be pictures of one size, got none"),
         (np.zeros((32, 32, 2)), np.ones((32, 32)), "image must be one image with 1 or 3 channels"),
+        (
+            np.zeros((32, 32)),
+            Image.new("RGBA", (32, 32), (255, 255, 255, 9)),
+            "mask is transparent in places",
+        ),
+        (np.zeros((32, 32)), [Image.new("LA", (32, 32), (255, 0))], "mask is transparent in places"),
     ],
 )
 def test_wrong_arguments(image: object, mask: object, message: str, tiny_model: list[str]) -> None:
@@ -298,6 +314,50 @@ def test_the_unaccelerated_sampler_saves_nothing(tiny_model: list[str]) -> None:
     session = _session(["model=digits", *tiny_model[:-4]], box_mask("center", SIDE, SIDE)[None])
     plain = session.with_sampling(Sampler(guidance_scale=session.sampler.guidance_scale), session.cache)
     assert summarise(plain).flops_ratio == pytest.approx(1)
+
+
+def _inpaint(folder: Path, tiny: list[str], *masks: tuple[int, int]) -> list[str]:
+    """Overrides for an image and masks, each of a rectangle of some rows and columns."""
+    (folder / "masks").mkdir(parents=True)
+    Image.new("L", (SIDE, SIDE), 100).save(folder / "image.png")
+    for number, (rows, columns) in enumerate(masks):
+        pixels = np.zeros((SIDE, SIDE), np.uint8)
+        pixels[:rows, :columns] = 255
+        Image.fromarray(pixels).save(folder / "masks" / f"{number}.png")
+    given = [f"dataset.images={folder / 'image.png'}", f"dataset.mask={folder / 'masks'}"]
+    return [*tiny, "dataset=inpaint", *given, "dataset.num_images=4", "sampler.num_iter=8"]
+
+
+def test_flops_known_before_a_run_are_those_of_the_run(tiny_model: list[str], tmp_path: Path) -> None:
+    settings = compose_settings("evaluate", _inpaint(tmp_path, tiny_model, (4, 4), (SIDE, SIDE)))
+    evaluation = Evaluation({})
+    count_metrics(evaluation, Session.from_settings(settings), 4, per_step=False)
+    assert counted_tflops(settings) == pytest.approx(evaluation.metrics["tflops_per_image"])
+    whole = compose_settings("evaluate", [*tiny_model, "sampler.num_iter=8"])
+    assert counted_tflops(settings) != pytest.approx(counted_tflops(whole), rel=1e-3)
+
+
+@pytest.mark.parametrize("command", ["calibrate", "redundancy"])
+def test_masks_of_several_sizes_are_refused_where_one_plan_is_needed(
+    command: str, tiny_model: list[str], tmp_path: Path
+) -> None:
+    overrides = _inpaint(tmp_path, tiny_model, (4, 4), (SIDE, SIDE))
+    overrides += ["cache=lazymar"] if command == "calibrate" else []
+    run = {"calibrate": calibrate, "redundancy": measure_redundancy}[command]
+    with pytest.raises(ConfigError, match=rf"^dataset\.mask leads to 2 different plans, but {command} needs"):
+        run(compose_settings(command, [*overrides, f"output_dir={tmp_path / 'out'}"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_other_data_are_sampled_with_their_own(tiny_model: list[str], tmp_path: Path) -> None:
+    """As where rows of a table are timed: only the weights are shared."""
+    own = compose_settings("evaluate", tiny_model)
+    session = Session.from_settings(own)
+    inpaint = compose_settings("evaluate", [*_inpaint(tmp_path, tiny_model, (4, 4)), "seed=5"])
+    other = session.with_settings(inpaint, own)
+    assert other.model is session.model and other.seed == 5 and other.plan.num_known > 0
+    again = other.with_settings(own, inpaint)
+    assert again.inpainting is None and again.seed == 0 and again.plan.num_known == 0
 
 
 def test_a_mask_that_a_cache_cannot_work_with_is_named(tiny_model: list[str]) -> None:

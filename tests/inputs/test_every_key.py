@@ -17,7 +17,8 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from mar_accel.analysis import calibration_run, plan_report, redundancy_run
-from mar_accel.config.compose import our_hydra, read_settings
+from mar_accel.config.door import read_settings
+from mar_accel.config.hydra_context import our_hydra
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import COMMAND_NODES, BenchmarkSettings, Settings
 from mar_accel.evaluation import run as evaluation_run

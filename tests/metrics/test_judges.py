@@ -17,7 +17,7 @@ from mar_accel.metrics.cmmd import cmmd
 from mar_accel.metrics.frechet import gaussian_statistics
 from mar_accel.metrics.inception import SpatialInceptionFeatures
 from mar_accel.metrics.quality import FeatureSet, measure_quality
-from mar_accel.metrics.reference import Reference
+from mar_accel.metrics.reference import RealImages, Reference, ReferenceSource
 from mar_accel.metrics.transformers_features import CLIPFeatures, DINOv2Features
 
 transformers = pytest.importorskip("transformers")
@@ -75,6 +75,17 @@ def test_fingerprint_follows_the_weights(tmp_path: Path) -> None:
         transformers.Dinov2Model(config).save_pretrained(tmp_path)
         prints.append(DINOv2Features(str(tmp_path)).fingerprint)
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_fingerprint_follows_the_size(dinov2: DINOv2Features, tmp_path: Path) -> None:
+    """Statistics of a reference are kept by it, and another size has other features."""
+    images = RealImages([IMAGES], 4, None)
+    source = ReferenceSource("digits", cache_dir=tmp_path / "cache")
+    features = [
+        source._cached("own", "content", extractor, "cpu", lambda: images).features
+        for extractor in (dinov2, DINOv2Features(str(tmp_path), size=42), dinov2)
+    ]
+    assert not torch.equal(features[0], features[1]) and torch.equal(features[0], features[2])
 
 
 def test_wrong_weights_are_one_sentence(tmp_path: Path, clip: CLIPFeatures) -> None:

@@ -24,7 +24,8 @@ from mar_accel.caching.head import HeadCache
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.refresh import FixedRefresh
 from mar_accel.caching.token import TokenCache
-from mar_accel.config.compose import compose_settings, conf_dir
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.hydra_context import conf_dir
 from mar_accel.inference.build import build_architecture
 from mar_accel.models.autoencoders import KLAutoencoder
 from mar_accel.models.detok import DeTok, DeTokAutoencoder, DeTokConfig

@@ -16,7 +16,8 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from mar_accel.config.compose import compose_settings, our_hydra
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.hydra_context import our_hydra
 from mar_accel.errors import ConfigError
 from mar_accel.runs.generation import generate
 from mar_accel.runs.loggers import open_logger, run_name

@@ -130,6 +130,37 @@ def test_a_sweep_of_a_number_has_one_sampler(tmp_path: Path, sampler: str) -> No
     assert sorted(row.values["sampler.num_iter"] for row in table.rows) == [16, 32, 256]
 
 
+def test_a_part_that_inherits_keeps_its_name(tmp_path: Path) -> None:
+    """The file of four stages has no class: it changes a key of the three stages."""
+    for name in ("gtr", "gtr_four_stages"):
+        sizes = "sampler.step_sizes.rates=[2.67,10.67,64,64]"
+        _finished(tmp_path / name, "sampler=gtr", sizes, f"sampler/order={name}")
+    table = collect([tmp_path])
+    assert table.keys == ("sampler.order",)
+    assert {row.values["sampler.order"] for row in table.rows} == {"gtr", "gtr_four_stages"}
+
+
+def test_baselines_are_told_apart_but_in_a_table(tmp_path: Path) -> None:
+    for name, baseline in (("c", "a"), ("d", "b")):
+        _finished(tmp_path / name, f"evaluate.baseline={tmp_path / baseline}")
+    assert collect([tmp_path]).keys == ("evaluate.baseline",)
+    first = _finished(tmp_path / "table" / "rows" / "mar", "evaluate.baseline=none")
+    _finished(first.parent / "gtr", "sampler=gtr", f"evaluate.baseline={first}")
+    shutil.copytree(tmp_path / "table", tmp_path / "copied")
+    for table in ("table", "copied"):
+        assert collect([tmp_path / table]).keys == ("sampler",)
+
+
+def test_a_run_that_is_left_out_for_a_newer_one_is_named(tmp_path: Path) -> None:
+    for name, judged in (("old", "x"), ("new", "y"), ("copy", "y")):
+        folder = _finished(tmp_path / name)
+        record = json.loads((folder / "run.json").read_text())
+        record |= {"identity": {"evaluation": judged}, "finished": {"old": "1"}.get(name, "2")}
+        write_json(record, folder / "run.json")
+    (note,) = [note for note in collect([tmp_path]).notes if "left out" in note]
+    assert note == f"left out, since a newer run has the same settings and seed: {tmp_path / 'old'}."
+
+
 def test_members_with_other_parts_keep_their_names(tmp_path: Path) -> None:
     names = ["mar", "halton", "gtr", "gtr_19", "disa", "emigm"]
     for name in names:

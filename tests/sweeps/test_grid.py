@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from mar_accel.config.compose import our_hydra
+from mar_accel.config.hydra_context import our_hydra
 from mar_accel.config.rows import load_rows
 from mar_accel.errors import ConfigError
 from mar_accel.runs.gpus import GPUS_VARIABLE, take_gpu

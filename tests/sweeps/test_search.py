@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from safetensors.torch import save_file
 from torchmetrics import MeanMetric
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.swept_values import num_values
 from mar_accel.errors import ConfigError
+from mar_accel.inference.session import Session
 from mar_accel.metrics.directions import own_directions
 from mar_accel.sweeps.cost import counted_tflops, flops_ratio
 from mar_accel.sweeps.objectives import directions, objective_values
@@ -166,6 +168,21 @@ def test_a_search_runs_every_setting_once_and_none_that_costs_too_much(
     assert "1 done, 4 skipped" in outcome.stdout, outcome.stdout + outcome.stderr
     outcome = run_here("generate", *_arguments(tiny_model, tmp_path / "s", 4), "cache.token.ratois=0.1,0.2")
     assert outcome.status == 2 and "cache.token.ratois is not a key" in outcome.stderr
+
+
+def test_a_search_does_not_go_on_with_other_weights(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    state = Session.from_settings(compose_settings("generate", tiny_model)).model.state_dict()
+    for factor in (1.0, 1.1):
+        save_file({key: value * factor for key, value in state.items()}, weights)
+        own = [a for a in tiny_model if not a.startswith("model.weights")] + [f"model.weights={weights}"]
+        outcome = run_here("generate", *_arguments(own, tmp_path / "s", 1))
+        if factor == 1.0:
+            assert outcome.status == 0, outcome.stderr
+    assert outcome.status == 2
+    assert "has a study of other settings (the content of weights); give this one" in outcome.stderr
 
 
 def test_a_search_whose_runs_have_no_objective_ends(

@@ -17,8 +17,8 @@ def test_a_log_gets_lines_with_the_loss(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    trainer: Any = SimpleNamespace(is_global_zero=True, max_steps=1000, global_step=100, log_every_n_steps=50)
-    callback = TrainingProgress()
+    trainer: Any = SimpleNamespace(is_global_zero=True, max_steps=1000, global_step=100)
+    callback = TrainingProgress(50)
     callback.on_train_start(trainer, None)
     for batch_idx in range(100):
         now[0] += 0.5
@@ -32,7 +32,7 @@ def test_a_log_gets_lines_with_the_loss(
 
 def test_other_processes_tell_nothing() -> None:
     trainer: Any = SimpleNamespace(is_global_zero=False)
-    callback = TrainingProgress()
+    callback = TrainingProgress(50)
     callback.on_train_start(trainer, None)
     callback.on_train_batch_end(trainer, None, {}, None, 0)
     callback.on_exception(trainer, None, RuntimeError())

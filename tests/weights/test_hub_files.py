@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mar_accel.config.compose import compose_model, compose_settings, conf_dir
+from mar_accel.config.compose import compose_model, compose_settings
+from mar_accel.config.hydra_context import conf_dir
 from mar_accel.config.settings import ModelSettings
 from mar_accel.errors import ConfigError, WeightsError
 from mar_accel.models.mar import MAR, MARConfig

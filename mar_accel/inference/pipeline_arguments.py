@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from mar_accel.config.check import check_node
+from mar_accel.config.overrides import group_of
+from mar_accel.data.pictures import is_transparent
 from mar_accel.errors import ConfigError
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.backbone import TokenBackbone
@@ -197,7 +199,7 @@ def overrides_of(overrides: Any, named: Sequence[str]) -> list[str]:
     for override in overrides:
         if not override.isprintable():
             raise ConfigError(f"overrides must be of one line each, got {shown(override)}.")
-        group = re.split(r"[./=]", str(override).lstrip("+~"))[0]
+        group = group_of(str(override))
         if group not in _GROUPS:
             raise ConfigError(f"overrides may only change sampler and cache, got {shown(override)}.")
         if group not in named:
@@ -209,6 +211,11 @@ def overrides_of(overrides: Any, named: Sequence[str]) -> list[str]:
 
 def masks_of(name: str, value: Any) -> Tensor:
     """Masks as float32 [M, C, H, W] in 0..1: as :func:`pixels_of`, and integers may be 0 or 1."""
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(each, Image.Image) and is_transparent(each):
+            raise ConfigError(
+                f"{name} is transparent in places, but only black and white count; remove its alpha channel."
+            )
     masks = pixels_of(name, value)
     # As one of 0..255, a largest value of 1 would be black.
     return masks * 255 if abs(float(masks.max()) * 255 - 1) < 1e-3 else masks

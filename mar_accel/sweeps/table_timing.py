@@ -73,7 +73,15 @@ def time_in_process(plan: Settings, on_batch: Callable[[], None] = lambda: None)
     rows = [check_settings(Settings, values) for values in plain]
     first = Session.from_settings(rows[0])
     sessions = [
-        first.with_settings(row) if row.model == rows[0].model else Session.from_settings(row) for row in rows
+        first.with_settings(row, rows[0]) if row.model == rows[0].model else Session.from_settings(row)
+        for row in rows
     ]
-    measured = measure_interleaved(rows[0], sessions, plan.table.timing_rounds, output_dir, on_batch)
+    measured = measure_interleaved(
+        rows[0],
+        sessions,
+        plan.table.timing_rounds,
+        output_dir,
+        on_batch,
+        datasets=[row.dataset for row in rows],
+    )
     return [numbers.latencies for numbers in measured]
