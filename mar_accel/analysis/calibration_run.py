@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from mar_accel.analysis.calibrated_cache import counted_with, write_calibration
+from mar_accel.analysis.recorded_sampling import sample_recorded
 from mar_accel.caching.calibration import (
     LARGEST_TOLERANCE,
     MovementRecorder,
@@ -21,19 +22,12 @@ from mar_accel.caching.calibration import (
 from mar_accel.caching.lazymar import LazyMAR
 from mar_accel.caching.token import TokenCache
 from mar_accel.config.settings import Node, Settings
-from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
-from mar_accel.inference.build import build_node, build_sampling
-from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.progress import ImageProgress
+from mar_accel.inference.build import build_sampling
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
-from mar_accel.profiling.flops import count_flops
-from mar_accel.runs.output_dir import prepare_output_dir, require_folder
-from mar_accel.runs.record import run_record
-from mar_accel.sampling.policy import CachePolicy, NoCache
+from mar_accel.runs.output_dir import require_folder
 from mar_accel.utils.csv_files import write_csv
-from mar_accel.utils.json_files import write_json
 from mar_accel.utils.progress import busy
 
 
@@ -95,31 +89,18 @@ class _FlopsRatio:
     def __init__(self, cache: Node, session: Session):
         self.cache, self.session = cache, session
         self._counted: dict[object, int] = {}
-        self._plain = self._count(NoCache())
+        self._plain = counted_with(session, None)
 
     def __call__(self, schedule: Schedule) -> float:
         key = schedule.refreshes, schedule.ratios
         if key not in self._counted:
-            self._counted[key] = self._count(self._build(_with_schedule(self.cache, schedule)))
+            self._counted[key] = counted_with(self.session, _with_schedule(self.cache, schedule))
         return self._plain / self._counted[key]
-
-    def _build(self, node: Node) -> CachePolicy:
-        policy: CachePolicy = build_node("cache", node, CachePolicy)
-        return policy.for_model(self.session.defaults)
-
-    def _count(self, policy: CachePolicy) -> int:
-        session = self.session
-        return count_flops(session.model.config, session.sampler, policy, session.plan).total
 
 
 def _distances(settings: Settings, session: Session, token: TokenCache) -> Tensor:
     recorder = MovementRecorder(token)
-    module = InferenceModule(session.with_sampling(session.sampler, recorder), "it is recorded as a whole")
-    requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
-    requests = requests.limited(settings.trainer.limit_predict_batches, 1)
-    output_dir = Path(settings.output_dir).absolute()
-    trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
-    trainer.predict(module, requests, return_predictions=False)
+    sample_recorded(settings, session, recorder)
     return recorder.distances()
 
 
@@ -146,7 +127,6 @@ def _with_schedule(cache: Node, schedule: Schedule) -> Node:
 
 
 def _write(settings: Settings, result: CalibrationResult, distances: Tensor) -> None:
-    output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
     schedule, mean = result.schedule, distances.mean(dim=(1, 2)).tolist()
     ratios = dict(schedule.ratios)
     rows, ratio = [], 1.0
@@ -155,14 +135,12 @@ def _write(settings: Settings, result: CalibrationResult, distances: Tensor) -> 
         rows.append(
             {"step": k, "refresh": k in schedule.refreshes, "ratio": ratio, "mean_distance": distance}
         )
-    write_csv(rows, output_dir / "calibration.csv")
-    OmegaConf.save(OmegaConf.create(_with_schedule(settings.cache, schedule)), output_dir / "cache.yaml")
-    (output_dir / "overrides.txt").write_text("\n".join(result.overrides) + "\n")
-    record = run_record(
+    output_dir = write_calibration(
         settings,
-        flops_ratio=result.flops_ratio,
+        _with_schedule(settings.cache, schedule),
+        result.overrides,
+        result.flops_ratio,
         tolerance=schedule.tolerance,
         adaptive_threshold=schedule.drift,
-        overrides_of_cache=list(result.overrides),
     )
-    write_json(record, output_dir / "run.json")
+    write_csv(rows, output_dir / "calibration.csv")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mar_accel.analysis.figures import write_figures
 from mar_accel.analysis.head_reuse import HeadReuse
+from mar_accel.analysis.recorded_sampling import sample_recorded
 from mar_accel.analysis.redundancy import FeatureRecorder, RedundancyStatistics
 from mar_accel.caching.head import HeadCache
 from mar_accel.caching.token import TokenCache
@@ -13,8 +14,6 @@ from mar_accel.config.settings import Settings
 from mar_accel.data.requests import GenerationRequests
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_sampling
-from mar_accel.inference.module import InferenceModule
-from mar_accel.inference.progress import ImageProgress
 from mar_accel.inference.session import Session, check_device
 from mar_accel.inference.trainer import build_trainer, on_one_device
 from mar_accel.runs.output_dir import prepare_output_dir, require_folder
@@ -39,18 +38,13 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     token.check(architecture)
     output_dir = Path(settings.output_dir).absolute()
     require_folder(output_dir)
-    trainer = build_trainer(on_one_device(settings.trainer), [ImageProgress()], output_dir)
+    build_trainer(on_one_device(settings.trainer), [], output_dir)
     session = Session.from_settings(settings)
     session.check_batch(min(requests.batch_size, requests.num_images))
     session.plans.require_one(requests.num_images, "redundancy")
     recorder, reuse = FeatureRecorder(token), _probe(settings, session)
-    module = InferenceModule(session.with_sampling(session.sampler, recorder), "it is recorded as a whole")
-    if reuse is not None:
-        module.observers.append(reuse)
     prepare_output_dir(output_dir)
-    trainer.predict(
-        module, requests.limited(settings.trainer.limit_predict_batches, 1), return_predictions=False
-    )
+    sample_recorded(settings, session, recorder, [] if reuse is None else [reuse])
     statistics = recorder.statistics
     write_figures(statistics, reuse, output_dir)
     ratio = statistics.residual_ratio()
