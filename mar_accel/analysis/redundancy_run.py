@@ -31,6 +31,7 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     check_device(settings.trainer.accelerator)
     check_matplotlib()
     requests = GenerationRequests(settings.dataset, settings.trainer.batch_size)
+    requests = requests.limited(settings.trainer.limit_predict_batches, 1)
     architecture, _, _, plan = build_sampling(settings)
     if len(plan.steps) < 2:
         raise ConfigError("sampler.num_iter must be ≥ 2, since adjacent AR steps are compared, got 1.")

@@ -114,6 +114,7 @@ def test_each_part_of_a_chain_is_probed_alone(tmp_path: Path) -> None:
     [
         ("redundancy.head_every=0", r"redundancy\.head_every must be ≥ 1, got 0"),
         ("redundancy.head_period=1", r"redundancy\.head_period must be ≥ 2, got 1"),
+        ("trainer.limit_predict_batches=0.01", r"trainer\.limit_predict_batches must leave at least one"),
         ("redundancy.prune_block=first", r"redundancy\.prune_block must be an integer or auto, got 'first'"),
     ],
 )
