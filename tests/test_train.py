@@ -220,10 +220,17 @@ def test_bad_settings_are_refused(override: str, sentence: str, tmp_path: Path) 
 
 def test_damaged_checkpoint_and_other_architecture_are_refused(tiny: list[str], tmp_path: Path) -> None:
     _train(tmp_path, tiny, "training.max_steps=1")
-    again = f"training.resume={tmp_path / 'checkpoints' / 'last.ckpt'}"
-    with pytest.raises(WeightsError, match="trained with another architecture"):
-        _train(tmp_path / "other", tiny, "training.max_steps=1", "model.architecture.embed_dim=64", again)
     last = tmp_path / "checkpoints" / "last.ckpt"
+    other = ["training.max_steps=1", "model.architecture.embed_dim=64", f"training.resume={last}"]
+    with pytest.raises(ConfigError, match=r"of a training with model\.architecture\.embed_dim=32, got 64"):
+        _train(tmp_path / "other", tiny, *other)
+    # A checkpoint that does not say what it is of.
+    checkpoint = _checkpoint(tmp_path)
+    del checkpoint["training_settings"]
+    torch.save(checkpoint, last)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(WeightsError, match="trained with another architecture"):
+        _train(tmp_path / "other", tiny, *other)
     last.write_bytes(last.read_bytes()[:-100])
     with pytest.raises(ConfigError, match=r"last\.ckpt is damaged"):
         _train(tmp_path, tiny, "training.max_steps=2")

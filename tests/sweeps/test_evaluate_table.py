@@ -20,9 +20,9 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.config.rows import Row, load_rows, merge_overrides, select_rows
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation import timing
 from mar_accel.reporting.recorded import read_table
 from mar_accel.sweeps import table_rows
+from mar_accel.sweeps import table_timing as timing
 from mar_accel.sweeps.numbers import Number, metric_of, number_over_seeds
 from mar_accel.sweeps.table_correlation import write_correlation
 from mar_accel.sweeps.table_files import _log, _revisions, csv_records, row_table
