@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def read_members(group: str) -> Mapping[str, DictConfig]:
     return _READ_MEMBERS[key]
 
 
-def default_members() -> dict[str, str]:
+@lru_cache(maxsize=1)
+def default_members() -> Mapping[str, str]:
     """The members that ``conf/base.yaml`` chooses, by group.
 
     Example:

@@ -53,8 +53,9 @@ class Plans:
         """The plan of each of some samples."""
         if self.masks is None:
             return [self.first] * len(indices)
-        plans = {key: self._plan(key) for key in dict.fromkeys(self._keys(indices))}
-        return [plans[key] for key in self._keys(indices)]
+        keys = self._keys(indices)
+        plans = {key: self._plan(key) for key in dict.fromkeys(keys)}
+        return [plans[key] for key in keys]
 
     def counted(self, num_images: int) -> list[tuple[Plan, int]]:
         """The different plans of the samples 0 to N − 1, each with the number of samples that have it."""

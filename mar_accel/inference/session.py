@@ -149,7 +149,7 @@ class Session:
         # The prompts are judged before the weights of the image model are loaded.
         conditioner = build_conditioner(settings)
         network, decoder = (
-            (like.model, like.autoencoder) if like else build_model(settings.model, autoencoder)
+            build_model(settings.model, autoencoder) if like is None else (like.model, like.autoencoder)
         )
         session = cls.of(
             network, decoder, sampler, cache, settings.seed, settings.model.sampling, conditioner

@@ -95,31 +95,30 @@ def search(arguments: Sequence[str], hydra: HydraSweep, settings: SearchSettings
         raise ConfigError(
             f"evaluate.objective must be a metric or a list of metrics, got {objectives}; choose one, as fid."
         )
-    ways = directions(objectives, settings.directions, _own_directions(examples, hydra))
+    configs = [compose_run(example, hydra.compose, hydra.command)[1] for example in examples]
+    ways = directions(objectives, settings.directions, _own_directions(configs[0], hydra))
     file = hydra.sweep_dir / STUDIES / f"{hydra.name}.db"
     shared = [f"objective {key}" for key in objectives]
     shared += [override for override in fixed if not key_of(override).startswith(NEVER_COUNTS)]
-    shared += _contents(examples, hydra)
+    shared += _contents(configs, hydra)
     with _only_search_of(file):
         study = Study(file, hydra.name, ways, space, settings.sampler, settings.seed, shared)
         _Search(fixed, hydra, settings, objectives, study).run()
         _show(study, objectives)
 
 
-def _own_directions(examples: Sequence[Combination], hydra: HydraSweep) -> dict[str, bool]:
+def _own_directions(config: JobConfig | None, hydra: HydraSweep) -> dict[str, bool]:
     """The directions that metrics of one's own say."""
-    _, config = compose_run(examples[0], hydra.compose, hydra.command)
     return {} if config is None else own_directions([hydra.read(config).metrics])
 
 
-def _contents(examples: Sequence[Combination], hydra: HydraSweep) -> list[str]:
+def _contents(configs: Sequence[JobConfig | None], hydra: HydraSweep) -> list[str]:
     """What the trials share besides overrides: weights, classes, judges, and what config groups say.
 
     Each is a name with a digest. Trials of before a change cannot be compared with those after it.
     """
     found: dict[str, None] = {}
-    for example in examples:
-        _, config = compose_run(example, hydra.compose, hydra.command)
+    for config in configs:
         try:
             identity = None if config is None else Identity.of(hydra.read(config))
         except MarAccelError:  # this choice is refused, and so will its trials be

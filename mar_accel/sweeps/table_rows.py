@@ -36,6 +36,7 @@ class TableRow:
         names: its name, and those of the rows that are equal to it.
         run: its overrides, as they were planned.
         settings: its settings.
+        identity: what they stand for, with the content of files.
         folder: name of its folder. It does not count the number of images, so that more can be added later,
             unless another row differs in nothing else.
     """
@@ -43,6 +44,7 @@ class TableRow:
     names: tuple[str, ...]
     run: PlannedRun
     settings: Settings
+    identity: Identity
     folder: str
 
 
@@ -73,13 +75,14 @@ def plan_rows(settings: Settings, overrides: Sequence[str]) -> tuple[list[TableR
     if refused is not None:
         raise ConfigError(refused)
     settings_of_runs = [composed(run.overrides).settings("evaluate") for run in runs]
-    folders = _folders([run.row for run in runs], [Identity.of(own) for own in settings_of_runs])
+    identities = [Identity.of(own) for own in settings_of_runs]
+    folders = _folders([run.row for run in runs], identities)
     planned = []
-    for run, own_settings, folder in zip(runs, settings_of_runs, folders, strict=True):
+    for run, own_settings, identity, folder in zip(runs, settings_of_runs, identities, folders, strict=True):
         own = [(run.row, run.overrides, run.left_out)]
         own += [(other[0].removeprefix(_ROW_KEY), other[1:], ()) for other in run.equal]
         found = dict.fromkeys(names[row, frozenset((*kept, *left))] for row, kept, left in own)
-        planned.append(TableRow(tuple(found), run, own_settings, folder))
+        planned.append(TableRow(tuple(found), run, own_settings, identity, folder))
     _check_trainers(planned)
     return planned, list(dict.fromkeys(names.values()))
 
@@ -138,7 +141,6 @@ class RowWork:
     def named(self) -> tuple[Settings, Identity]:
         """The settings with the row's folder."""
         settings, first = self._row.settings, self._first
-        identity = Identity.of(settings)
         folder = self._output_dir / ROWS / self._row.folder
         evaluate_keys = {
             "baseline": "none" if first is None else str(first.folder),
@@ -148,7 +150,9 @@ class RowWork:
             "timing_rounds": 0,
         }
         # The processes of further devices read the settings, and must have the callbacks of this one: none.
-        return settings.with_(output_dir=str(folder), callbacks={}, evaluate=evaluate_keys), identity
+        return settings.with_(
+            output_dir=str(folder), callbacks={}, evaluate=evaluate_keys
+        ), self._row.identity
 
     def is_finished(self, settings: Settings) -> bool:
         """Whether its metrics have the requested baseline, judge and number of images."""

@@ -378,6 +378,17 @@ def test_images_of_another_config_are_not_taken_for_this_one(
         _evaluate(run[0], tiny, "seed=5", "evaluate.resume=true")
 
 
+def _in_processes(
+    start: Callable[..., subprocess.Popen[str]], output_dir: Path, overrides: list[str]
+) -> dict[str, Any]:
+    """The metrics of an evaluation that is started as a command."""
+    process = start(output_dir, "evaluate", *overrides)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    metrics: dict[str, Any] = json.loads((output_dir / "metrics.json").read_text())
+    return metrics
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(
     run: tuple[Path, dict[str, Any]],
@@ -386,20 +397,14 @@ def test_two_processes_give_the_numbers_of_one(
     tmp_path: Path,
 ) -> None:
     processes = ["trainer=ddp_cpu", "trainer.batch_size=5", f"output_dir={tmp_path}"]
-    process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes)
-    _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = _in_processes(start, tmp_path, [*tiny, *SETTINGS, *processes])
     assert _quality(metrics) == pytest.approx(_quality(run[1]), rel=1e-3)
     assert metrics["psnr"] == pytest.approx(run[1]["psnr"], rel=1e-3)
     assert metrics["num_devices"] == 2
     # Resumed by two processes, when a batch of each is missing.
     for index in range(10):
         (tmp_path / "images" / image_name(index)).unlink()
-    process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes, "evaluate.resume=true")
-    _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    resumed = json.loads((tmp_path / "metrics.json").read_text())
+    resumed = _in_processes(start, tmp_path, [*tiny, *SETTINGS, *processes, "evaluate.resume=true"])
     assert _quality(resumed) == _quality(metrics) and resumed["psnr"] == metrics["psnr"]
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.devices == 2
 
@@ -413,10 +418,7 @@ def test_two_processes_with_nothing_left_to_sample(
 ) -> None:
     shutil.copytree(run[0], tmp_path / "run")
     processes = ["trainer=ddp_cpu", f"output_dir={tmp_path / 'run'}", "evaluate.resume=true"]
-    process = start(tmp_path, "evaluate", *tiny, *SETTINGS, *processes)
-    _, stderr = process.communicate()
-    assert process.returncode == 0, stderr
-    resumed = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    resumed = _in_processes(start, tmp_path / "run", [*tiny, *SETTINGS, *processes])
     assert _quality(resumed) == pytest.approx(_quality(run[1]), rel=1e-3)
     assert any("all images exist from an earlier run" in warning for warning in resumed["warnings"])
 
