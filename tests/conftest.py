@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import signal
 import struct
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +34,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen_imports() -> None:
+    """What is imported stays to the end, so no garbage collection need look at it: a run ends with one."""
+    import_module("lightning.pytorch")
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_yaml() -> Iterator[None]:
+    """Hydra reads its files again for every config, and that takes a third of the time of thousands."""
+    load, kept = OmegaConf.load, dict[tuple[str, int, int], Any]()
+
+    def load_once(file: Any) -> Any:
+        if not hasattr(file, "fileno"):
+            return load(file)
+        status = os.fstat(file.fileno())
+        key = (str(file.name), status.st_size, status.st_mtime_ns)
+        if key not in kept:
+            kept[key] = load(file)
+        return copy.deepcopy(kept[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(load_once))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk, except in the long tests, some of which cut the power."""
+    if not request.node.get_closest_marker("long"):
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,8 @@ class HydraSweep:
         self.objectives = list(objective) if isinstance(objective, ListConfig) else [objective]
         self.on_gpu = config.trainer.accelerator != "cpu"
         self.launcher_name = str(config.hydra.launcher._target_)
+        # A search and a match of costs ask for a config again and again, and each takes tenths of a second.
+        self._composed = lru_cache(maxsize=128)(self._compose)
 
     @property
     def parser(self) -> OverridesParser:
@@ -72,6 +75,9 @@ class HydraSweep:
 
     def compose(self, overrides: Sequence[str]) -> JobConfig:
         """The config of a job; raises Hydra's errors."""
+        return self._composed(tuple(overrides))
+
+    def _compose(self, overrides: tuple[str, ...]) -> JobConfig:
         return JobConfig(self._loader.load_sweep_config(self._config, list(overrides)))
 
     def read(self, job: JobConfig) -> Settings:
