@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import METRICS_FILE
 from mar_accel.runs.entry import command
 
 
-@command("evaluate", finished_file="metrics.json")
+@command("evaluate", finished_file=METRICS_FILE)
 def main(settings: Settings) -> float | None:
     from rich.console import Console
 

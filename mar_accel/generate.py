@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.runs.entry import command
 
 
-@command("generate", finished_file="run.json")
+@command("generate", finished_file=RECORD_FILE)
 def main(settings: Settings) -> float | None:
     from mar_accel.profiling.estimate import announce
     from mar_accel.runs.generation import generate

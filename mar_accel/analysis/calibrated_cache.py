@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mar_accel.config.settings import Node, Settings
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.inference.build import build_node
 from mar_accel.inference.session import Session
 from mar_accel.profiling.flops import count_flops
@@ -44,5 +45,5 @@ def write_calibration(
     OmegaConf.save(OmegaConf.create(cache), output_dir / "cache.yaml")
     (output_dir / "overrides.txt").write_text("\n".join(overrides) + "\n")
     record = run_record(settings, flops_ratio=flops_ratio, **numbers, overrides_of_cache=list(overrides))
-    write_json(record, output_dir / "run.json")
+    write_json(record, output_dir / RECORD_FILE)
     return output_dir

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mar_accel.analysis.plan_view import grid_picture, grid_text, plan_rows, plan_table
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.inference.build import build_sampling
 from mar_accel.profiling.flops import FlopCount, count_flops
 from mar_accel.runs.output_dir import prepare_output_dir, require_folder
@@ -21,7 +22,7 @@ from mar_accel.utils.images import save_png
 from mar_accel.utils.json_files import write_json
 from mar_accel.utils.progress import busy
 
-TABLE_FILE, PICTURE_FILE, RECORD_FILE = "plan.csv", "order.png", "run.json"
+TABLE_FILE, PICTURE_FILE = "plan.csv", "order.png"
 
 
 def show_plan(settings: Settings) -> Plan:

@@ -12,6 +12,7 @@ from mar_accel.caching.head import HeadCache
 from mar_accel.caching.token import TokenCache
 from mar_accel.config.settings import Settings
 from mar_accel.data.requests import GenerationRequests
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_sampling
 from mar_accel.inference.session import Session, check_device
@@ -50,7 +51,7 @@ def measure_redundancy(settings: Settings) -> RedundancyStatistics:
     write_figures(statistics, reuse, output_dir)
     ratio = statistics.residual_ratio()
     record = run_record(settings, num_images=statistics.num_images, residual_ratio=ratio)
-    write_json(record, output_dir / "run.json")
+    write_json(record, output_dir / RECORD_FILE)
     return statistics
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mar_accel.data.npz import array_names, load_npz
 from mar_accel.data.pictures import read_image
-from mar_accel.data.run_images import IMAGES
+from mar_accel.data.run_files import IMAGES, RECORD_FILE, TOKENS_FILE
 from mar_accel.data.shards import JOINED_NPZ, JOINED_TARS, read_tar
 from mar_accel.errors import DataError
 from mar_accel.utils.images import image_index
@@ -242,7 +242,7 @@ class _PngRun(ImageFolder):
         super().__init__(path, path / IMAGES, record is not None, key)
         if record is not None:
             self.record, self.labels = record, _recorded_labels(path, record, self.keys)
-        self.tokens = _read_tokens(path / TOKENS_NAME)
+        self.tokens = _read_tokens(path / TOKENS_FILE)
 
 
 class _NpzRun(NpzImages):
@@ -251,7 +251,7 @@ class _NpzRun(NpzImages):
     def __init__(self, path: Path):
         super().__init__(path / JOINED_NPZ)
         self.path, self.record = path, _read_record(path) or {}
-        self.tokens = _read_tokens(path / TOKENS_NAME)
+        self.tokens = _read_tokens(path / TOKENS_FILE)
 
 
 class _TarRun(ImageSet):
@@ -267,7 +267,7 @@ class _TarRun(ImageSet):
         super().__init__(path, len(keys), keys, record=record or {})
         if record is not None:
             self.labels = _recorded_labels(path, record, keys)
-        self.tokens = _read_tokens(path / TOKENS_NAME)
+        self.tokens = _read_tokens(path / TOKENS_FILE)
 
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         for start in range(0, self.num_images, batch_size):
@@ -301,7 +301,7 @@ def _decoded(png: bytes, where: str) -> Tensor:
 def _read_record(path: Path) -> dict[str, Any] | None:
     """The record of a run folder; None without one."""
     # A power cut or a full disk can leave a record without content, which is no record.
-    file = path / RECORD_NAME
+    file = path / RECORD_FILE
     if not file.is_file():
         return None
     try:
@@ -328,7 +328,7 @@ def _recorded_labels(path: Path, record: dict[str, Any], keys: Sequence[Key]) ->
         labels = torch.tensor([labels] if isinstance(labels, int) else labels, dtype=torch.long)
         return labels[turns % len(labels)].long()
     except (ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, IndexError) as error:
-        raise _not_valid(path / RECORD_NAME) from error
+        raise _not_valid(path / RECORD_FILE) from error
 
 
 def _not_valid(file: Path) -> DataError:
@@ -350,11 +350,6 @@ def _read_tokens(file: Path) -> Tensor | None:
             f"{file} cannot be read as tokens of a run; remove it, and there is no latent MSE."
         ) from error
     return tokens
-
-
-RECORD_NAME = "run.json"
-# Tokens of the first images of a run, for fidelity in latent space.
-TOKENS_NAME = "tokens.safetensors"
 
 
 def open_images(path: str | Path, key: str = "evaluate.images") -> ImageSet:

@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from mar_accel.data.pictures import read_image
+from mar_accel.data.run_files import IMAGES
 from mar_accel.utils.images import image_index, image_name, is_whole_png, save_png
 from mar_accel.utils.whole_files import sync_folder
-
-IMAGES = "images"
 
 
 class RunImages:

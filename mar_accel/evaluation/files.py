@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.config.settings import DatasetSettings
+from mar_accel.data.run_files import METRICS_FILE
 from mar_accel.evaluation.pictures import (
     FIDELITY_TITLES,
     captioned_grid,
     comparison_picture,
     draw_distributions,
 )
-from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, Comparison, Evaluation
+from mar_accel.evaluation.result import STEPS_FILE, Comparison, Evaluation
 from mar_accel.evaluation.token_files import remove_batches, write_tokens
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.figures import TEXT, has_matplotlib, save_figure

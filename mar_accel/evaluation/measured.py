@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from mar_accel.data.run_files import METRICS_FILE, RECORD_FILE
 from mar_accel.errors import DataError
-from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, Evaluation, read_steps
+from mar_accel.evaluation.result import STEPS_FILE, Evaluation, read_steps
 from mar_accel.metrics.catalogue import keys_of
-from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import environment
 from mar_accel.runs.stored import damaged_key, damaged_number, numbers_of, read_record

@@ -16,7 +16,6 @@ from mar_accel.metrics.catalogue import METRIC_KEYS, METRICS
 from mar_accel.metrics.fidelity import Fidelity
 from mar_accel.utils.csv_files import number_in, read_csv
 
-METRICS_FILE = "metrics.json"
 STEPS_FILE = "ar_steps.csv"
 # Images of the sample grid in reports.
 SHOWN_IMAGES = 64

@@ -8,11 +8,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import METRICS_FILE
 from mar_accel.errors import ConfigError
 from mar_accel.evaluation.files import write_evaluation, write_metrics
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.logged import log_evaluation
-from mar_accel.evaluation.result import METRICS_FILE, Evaluation
+from mar_accel.evaluation.result import Evaluation
 from mar_accel.evaluation.sampled import evaluate_sampling
 from mar_accel.evaluation.stored import evaluate_images
 from mar_accel.evaluation.unaccelerated import unaccelerated

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import CONFIG_FILE, METRICS_FILE, RECORD_FILE
 from mar_accel.data.shards import Shards
 from mar_accel.errors import IncompleteError
 from mar_accel.evaluation.against_baseline import add_baseline
@@ -17,7 +18,7 @@ from mar_accel.evaluation.comparison import add_lpips
 from mar_accel.evaluation.counting import count_metrics
 from mar_accel.evaluation.measured import FLOPS
 from mar_accel.evaluation.preparation import Preparation, prepare
-from mar_accel.evaluation.result import METRICS_FILE, SHOWN_IMAGES, Evaluation
+from mar_accel.evaluation.result import SHOWN_IMAGES, Evaluation
 from mar_accel.evaluation.resume import Earlier, nothing_earlier, read_earlier
 from mar_accel.evaluation.token_files import TokenWriter
 from mar_accel.inference.between_batches import StopBetweenBatches
@@ -29,14 +30,7 @@ from mar_accel.profiling.estimate import announce
 from mar_accel.profiling.profile import Profiler
 from mar_accel.profiling.speed import latency_summary, machine_peak
 from mar_accel.profiling.timer import BatchTimer
-from mar_accel.runs.folder import (
-    CONFIG_FILE,
-    RECORD_FILE,
-    claim_run_folder,
-    kept_images,
-    require_complete,
-    require_finite,
-)
+from mar_accel.runs.folder import claim_run_folder, kept_images, require_complete, require_finite
 from mar_accel.runs.generation import finish_images, how_to_continue
 from mar_accel.runs.identity import Identity, decides_per_batch
 from mar_accel.runs.lock import RunLock

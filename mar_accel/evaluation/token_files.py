@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mar_accel.data.image_sets import TOKENS_NAME
+from mar_accel.data.run_files import TOKENS_FILE
 from mar_accel.inference.session import Prediction
 from mar_accel.utils.whole_files import written_whole
 
@@ -52,7 +52,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 def write_tokens(tokens: Tensor, output_dir: Path) -> None:
     """Write the tokens [n, L, C] of a finished run's first images."""
-    save_tensors({"tokens": tokens}, output_dir / TOKENS_NAME)
+    save_tensors({"tokens": tokens}, output_dir / TOKENS_FILE)
 
 
 def remove_batches(output_dir: Path) -> None:
@@ -65,7 +65,7 @@ def read_tokens(output_dir: Path) -> dict[int, Tensor]:
 
     Damaged files count as missing.
     """
-    whole: Iterable[Tensor] = _read(output_dir / TOKENS_NAME).get("tokens", ())
+    whole: Iterable[Tensor] = _read(output_dir / TOKENS_FILE).get("tokens", ())
     found = dict(enumerate(whole))
     for file in sorted((output_dir / _FOLDER).glob("*.safetensors")):
         tensors = _read(file)
@@ -84,7 +84,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 def num_tokens(folder: Path) -> int:
     """Number of images whose tokens are stored in a run folder."""
     try:
-        with safe_open(folder / TOKENS_NAME, framework="pt") as file:
+        with safe_open(folder / TOKENS_FILE, framework="pt") as file:
             return int(file.get_slice("tokens").get_shape()[0])
     except (OSError, SafetensorError):
         return 0

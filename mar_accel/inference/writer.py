@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from PIL import Image
 
 from mar_accel.config.settings import DatasetSettings
+from mar_accel.data.run_files import GRID_FILE
 from mar_accel.data.run_images import RunImages
 from mar_accel.inference.session import Prediction
 from mar_accel.utils.captions import captions_below
@@ -80,4 +81,4 @@ def write_grid(images: RunImages, num_images: int, dataset: DatasetSettings) -> 
         )
         columns = per_label if 1 < per_label <= 10 else min(8, math.ceil(math.sqrt(len(shown))))
         grid = captions_below(tiles, [dataset.name_of(label) for label in labels], columns)
-    save_png(grid, images.output_dir / "grid.png")
+    save_png(grid, images.output_dir / GRID_FILE)

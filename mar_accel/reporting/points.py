@@ -13,9 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mar_accel.data.image_sets import open_images
+from mar_accel.data.run_files import CONFIG_FILE, METRICS_FILE, RECORD_FILE
 from mar_accel.data.shards import formats_in
-from mar_accel.errors import DataError, MarAccelError
-from mar_accel.evaluation.result import METRICS_FILE, STEPS_FILE, read_steps
+from mar_accel.errors import ConfigError, DataError, MarAccelError
+from mar_accel.evaluation.result import STEPS_FILE, read_steps
 from mar_accel.metrics.catalogue import keys_of
 from mar_accel.metrics.directions import own_directions
 from mar_accel.reporting.recorded import (
@@ -24,7 +25,6 @@ from mar_accel.reporting.recorded import (
     is_recorded_table,
     read_table,
 )
-from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE
 from mar_accel.runs.stored import numbers_of, read_record
 from mar_accel.sweeps.collected import Collected, CollectedRow, collect
 from mar_accel.sweeps.numbers import Number, number_keys
@@ -147,7 +147,8 @@ def read_points(
 
     Raises:
         DataError: a path is no folder, or there is nothing in it.
-        ConfigError: ``baseline`` describes no row, or several, or nothing differs in a tuned key.
+        ConfigError: ``baseline`` describes no row, or several, or nothing differs in a tuned key; or such an
+            option is given for recorded tables alone.
 
     Example:
         >>> read_points(["multirun/evaluate"]).points[0].numbers["fid"].value
@@ -155,7 +156,9 @@ def read_points(
     tables = [Path(path) for path in paths if is_recorded_table(Path(path))]
     folders = [path for path in paths if Path(path) not in tables]
     collected, pairs = None, dict[str, PairedRow]()
-    if folders or not tables:
+    if tables and not folders:
+        _refuse_what_needs_runs({"baseline": baseline, "tuned": tuned}, tables)
+    else:
         collected = collect(folders, baseline, tuned, objective, node="report")
         collected = _named_rows(collected, first_is_baseline=baseline is None)
         if paired:
@@ -177,6 +180,16 @@ def read_points(
     runs = [] if collected is None else [row.runs[0] for row in collected.rows]
     directions = own_directions(run.config.get("metrics") or {} for run in runs)
     return Points(keys, tuple(metrics), tuple(named), tuple(notes), directions)
+
+
+def _refuse_what_needs_runs(given: Mapping[str, Any], tables: Sequence[Path]) -> None:
+    """Raise ConfigError for an option that recorded tables cannot follow: they have numbers alone."""
+    for key, value in given.items():
+        if value:
+            raise ConfigError(
+                f"report.{key} needs runs, and {', '.join(map(str, tables))} has recorded numbers alone; "
+                "leave it out, or give the folder of the runs."
+            )
 
 
 def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:

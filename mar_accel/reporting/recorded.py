@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.config.rows import load_rows
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.errors import ConfigError, DataError
-from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.sweeps.numbers import Number, number_keys, number_over_seeds
 from mar_accel.sweeps.swept_keys import GROUPS
 from mar_accel.utils.csv_files import number_in, read_csv

@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.data.run_images import PngImages
 from mar_accel.metrics.catalogue import GENERATE_METRICS, METRICS, keys_of
-from mar_accel.runs.folder import RECORD_FILE, share_images
+from mar_accel.runs.folder import share_images
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.runs.record import environment

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
-from mar_accel.data.run_images import IMAGES, RunImages, image_indices
+from mar_accel.data.run_files import CONFIG_FILE, IMAGES, RECORD_FILE, TOKENS_FILE
+from mar_accel.data.run_images import RunImages, image_indices
 from mar_accel.data.shards import FORMATS, formats_in
 from mar_accel.errors import ConfigError, IncompleteError
 from mar_accel.runs.identity import Identity, config_key, decides_per_batch, differences
@@ -24,7 +25,6 @@ from mar_accel.utils.links import link_or_copy
 from mar_accel.utils.ranks import is_first_process
 from mar_accel.utils.whole_files import written_whole
 
-CONFIG_FILE, RECORD_FILE = "config.yaml", "run.json"
 # The image identity of an unfinished run, and the code revisions that may have made its images. A finished
 # run stores both in its record.
 IDENTITY_FILE = ".identity.json"
@@ -174,7 +174,7 @@ def share_images(sweep_dir: Path, folder: Path, identity: Identity, settings: Se
             continue
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         write_json({"images": content, "revisions": _revisions(other)}, folder / IDENTITY_FILE)
-        files = [*other.glob("tokens.safetensors"), *other.glob(".tokens/*.safetensors")]
+        files = [*other.glob(TOKENS_FILE), *other.glob(".tokens/*.safetensors")]
         files += [images / image_name(index) for index in image_indices(other) if index < num_images]
         for file in files:
             # The other run may remove it meanwhile.

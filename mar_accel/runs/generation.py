@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 
 from mar_accel.config.settings import DatasetSettings, Settings
 from mar_accel.data.requests import GenerationRequests
+from mar_accel.data.run_files import CONFIG_FILE, GRID_FILE, RECORD_FILE
 from mar_accel.data.run_images import RunImages
 from mar_accel.data.shards import Shards
 from mar_accel.inference.between_batches import StopBetweenBatches
@@ -26,8 +27,6 @@ from mar_accel.inference.trainer import build_trainer, check_num_processes
 from mar_accel.inference.writer import ImageWriter, write_grid
 from mar_accel.metrics.catalogue import GENERATE_METRICS
 from mar_accel.runs.folder import (
-    CONFIG_FILE,
-    RECORD_FILE,
     claim_run_folder,
     images_of,
     kept_images,
@@ -216,4 +215,4 @@ def _record(
     if settings.dataset.prompts is not None:
         caption = f"{caption}: {' | '.join(settings.dataset.prompts)}"[:MAX_CAPTION]
     log.numbers(result.speed)
-    log.picture("samples", result.output_dir / "grid.png", caption)
+    log.picture("samples", result.output_dir / GRID_FILE, caption)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mar_accel.runs.folder import RECORD_FILE
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.runs.stored import is_whole, read_record
 from mar_accel.utils.json_files import write_json
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mar_accel.data.run_files import IMAGES, METRICS_FILE, RECORD_FILE
 from mar_accel.errors import DataError
-from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.metrics.catalogue import GENERATE_METRICS
-from mar_accel.runs.folder import IMAGES, RECORD_FILE
 from mar_accel.runs.record import environment
 from mar_accel.runs.stored import damaged_key, damaged_number, numbers_of
 from mar_accel.utils.csv_files import number_in, read_csv

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
-from mar_accel.runs.folder import CONFIG_FILE
+from mar_accel.data.run_files import CONFIG_FILE
 from mar_accel.sweeps.table_result import RowResult
 from mar_accel.utils.csv_files import write_csv
 from mar_accel.utils.figures import TEXT, has_matplotlib, remove_figure, save_figure

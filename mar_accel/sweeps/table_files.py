@@ -11,10 +11,10 @@ from typing import Any
 
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import open_images
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.errors import MarAccelError
 from mar_accel.evaluation.pictures import labelled_strips
 from mar_accel.metrics.catalogue import METRIC_KEYS
-from mar_accel.runs.folder import RECORD_FILE
 from mar_accel.runs.identity import Identity
 from mar_accel.runs.record import run_record
 from mar_accel.runs.run_log import RunLog, may_fail

@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mar_accel.config.rows import load_rows, select_rows, shared_overrides
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import METRICS_FILE
 from mar_accel.errors import ConfigError
-from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.run import evaluate, judged_hash
 from mar_accel.evaluation.token_files import num_tokens
 from mar_accel.inference.progress import ImageProgress

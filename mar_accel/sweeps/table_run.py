@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 
 from mar_accel.config.messages import sentence_for
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import METRICS_FILE
 from mar_accel.errors import ExitCode, MarAccelError
-from mar_accel.evaluation.result import METRICS_FILE
 from mar_accel.evaluation.run import check_evaluation
 from mar_accel.runs.attempt import LOCKS, attempt, wait_until_free
 from mar_accel.runs.output_dir import prepare_output_dir

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
+from mar_accel.data.run_files import CONFIG_FILE
 from mar_accel.errors import ConfigError
-from mar_accel.runs.folder import CONFIG_FILE
 from mar_accel.runs.identity import differences
 
 # What may change: how long the training is, and where its checkpoints are.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mar_accel.config.settings import FeatureTrainingSettings, Settings
 from mar_accel.data.digits import load_scans
+from mar_accel.data.run_files import RECORD_FILE
 from mar_accel.errors import ConfigError
 from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.runs.record import run_record
@@ -64,5 +65,5 @@ def train_features(settings: Settings) -> dict[str, float]:
     results = {"num_trained_on": len(trained_on), "num_held_out": num_held_out, **accuracies}
     with written_whole(output_dir / "model.safetensors") as temporary:
         save_file(network.state_dict(), temporary)
-    write_json(run_record(settings, **results), output_dir / "run.json")
+    write_json(run_record(settings, **results), output_dir / RECORD_FILE)
     return results

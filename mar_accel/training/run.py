@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from mar_accel.config.settings import Settings, TrainingSettings
+from mar_accel.data.run_files import CONFIG_FILE, RECORD_FILE
 from mar_accel.errors import ConfigError
 from mar_accel.inference.build import build_architecture, build_autoencoder, build_node
 from mar_accel.inference.children import further_processes
@@ -29,7 +30,7 @@ from mar_accel.inference.session import check_device
 from mar_accel.inference.trainer import trainer_or_config_error
 from mar_accel.models.autoencoders import Autoencoder
 from mar_accel.models.sizes import check_bytes
-from mar_accel.runs.folder import CONFIG_FILE, RECORD_FILE, write_config
+from mar_accel.runs.folder import write_config
 from mar_accel.runs.lock import RunLock
 from mar_accel.runs.output_dir import require_folder
 from mar_accel.runs.record import run_record

@@ -210,6 +210,14 @@ def test_the_readme_table_is_a_report(tmp_path: Path) -> None:
     assert "recorded table" in data["notes"][0]
 
 
+@pytest.mark.parametrize("option", ["baseline='sampler=gtr'", "tuned=[cache]"])
+def test_a_recorded_table_has_no_runs_to_compare(option: str, tmp_path: Path) -> None:
+    reason = rf"report\.{option.partition('=')[0]} needs runs, and .*readme_table has recorded numbers alone"
+    with pytest.raises(ConfigError, match=reason):
+        write_report(_settings(tmp_path, ROOT / "experiments" / "readme_table", f"report.{option}"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_page_of_200_runs_is_small(sweep: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
