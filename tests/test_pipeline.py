@@ -235,6 +235,8 @@ def test_bad_input_is_one_sentence(pipe: MARPipeline, arguments: dict, words: st
 
 def test_integers_of_numpy_and_torch_are_integers(pipe: MARPipeline) -> None:
     expected = pipe([3], seed=3, **FAST).tokens
+    counts = {"num_iter": np.int64(FAST["num_iter"]), "num_diffusion_steps": torch.tensor(2)}
+    assert torch.equal(pipe(3, **counts).tokens, pipe(3, **{**FAST, "num_diffusion_steps": 2}).tokens)
     for label in (np.int64(3), torch.tensor(3), torch.tensor([3]), np.array([3])):
         tokens = pipe(label, seed=np.int64(3), batch_size=np.int64(2), **FAST).tokens
         assert torch.equal(tokens, expected)

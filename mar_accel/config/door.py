@@ -129,7 +129,7 @@ def _check_kind(raw: Mapping[str, Any]) -> None:
     if "num_classes" not in model["architecture"] and "num_classes" in dataset:
         raise ConfigError(
             f"dataset={dataset.get('name')} has classes, but model={model.get('name')} takes text; choose a "
-            "data set of texts for it, such as dataset=prompts."
+            "data set of texts for it, such as dataset=scenes, or dataset=prompts with your own."
         )
     if "num_classes" in model["architecture"] and "prompts" in dataset:
         raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from mar_accel.config.overrides import split_outside
 from mar_accel.errors import ConfigError
 
 T = TypeVar("T")
@@ -450,7 +451,7 @@ class CalibrateSettings:
 
 
 def _check_baseline(node: str, baseline: str | None) -> None:
-    if baseline is not None and not all("=" in part for part in baseline.split()):
+    if baseline is not None and not all("=" in part for part in split_outside(baseline, " ") if part):
         raise ConfigError(f"{node}.baseline={baseline} must be overrides, such as 'sampler=mar cache=none'.")
 
 

@@ -9,7 +9,7 @@ import torch
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
 from mar_accel.data.shards import formats_in
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.baseline import Sampled, open_baseline, require_size
 from mar_accel.evaluation.comparison import add_lpips, check_lpips, compare_with_folder
 from mar_accel.evaluation.judge import Judge
@@ -43,6 +43,8 @@ def evaluate_images(settings: Settings, output_dir: Path, lock: RunLock) -> Eval
     check_device(settings.trainer.accelerator)
     images, judge = open_images(path), Judge.of(settings, sampling_device(settings.trainer))
     images.require_complete("evaluate.images")
+    if images.num_images < 2:
+        raise DataError(f"evaluate.images={path} has a single image; metrics need at least 2 images.")
     if judge is None:
         raise ConfigError("features=none leaves nothing to measure on evaluate.images; choose features.")
     sampled = Sampled.recorded(images) or Sampled.of(_without_weights(settings), Identity.of(settings))

@@ -100,13 +100,14 @@ def numbers(**values: Any) -> dict[str, float]:
     """The values that are not None; ConfigError unless each is a finite number."""
     given = {key: value for key, value in values.items() if value is not None}
     for key, value in given.items():
+        number = value.tolist() if hasattr(value, "tolist") else value
         try:
-            ok = not isinstance(value, (bool, str)) and math.isfinite(value)
+            ok = not isinstance(number, (bool, str)) and math.isfinite(number)
         except (TypeError, ValueError, OverflowError):
             ok = False
         if not ok:
             raise ConfigError(f"{key} must be a finite number, got {shown(value)}.")
-        given[key] = value if isinstance(value, (int, float)) else float(value)
+        given[key] = number if isinstance(number, (int, float)) else float(number)
     return given
 
 
@@ -258,7 +259,7 @@ def _picture(name: str, value: Any) -> Tensor:
         pixels = pixels[None]
     elif pixels.ndim == 3 and channels_last:
         pixels = pixels.permute(2, 0, 1)
-    if pixels.ndim != 3 or len(pixels) not in (1, 3):
+    if pixels.ndim != 3 or len(pixels) not in (1, 3) or not pixels.numel():
         raise ConfigError(
             f"{name} must be one image with 1 or 3 channels, or a list, got the shape {list(pixels.shape)}."
         )

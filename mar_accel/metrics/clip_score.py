@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import Metric
 
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, DataError
 
 
 class ClipScore(Metric):
@@ -48,7 +48,12 @@ class ClipScore(Metric):
             ) from error
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Add images uint8 [B, 3, H, W] of prompts [B]."""
+        """Add images uint8 [B, 3, H, W] of prompts [B]; raises DataError if a prompt is unknown (−1)."""
+        if bool((labels < 0).any()):
+            raise DataError(
+                "metrics.clip_score needs the prompt of each image, which a folder of images does not have; "
+                "evaluate a run folder."
+            )
         self.score.update(list(images), [self.prompts[label] for label in labels.tolist()])
 
     def compute(self) -> Tensor:

@@ -195,6 +195,7 @@ def _refuse_what_needs_runs(given: Mapping[str, Any], tables: Sequence[Path]) ->
 def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:
     """The rows of tables under their names; those of a single table in its order."""
     rows = [replace(row, label=_row_name(row.runs[0]) or "") for row in collected.rows]
+    rows = _with_unique_labels(rows)
     base = rows[collected.rows.index(collected.baseline)]
     tables = {_table_of(row.runs[0]) for row in rows}
     (table,) = tables if len(tables) == 1 else (None,)
@@ -203,6 +204,17 @@ def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:
         rows.sort(key=lambda row: order.index(row.label))
         base = rows[0] if first_is_baseline else base
     return replace(collected, rows=tuple(rows), baseline=base)
+
+
+def _with_unique_labels(rows: Sequence[CollectedRow]) -> list[CollectedRow]:
+    """The rows, where equal labels, which several tables may have, are told apart by a number."""
+    counts, seen = Counter(row.label for row in rows), Counter[str]()
+    named = []
+    for row in rows:
+        seen[row.label] += 1
+        repeated = row.label and counts[row.label] > 1
+        named.append(replace(row, label=f"{row.label} ({seen[row.label]})") if repeated else row)
+    return named
 
 
 def _paired(collected: Collected) -> tuple[Collected, dict[str, PairedRow]]:

@@ -28,7 +28,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def folders_as_override(arguments: Sequence[str], key: str) -> list[str]:
-    """Turn folders among the arguments into one override; the other arguments stay as they are.
+    """Turn folders among the arguments into one override at the end; the other arguments stay as they are.
 
     A folder is an argument without ``=``, or one that exists.
 
@@ -38,7 +38,7 @@ def folders_as_override(arguments: Sequence[str], key: str) -> list[str]:
 
     Example:
         >>> folders_as_override(["runs/a", "runs/b", "seed=1"], "collect.folders")
-        ["collect.folders=['runs/a','runs/b']", 'seed=1']
+        ['seed=1', "collect.folders=['runs/a','runs/b']"]
     """
     folders, others = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -49,7 +49,8 @@ def folders_as_override(arguments: Sequence[str], key: str) -> list[str]:
             folders.append(argument)
     if not folders:
         return others
-    return [f"{key}=[{','.join(map(_quoted, folders))}]", *others]
+    # Not before the flags, which come first.
+    return [*others, f"{key}=[{','.join(map(_quoted, folders))}]"]
 
 
 def _quoted(folder: str) -> str:

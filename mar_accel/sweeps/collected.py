@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mar_accel.config.overrides import same_value, split_outside
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.directions import own_direction, own_directions
 from mar_accel.sweeps.numbers import Number, metric_of, number_keys, number_over_seeds
 from mar_accel.sweeps.run_folders import CollectedRun, read_runs
-from mar_accel.sweeps.swept_keys import Values, flat_items, shown_value, swept_values
+from mar_accel.sweeps.swept_keys import Values, shown_value, swept_values, value_in
 
 FLOPS = "tflops_per_image"
 TIMES = ("latency_s_per_image", "seconds_per_image")
@@ -223,11 +224,9 @@ def _best_values(
 def _baseline(rows: Sequence[CollectedRow], wanted: str | None, key: str) -> CollectedRow:
     if wanted is None:
         return max(rows, key=lambda row: row.value(FLOPS) or 0.0)
-    described = dict(part.partition("=")[::2] for part in wanted.split())
+    described = dict(part.partition("=")[::2] for part in split_outside(wanted, " ") if part)
     found = [
-        row
-        for row in rows
-        if all(shown_value(_value_of(row, key)) == value for key, value in described.items())
+        row for row in rows if all(same_value(_value_of(row, key), text) for key, text in described.items())
     ]
     if len(found) != 1:
         names = "; ".join(row.name for row in (found or rows))
@@ -237,7 +236,7 @@ def _baseline(rows: Sequence[CollectedRow], wanted: str | None, key: str) -> Col
 
 def _value_of(row: CollectedRow, key: str) -> Any:
     """The value of a swept key, else that of the config."""
-    return row.values[key] if key in row.values else dict(flat_items(row.runs[0].config)).get(key, "")
+    return row.values[key] if key in row.values else value_in(row.runs[0], key)
 
 
 def _conditions(row: CollectedRow) -> set[str]:

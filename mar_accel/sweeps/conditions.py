@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mar_accel.config.overrides import same_value, split_outside
 from mar_accel.errors import ConfigError
 
 # None: the run does not have the key.
@@ -41,16 +42,17 @@ class Condition:
     def parse(cls, text: str, key: str) -> Condition:
         """Read a condition; raises ConfigError, which names ``key``, if it cannot be read."""
         tests = []
-        for word in str(text).split():
+        for word in filter(None, split_outside(" ".join(str(text).split()), " ")):
             found = _TEST.fullmatch(word)
+            wanted = [] if found is None else split_outside(found[3], ",")
             # A comma separates values, so a second condition after one would be taken for a value.
-            second = found is not None and any(map(_TEST.fullmatch, found[3].split(",")))
+            second = any(map(_TEST.fullmatch, wanted))
             if found is None or second or (found[2] in _ORDERED and _number(found[3]) is None):
                 raise ConfigError(
                     f"{key}={text} cannot be read at {word}; write KEY=VALUE,VALUE, KEY!=VALUE or KEY<NUMBER "
                     "with spaces between."
                 )
-            tests.append((found[1].replace("/", "."), found[2], tuple(found[3].split(","))))
+            tests.append((found[1].replace("/", "."), found[2], tuple(wanted)))
         if not tests:
             raise ConfigError(f"{key} is empty; write KEY=VALUE, or null for all runs.")
         return cls(text, tuple(tests))
@@ -76,13 +78,7 @@ def _holds(value: Any, sign: str, wanted: Sequence[str]) -> bool:
         number = _number(value)
         limit = _number(wanted[0])
         return number is not None and limit is not None and _ORDERED[sign](number, limit)
-    return (sign == "=") == any(_equal(value, text) for text in wanted)
-
-
-def _equal(value: Any, text: str) -> bool:
-    own = "null" if value is None else str(value).strip("'\"")
-    number = _number(own)
-    return own.lower() == text.lower() or (number is not None and number == _number(text))
+    return (sign == "=") == any(same_value(value, text) for text in wanted)
 
 
 def _number(value: Any) -> float | None:

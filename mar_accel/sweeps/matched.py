@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from mar_accel.config.overrides import key_of
+from mar_accel.config.overrides import key_of, value_of
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError, MarAccelError
 from mar_accel.inference.build import build_sampling
@@ -64,7 +64,17 @@ def match_cost(
             return math.inf
         return target.excess(settings)
 
-    return [_nearest(group, key, excess, target.unit) for group in groups.values()]
+    return [_nearest(_in_order(group, key), key, excess, target.unit) for group in groups.values()]
+
+
+def _in_order(group: Sequence[Combination], key: str) -> Sequence[Combination]:
+    """The combinations by the key's values, if these are numbers; in their own order otherwise."""
+    texts = [next(value_of(o) for o in own.overrides if key_of(o) == key) for own in group]
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        return group
+    return [own for _, own in sorted(zip(values, group, strict=True), key=lambda pair: pair[0])]
 
 
 def _nearest(

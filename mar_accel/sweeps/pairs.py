@@ -26,6 +26,7 @@ from mar_accel.metrics.paired import (
     paired_share_difference,
 )
 from mar_accel.profiling.speed import sampling_device
+from mar_accel.runs.folder import images_identity
 from mar_accel.runs.stored import recorded_in
 from mar_accel.sweeps.collected import Collected, CollectedRow
 from mar_accel.sweeps.numbers import Number, number_keys
@@ -48,6 +49,7 @@ class JudgedImages:
     Attributes:
         names: seed and sample index of each image [N].
         sets: the images of each seed, which are read when they are shown.
+        asked: what each image shows by its config [N]: prompt or class, and the given picture.
         labels: class of each image [N]; −1 if unknown.
         pooled: features [N, F], where they are still needed.
         scores: the classifier's probability of the class that was asked for [N]. None: it knows no classes.
@@ -57,6 +59,7 @@ class JudgedImages:
 
     names: list[tuple[int, int]]
     sets: Mapping[int, ImageSet]
+    asked: list[str]
     labels: Tensor
     pooled: Tensor
     scores: Tensor | None
@@ -69,9 +72,12 @@ class JudgedImages:
         chosen = torch.tensor([place[name] for name in names], dtype=torch.long)
         parts = [None if part is None else part[chosen] for part in (self.scores, self.hits)]
         own = {name: values[chosen] for name, values in self.own.items()}
-        return JudgedImages(
-            list(names), self.sets, self.labels[chosen], self.pooled[chosen], parts[0], parts[1], own
+        asked, labels, pooled = (
+            [self.asked[p] for p in chosen.tolist()],
+            self.labels[chosen],
+            self.pooled[chosen],
         )
+        return JudgedImages(list(names), self.sets, asked, labels, pooled, parts[0], parts[1], own)
 
     def images(self, places: Sequence[int]) -> Tensor:
         """Some of the images, uint8 [n, C, H, W].
@@ -137,7 +143,7 @@ def compare_with_baseline(collected: Collected, seed: int = 0) -> tuple[list[Pai
     judge = Judge.of(settings, sampling_device(settings.trainer))
     if judge is None:
         raise DataError(f"{run.folder} was evaluated with features=none, and pairs need features.")
-    own, by_prompt = OwnMetrics.of(settings, None).metrics, settings.dataset.prompts is not None
+    own, by_prompt = _OwnMetricsOf(settings), settings.dataset.prompts is not None
     theirs = _judged(collected.baseline, judge, own)
     pairs, notes = list[PairedRow](), list[str]()
     for row in progress([row for row in collected.rows if row is not collected.baseline], "pairs"):
@@ -178,7 +184,28 @@ def difference_key(name: str) -> str:
     return f"{name}_difference"
 
 
-def _judged(row: CollectedRow, judge: Judge, own: Mapping[str, Metric]) -> JudgedImages:
+class _OwnMetricsOf:
+    """The metrics of the group ``metrics`` for the prompts of a run, built once for equal prompts."""
+
+    def __init__(self, settings: Settings):
+        self._settings, self._built = settings, dict[tuple[str, ...] | None, Mapping[str, Metric]]()
+
+    def __call__(self, run: CollectedRun) -> Mapping[str, Metric]:
+        prompts = _prompts_of(run)
+        key = None if prompts is None else tuple(prompts)
+        if key not in self._built:
+            settings = (
+                self._settings if prompts is None else self._settings.with_(dataset={"prompts": prompts})
+            )
+            self._built[key] = OwnMetrics.of(settings, None).metrics
+        return self._built[key]
+
+
+def _prompts_of(run: CollectedRun) -> list[str] | None:
+    return run.config["dataset"].get("prompts")
+
+
+def _judged(row: CollectedRow, judge: Judge, own: _OwnMetricsOf) -> JudgedImages:
     """The images of all runs of a row, read from their folders."""
     parts = [_judged_run(run, judge, own) for run in row.runs]
 
@@ -190,10 +217,11 @@ def _judged(row: CollectedRow, judge: Judge, own: Mapping[str, Metric]) -> Judge
     sets = {seed: images for part in parts for seed, images in part.sets.items()}
     values = {key: torch.cat([part.own[key] for part in parts]) for key in parts[0].own}
     labels, pooled, scores, hits = (joined(name) for name in ("labels", "pooled", "scores", "hits"))
-    return JudgedImages(names, sets, labels, pooled, scores, hits, values)
+    asked = [text for part in parts for text in part.asked]
+    return JudgedImages(names, sets, asked, labels, pooled, scores, hits, values)
 
 
-def _judged_run(run: CollectedRun, judge: Judge, own: Mapping[str, Metric]) -> JudgedImages:
+def _judged_run(run: CollectedRun, judge: Judge, own: _OwnMetricsOf) -> JudgedImages:
     images: ImageSet = open_images(str(run.folder), "collect.folders")
     images.require_complete("collect.folders")
     features = [judge.extractor(batch.to(judge.extractor.device)) for batch in images.batches(_BATCH)]
@@ -206,8 +234,20 @@ def _judged_run(run: CollectedRun, judge: Judge, own: Mapping[str, Metric]) -> J
     hits = logits.argmax(dim=1) == labels if known else None
     names = [(run.seed, int(key)) for key in images.keys]
     pooled = torch.cat([feature.pooled.cpu() for feature in features])
-    values = _own_values(own, images, labels)
-    return JudgedImages(names, {run.seed: images}, labels, pooled, scores, hits, values)
+    values = _own_values(own(run), images, labels)
+    asked = _asked(run, labels)
+    return JudgedImages(names, {run.seed: images}, asked, labels, pooled, scores, hits, values)
+
+
+def _asked(run: CollectedRun, labels: Tensor) -> list[str]:
+    """What the images of a run show by its config; labels of text models are numbers of prompts."""
+    prompts, dataset = _prompts_of(run), run.config["dataset"]
+    given = ""
+    if dataset.get("images") is not None:
+        files = (images_identity(run.folder) or {}).get("inpainted")
+        given = f" {files} {dataset['images']} {dataset.get('mask')}"
+    known = [str(n) if prompts is None or n < 0 else prompts[n] for n in labels.tolist()]
+    return [f"{text}{given}" for text in known]
 
 
 @exact_convolutions()
@@ -235,10 +275,10 @@ def _pair(
     there = set(theirs.names)
     common = [name for name in ours.names if name in there]
     ours, theirs = ours.only(common), theirs.only(common)
-    if len(common) < 2 or not torch.equal(ours.labels, theirs.labels):
+    if len(common) < 2 or ours.asked != theirs.asked:
         raise DataError(
-            f"{row.name} has no images with the seeds, sample indices and classes of the baseline row; "
-            "sample both with the same seed and dataset."
+            f"{row.name} has no images with the seeds, sample indices and classes (or prompts, and given "
+            "pictures) of the baseline row; sample both with the same seed and dataset."
         )
     # A class has many images and is drawn by itself. A prompt has few.
     differences = _differences(ours, theirs, judge, None if by_prompt else ours.labels, seed)

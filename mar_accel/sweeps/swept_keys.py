@@ -55,7 +55,7 @@ def swept_values(runs: Sequence[CollectedRun]) -> list[Values]:
     for group in GROUPS:
         if len({_text(run.config.get(group)) for run in runs}) < 2:
             continue
-        members = [_chosen_member(group, run) or _nearest_member(group, run) for run in runs]
+        members = [member_of(group, run) for run in runs]
         if None in members:
             continue
         _name_group(group, [str(member) for member in members], runs, flat, named)
@@ -164,8 +164,32 @@ def _differing(ours: Values, theirs: Values) -> set[str]:
     return {key for key in {*ours, *theirs} if _text(ours.get(key)) != _text(theirs.get(key))}
 
 
+def value_in(run: CollectedRun, key: str) -> Any:
+    """The value of a key of a run's config, where groups and parts have the names of their members.
+
+    Example:
+        >>> value_in(run, "sampler"), value_in(run, "sampler.order"), value_in(run, "sampler.num_iter")
+        ('gtr', 'gtr', 32)
+
+    Returns:
+        The value; None if the run does not have the key.
+    """
+    if key in GROUPS:
+        return member_of(key, run)
+    flat = dict(flat_items(run.config))
+    return _normal(run.config).get(key, flat.get(key))
+
+
+def member_of(group: str, run: CollectedRun) -> str | None:
+    """The member of a group that a run has chosen, else the nearest one; None if the group has no members."""
+    return _chosen_member(group, run) or _nearest_member(group, run)
+
+
 def _chosen_member(group: str, run: CollectedRun) -> str | None:
     """The member on the run's command line, or the default one; None if the command line does not say.
+
+    A member that is not there any more, or that lies in a folder of one's own, counts as not said. So does a
+    default that depends on another group.
 
     So ``sampler.num_iter=32`` stays a setting of ``mar``, also where another member has the same values.
     """
@@ -173,7 +197,8 @@ def _chosen_member(group: str, run: CollectedRun) -> str | None:
     if not keys or any(key.startswith("table.") or key in ("experiment", "debug") for key in keys):
         return None
     written = [value_of(o) for o in run.overrides if key_of(o) == group]
-    return written[-1] if written else default_members().get(group)
+    member = written[-1] if written else default_members().get(group)
+    return member if member in member_names(group) else None
 
 
 def _nearest_member(group: str, run: CollectedRun) -> str | None:

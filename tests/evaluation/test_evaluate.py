@@ -361,6 +361,13 @@ def test_a_logger_that_is_not_there_is_refused_before_anything_is_sampled(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_single_image_is_refused_before_anything_is_written(tiny: list[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", arr_0=np.zeros((1, 32, 32, 1), np.uint8))
+    with pytest.raises(DataError, match=r"evaluate\.images=\S+one\.npz has a single image; metrics need"):
+        _evaluate(tmp_path / "out", tiny, f"evaluate.images={tmp_path / 'one.npz'}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_evaluation_of_images_spares_the_record_of_another_run(
     run: tuple[Path, dict[str, Any]], tiny: list[str], tmp_path: Path
 ) -> None:

@@ -236,6 +236,7 @@ def test_masks_of_any_kind_are_equal(make: Callable[[np.ndarray], Any], tiny_mod
             "mask is transparent in places",
         ),
         (np.zeros((32, 32)), [Image.new("LA", (32, 32), (255, 0))], "mask is transparent in places"),
+        (np.zeros((32, 32)), np.zeros((0, 0)), r"mask must be one image with .* got the shape \[1, 0, 0\]"),
     ],
 )
 def test_wrong_arguments(image: object, mask: object, message: str, tiny_model: list[str]) -> None:

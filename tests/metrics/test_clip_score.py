@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mar_accel.config.compose import compose_settings
-from mar_accel.errors import ConfigError
+from mar_accel.errors import ConfigError, DataError
 from mar_accel.evaluation.own_metrics import OwnMetrics
 
 
@@ -50,6 +50,12 @@ def test_images_meet_their_prompts(clip: Any) -> None:
     images = torch.stack([torch.full((3, 64, 64), value, dtype=torch.uint8) for value in (10, 20)])
     metrics.update(images, torch.tensor([0, 1]))
     assert metrics.compute() == {"clip_score": pytest.approx((10 * 5 + 20 * 9) / 2)}
+
+
+def test_images_without_known_prompts_are_refused(clip: Any) -> None:
+    metrics = OwnMetrics.of(compose_settings("evaluate", OVERRIDES), None).metrics
+    with pytest.raises(DataError, match="needs the prompt of each image, which a folder of images does not"):
+        metrics["clip_score"].update(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.tensor([-1]))
 
 
 def test_what_is_missing_is_one_sentence(clip: Any) -> None:

@@ -20,6 +20,7 @@ from mar_accel.reporting.axes import Column
 from mar_accel.reporting.front import pareto_front
 from mar_accel.reporting.points import Points, read_points
 from mar_accel.reporting.report_run import write_report
+from mar_accel.utils.json_files import write_json
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
@@ -255,6 +256,25 @@ def test_the_front_has_the_points_that_none_beats() -> None:
     ]
     assert pareto_front(rows, cost, quality) == [rows[1], rows[0]]
     assert pareto_front(rows, cost, Column("b", "", "", better=0)) == []
+
+
+def test_rows_of_two_tables_with_one_name_have_pairs_of_their_own(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    number = 0
+    for table, steps in (("a", 20), ("b", 50)):
+        for row in ("mar", "gtr"):
+            overrides = [f"sampler={row}", f"sampler.num_diffusion_steps={steps}"]
+            make_run(tmp_path / table / "rows" / f"{row}-1", number, *overrides)
+            number += 1
+        (tmp_path / table / "table.csv").write_text("name\nmar\ngtr\n")
+        write_json({"rows": {"mar-1": "mar", "gtr-1": "gtr"}}, tmp_path / table / "run.json")
+    points = read_points([tmp_path / "a", tmp_path / "b"], paired=True).points
+    assert [point.name for point in points] == ["gtr (1)", "mar (1)", "gtr (2)", "mar (2)"]
+    assert [point.baseline for point in points] == [True, False, False, False]
+    folders = [None if point.pair is None else point.pair.row.runs[0].folder for point in points]
+    assert folders == [None, *(point.folder for point in points[1:])]
+    assert [point.pair.row.name for point in points if point.pair] == [p.name for p in points[1:]]
 
 
 def test_equal_names_are_told_apart(sweep: Path) -> None:

@@ -77,6 +77,41 @@ def test_runs_with_other_references_and_data_are_one_table(tmp_path: Path) -> No
     assert len(collect([tmp_path]).rows) == 3
 
 
+def test_runs_of_two_models_with_their_default_judges_are_one_table(tmp_path: Path) -> None:
+    prompts = ["model=scenes", "dataset=prompts", "dataset.prompts=[a six]", "features=scenes"]
+    for name, overrides in (("digits", ["sampler=mar"]), ("scenes", prompts)):
+        folder = _finished(tmp_path / name, *overrides)
+        record = json.loads((folder / "run.json").read_text())
+        write_json({**record, "overrides": overrides}, folder / "run.json")
+    assert [row.values["model"] for row in collect([tmp_path]).rows] == ["digits", "scenes"]
+
+
+def test_a_member_that_is_not_there_does_not_hide_the_other_runs(tmp_path: Path) -> None:
+    """It may lie in a folder of one's own, or have been renamed."""
+    for name, sampler in (("a", "mar"), ("b", "halton")):
+        folder = _finished(tmp_path / name, f"sampler={sampler}")
+        record = json.loads((folder / "run.json").read_text())
+        gone = "gone" if name == "b" else sampler
+        write_json({**record, "overrides": [f"sampler={gone}"]}, folder / "run.json")
+    assert [row.values["sampler"] for row in collect([tmp_path]).rows] == ["mar", "halton"]
+
+
+def test_the_baseline_is_described_as_on_the_command_line(tmp_path: Path) -> None:
+    """By groups that are the same in all rows, by numbers in any form, and by lists."""
+    ratios = "[[0,1.0],[2,0.5]]"
+    _finished(tmp_path / "a", "cache=none", "sampler.guidance_scale=3.0")
+    _finished(tmp_path / "b", "cache=lazymar", "sampler.guidance_scale=3.0", f"cache.token.ratios={ratios}")
+    _finished(tmp_path / "c", "cache=lazymar", "sampler.guidance_scale=3.0", "cache.token.ratios=0.5")
+    for wanted, name in (
+        ("sampler=mar cache=none sampler.guidance_scale=3", "cache=none"),
+        ("cache=none sampler.order=random", "cache=none"),
+        (f"cache.token.ratios={ratios}", "cache=lazymar cache.token.ratios=[[0, 1.0], [2, 0.5]]"),
+        ("cache.token.ratios=[[0, 1], [2, .5]]", "cache=lazymar cache.token.ratios=[[0, 1.0], [2, 0.5]]"),
+        ("cache.token.ratios=0.50", "cache=lazymar cache.token.ratios=0.5"),
+    ):
+        assert collect([tmp_path], wanted).baseline.name == name
+
+
 def test_failed_runs_of_a_sweep_are_named(sweep: Path) -> None:
     runs = [
         {"number": 0, "folder": str(sweep / "a"), "overrides": [], "reason": None},
@@ -309,7 +344,7 @@ def test_folders_need_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "a=b").mkdir()
     arguments = ["--config-dir", "conf", "a=b", "x y", "seed=1", "+z=2", "it's"]
     assert folders_as_override(arguments, "k") == [
-        *("k=['a=b','x y','it\\'s']", "--config-dir", "conf", "seed=1", "+z=2"),
+        *("--config-dir", "conf", "seed=1", "+z=2", "k=['a=b','x y','it\\'s']"),
     ]
     assert folders_as_override(["seed=1"], "k") == ["seed=1"]
 

@@ -104,10 +104,11 @@ def test_conditions_choose_combinations(compose: Any) -> None:
 
 
 def test_condition_on_numbers_and_names() -> None:
-    values = {"a": "0.10", "b": True, "c": None, "d": "'x'"}.get
+    values = {"a": "0.10", "b": True, "c": None, "d": "'x'", "f": [[0, 1.0], [2, 0.5]]}.get
     for text, holds in (
         *(("a=0.1", True), ("a=.2,.1", True), ("a!=0.1", False), ("b=true", True), ("c=null", True)),
         *(("d=x a<=0.1", True), ("e=1", False), ("e!=1", True), ("e<1", False), ("b<2", False)),
+        *(("f=[[0,1.0],[2,0.5]]", True), ("f=0.1,[[0, 1], [2, .5]] b=true", True), ("f!=[[0,1]]", True)),
     ):
         assert Condition.parse(text, "k").holds(values) is holds, text
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torchmetrics import Metric
 
 from mar_accel.config.compose import compose_settings
 from mar_accel.config.settings import Settings, SweepSettings
@@ -17,7 +21,7 @@ from mar_accel.profiling.interleaved import Measured
 from mar_accel.sweeps import cost
 from mar_accel.sweeps.collected import collect
 from mar_accel.sweeps.combinations import Combination
-from mar_accel.sweeps.matched import _nearest
+from mar_accel.sweeps.matched import _in_order, _nearest
 from mar_accel.sweeps.pairs import compare_with_baseline
 
 
@@ -126,6 +130,39 @@ def test_only_the_best_value_of_a_tuned_key_is_shown(sweep: Path) -> None:
             collect([sweep], **arguments)  # type: ignore[arg-type]
 
 
+class NumberOfPrompts(Metric):
+    """Each image has the length of its prompt."""
+
+    def __init__(self, prompts: list[str]):
+        super().__init__()
+        self.prompts = prompts
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        self.per_image(images, labels)
+
+    def compute(self) -> dict[str, float]:
+        return {"length": 1.0}
+
+    def per_image(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"length": torch.tensor([float(len(self.prompts[label])) for label in labels.tolist()])}
+
+
+def test_images_of_other_prompts_are_no_pairs(run_here: Any, tiny_scenes: list[str], tmp_path: Path) -> None:
+    metric = "+metrics.own._target_=tests.sweeps.test_pairs.NumberOfPrompts"
+    # The first two prompts of b are those of a.
+    for name, prompts in (("a", "a six,a two"), ("b", "a six,a two,a red seven"), ("c", "a six,a red two")):
+        data = ["dataset=prompts", f"dataset.prompts=[{prompts}]", "features=scenes", metric]
+        arguments = [*tiny_scenes, *data, "sampler.num_iter=2", "generate.format=png"]
+        outcome = run_here("generate", *arguments, f"output_dir={tmp_path / name}")
+        assert outcome.status == 0, outcome.stderr
+    table = collect([tmp_path])
+    base = next(row for row in table.rows if row.runs[0].folder.name == "a")
+    pairs, notes = compare_with_baseline(replace(table, baseline=base))
+    assert [pair.row.runs[0].folder.name for pair in pairs] == ["b"]
+    assert pairs[0].differences["own_length"].difference == 0
+    assert len(notes) == 1 and "prompts, and given pictures) of the baseline row" in notes[0]
+
+
 def test_the_value_nearest_to_a_cost_is_found_with_few_counts() -> None:
     group = [Combination(("cache=none", f"k={value}")) for value in range(8, 72)]
     for falls in (False, True):
@@ -144,6 +181,15 @@ def test_the_value_nearest_to_a_cost_is_found_with_few_counts() -> None:
         return math.inf if value < 20 or value > 60 else math.log(value / 30.2)
 
     assert _nearest(group, "k", refused_below).overrides[1] == "k=30"
+
+
+def test_the_order_of_the_values_does_not_matter() -> None:
+    group = [Combination(("cache=none", f"k={value}")) for value in (2, 64, 48, 4, 8, 32, 16)]
+    assert [own.overrides[1] for own in _in_order(group, "k")] == [
+        f"k={n}" for n in (2, 4, 8, 16, 32, 48, 64)
+    ]
+    named = [Combination((f"k={value}",)) for value in ("gtr", "16")]
+    assert _in_order(named, "k") == named
 
 
 def test_settings_are_matched_by_measured_time(
