@@ -1,12 +1,22 @@
-"""Few rows in which every two values of different factors meet."""
+"""Few rows in which every two values of different factors meet, and their settings."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
+
+from mar_accel.config.compose import compose_settings
+from mar_accel.config.settings import Settings
 
 Row = dict[str, str]
 Pair = frozenset[tuple[str, str]]
+
+
+@lru_cache(maxsize=512)
+def composed(command: str, *overrides: str) -> Settings:
+    """The settings of a command; walks ask for them again, and to compose takes longer than to sample."""
+    return compose_settings(command, overrides)
 
 
 def pairs_of(row: Mapping[str, str]) -> set[Pair]:

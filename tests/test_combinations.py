@@ -29,7 +29,7 @@ from mar_accel.runs.generation import generate
 from mar_accel.sweeps.table_run import evaluate_table
 from mar_accel.training.run import train
 
-from .pairwise import Row, pairs_of, pairwise
+from .pairwise import Row, composed, pairs_of, pairwise
 
 CONF = Path(__file__).parents[1] / "conf"
 PRECISIONS = ("32-true", "bf16-true", "16-true", "64-true", "bf16-mixed", "16-mixed")
@@ -108,7 +108,7 @@ def check_samplings(
     for module in (base.model, base.autoencoder):
         plugin.convert_module(module.to(device))
     for sampling in samplings:
-        session = base.with_settings(compose_settings("generate", [*tiny, *sampling]), plain)
+        session = base.with_settings(composed("generate", *tiny, *sampling), plain)
         with plugin.predict_step_context():
             prediction = session.sample(list(range(len(labels))), torch.tensor(labels, device=device))
         _check_tensors(prediction.images, prediction.tokens)
@@ -249,8 +249,8 @@ def test_record_names_the_precision_that_ran(tiny: list[str], tmp_path: Path) ->
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sampler", SAMPLING["sampler"])
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("sampler", SAMPLING["sampler"])
 def test_full_walk(precision: str, sampler: str, tiny: list[str], tmp_path: Path) -> None:
     """All samplings under all precisions, with Lightning's contexts of that precision."""
     groups = {**SAMPLING, "sampler": [sampler]}

@@ -1,7 +1,8 @@
 """Sampler × cache × head cache × token cache × solver × guidance × inpainting on a tiny model.
 
-Each two of them meet in at least one run of the pairwise rows. The full walk is marked long. A combination
-runs, or is refused with a ConfigError that names a key.
+Each two of them meet in at least one run of the pairwise rows. The full walks are marked long: one over all
+but the parts of caches, and one over these. A combination runs, or is refused with a ConfigError that names a
+key.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from mar_accel.errors import ConfigError
 from mar_accel.inference.inpainting import Inpainting, box_mask, unknown_tokens
 from mar_accel.inference.session import Session
 
-from .pairwise import Row, pairwise
+from .pairwise import Row, composed, pairwise
+from .test_combinations import FOUND, SAME_CLASSES
 
 CONF = Path(__file__).parents[1] / "conf"
 SIDE = 32
+# Presets that set other numbers for the parts of other presets.
+ONLY_OTHER_NUMBERS = {*SAME_CLASSES, *FOUND}
 
 
 def _members(group: str) -> list[str]:
@@ -37,7 +41,8 @@ FACTORS = {
     "mask": ["none", "center", "outside", "left"],
 }
 # All samplers meet all caches in test_combinations.py; these differ in every part.
-ROWS = pairwise({**FACTORS, "sampler": ["mar", "gtr", "emigm", "disa"]})
+SAMPLERS = ["mar", "gtr", "emigm", "disa"]
+ROWS = pairwise({**FACTORS, "sampler": SAMPLERS})
 SHORT = ["sampler.num_iter=12", "sampler.num_diffusion_steps=12", "model.architecture.head_depth=2"]
 
 
@@ -50,7 +55,7 @@ def _run(row: Row, base: Session, tiny_model: list[str]) -> bool:
     """Sample two images; returns False if the combination is refused with a reason."""
     groups = [f"{group}={value}" for group, value in row.items() if group != "mask" and value != "as it is"]
     try:
-        own, settings = (compose_settings("generate", [*tiny_model, *SHORT, *more]) for more in ((), groups))
+        own, settings = (composed("generate", *tiny_model, *SHORT, *more) for more in ((), groups))
         session = base.with_settings(settings, own)
         if row["mask"] != "none":
             images = torch.rand(2, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -80,10 +85,28 @@ def test_few_pairs_are_refused(base: Session, tiny_model: list[str]) -> None:
     assert sum(ran) >= 0.8 * len(ran)
 
 
+def _walk(base: Session, tiny_model: list[str], **groups: list[str]) -> None:
+    """Run every combination of these values; a factor that is not among them has its first value."""
+    chosen = {factor: groups.get(factor, values[:1]) for factor, values in FACTORS.items()}
+    ran = [
+        _run(dict(zip(chosen, values, strict=True)), base, tiny_model) for values in product(*chosen.values())
+    ]
+    assert any(ran), "all combinations are refused"
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("sampler", FACTORS["sampler"])
-@pytest.mark.parametrize("cache", FACTORS["cache"])
+@pytest.mark.parametrize("sampler", [name for name in FACTORS["sampler"] if name not in ONLY_OTHER_NUMBERS])
+@pytest.mark.parametrize("cache", ["none", *FACTORS["cache"]])
 def test_full_walk(cache: str, sampler: str, base: Session, tiny_model: list[str]) -> None:
-    groups = {**FACTORS, "sampler": [sampler], "cache": [cache]}
-    for values in product(*groups.values()):
-        _run(dict(zip(groups, values, strict=True)), base, tiny_model)
+    others = {name: FACTORS[name] for name in ("sampler/solver", "sampler/guidance_schedule")}
+    _walk(base, tiny_model, **{"sampler": [sampler], "cache": [cache], "mask": ["none", "center"], **others})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("cache", FACTORS["cache"])
+def test_full_walk_of_the_parts_of_caches(
+    cache: str, sampler: str, base: Session, tiny_model: list[str]
+) -> None:
+    others = {name: FACTORS[name] for name in ("cache/head", "cache/token", "mask")}
+    _walk(base, tiny_model, **{"sampler": [sampler], "cache": [cache], **others})
