@@ -65,6 +65,7 @@ def test_lists_and_files_of_prompts_give_the_same_images(tmp_path: Path) -> None
     files = {
         "prompts.txt": "\n".join(prompts) + "\n\n",
         "prompts.csv": "number,prompt\n" + "".join(f"{i},{p}\n" for i, p in enumerate(prompts)),
+        "prompts.tsv": "prompt\tnumber\n" + "".join(f"{p}\t{i}\n" for i, p in enumerate(prompts)),
         "prompts.jsonl": "".join(json.dumps({"prompt": prompt, "tag": "x"}) + "\n" for prompt in prompts),
     }
     record = _generate(
@@ -199,6 +200,7 @@ def test_wrong_input_is_one_sentence(overrides: list[str], sentence: str) -> Non
         ("p.csv", b"prompt,prompt\na six,a two\n", "it has more than one column prompt"),
         ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}\n', "line 2 has no text prompt"),
         ("p.jsonl", b"no json\n", "line 1 is not JSON"),
+        ("p.yaml", b"- a six\n", "files of the kind .yaml are not read; known are .txt, .csv, .tsv"),
         ("p.txt", b"\xff\xfe\x00", "codec can't decode"),
         ("p.txt", b"\n\n", "has no prompts"),
     ],

@@ -109,19 +109,20 @@ def _overrides(schedule: Schedule, num_steps: int) -> tuple[str, ...]:
     return (
         "cache/refresh=listed",
         f"cache.refresh.steps=[{','.join(map(str, schedule.refreshes))}]",
+        f"cache.refresh.num_steps={num_steps}",
         f"cache.token.ratios=[{ratios}]",
         f"cache.token.ratio_steps={num_steps}",
         "cache.token.ratio_by=step",
     )
 
 
-def _with_schedule(cache: Node, schedule: Schedule) -> Node:
+def _with_schedule(cache: Node, schedule: Schedule, num_steps: int | None = None) -> Node:
     """The config node of the calibrated cache."""
     target = "mar_accel.caching.refresh.ListedRefresh"
     ratios = [list(row) for row in schedule.ratios]
     return {
         **cache,
-        "refresh": {"_target_": target, "steps": list(schedule.refreshes)},
+        "refresh": {"_target_": target, "steps": list(schedule.refreshes), "num_steps": num_steps},
         "token": {**cache["token"], "ratios": ratios, "ratio_by": "step"},
     }
 
@@ -137,7 +138,7 @@ def _write(settings: Settings, result: CalibrationResult, distances: Tensor) -> 
         )
     output_dir = write_calibration(
         settings,
-        _with_schedule(settings.cache, schedule),
+        _with_schedule(settings.cache, schedule, len(distances)),
         result.overrides,
         result.flops_ratio,
         tolerance=schedule.tolerance,

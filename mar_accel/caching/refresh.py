@@ -186,13 +186,15 @@ class ListedRefresh(StaticRefresh):
 
     Args:
         steps: indices of AR steps, at least 0. The list must contain 0.
+        num_steps: the number of AR steps that the list is made for; a sampler with another one is refused,
+            since its last steps would have no refresh. None: any number.
 
     Example:
-        ListedRefresh([0, 1, 2, 8, 20, 40])
+        ListedRefresh([0, 1, 2, 8, 20, 40], num_steps=64)
     """
 
-    def __init__(self, steps: Sequence[int]):
-        self.steps = frozenset(steps)
+    def __init__(self, steps: Sequence[int], num_steps: int | None = None):
+        self.steps, self.num_steps = frozenset(steps), num_steps
         if 0 not in self.steps or min(self.steps) < 0:
             raise ConfigError(
                 "cache.refresh.steps must be AR steps ≥ 0 and include 0 (the cache is empty before it), "
@@ -200,6 +202,11 @@ class ListedRefresh(StaticRefresh):
             )
 
     def check(self, plan: Plan) -> None:
+        if self.num_steps not in (None, len(plan.steps)):
+            raise ConfigError(
+                f"cache.refresh.steps is made for {self.num_steps} AR steps (cache.refresh.num_steps), and "
+                f"this sampler has {len(plan.steps)}; calibrate the cache for it."
+            )
         if max(self.steps) >= len(plan.steps):
             raise ConfigError(
                 f"cache.refresh.steps must be between 0 and {len(plan.steps) - 1} for this sampler, "

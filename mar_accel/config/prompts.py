@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from mar_accel.config.check import locate
 from mar_accel.errors import ConfigError
 
 KEY, PATH_KEY = "dataset.prompts", "dataset.path"
+# Reads the prompts of a text; the second argument is the name of their column or key.
+Reader = Callable[[str, str], list[str]]
 # Larger files hold something else than prompts.
 MAX_BYTES = 200_000_000
 # A list of more prompts would fill the memory.
@@ -101,7 +104,7 @@ def _read(dataset: dict[str, Any], name: str) -> None:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
         geneval = dataset.get("name") == "geneval"
-        reader = _records if geneval else READERS.get(path.suffix.lower(), _lines)
+        reader = _records if geneval else _reader_of(path)
         prompts = reader(text, column)
         metadata = _geneval_lines(text) if geneval else None
     except (OSError, ValueError, csv.Error) as error:
@@ -114,15 +117,25 @@ def _read(dataset: dict[str, Any], name: str) -> None:
         dataset["metadata"] = metadata
 
 
+def _reader_of(path: Path) -> Reader:
+    """The reader of a file by its suffix; raises ValueError for a suffix that is not known."""
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise ValueError(
+            f"files of the kind {suffix} are not read; known are {', '.join(filter(None, READERS))}"
+        )
+    return READERS[suffix]
+
+
 def _lines(text: str, column: str) -> list[str]:
     """One prompt per line; blank lines are skipped."""
     # Not splitlines(), which also splits at characters inside of a line, such as U+2028.
     return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
 
 
-def _rows(text: str, column: str) -> list[str]:
+def _rows(text: str, column: str, delimiter: str = ",") -> list[str]:
     """The column of a CSV file with a header."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     names = list(reader.fieldnames or ())
     if names.count(column) != 1:
         what = "more than one column" if column in names else "no column"
@@ -176,8 +189,11 @@ def _is_geneval_object(wanted: Any) -> bool:
     return isinstance(wanted.get("class"), str) and _is_count(wanted.get("count"))
 
 
-READERS: dict[str, Callable[[str, str], list[str]]] = {
+READERS: dict[str, Reader] = {
+    "": _lines,
+    ".txt": _lines,
     ".csv": _rows,
+    ".tsv": partial(_rows, delimiter="\t"),
     ".jsonl": _records,
     ".json": _records,
 }

@@ -278,6 +278,10 @@ def test_kept_tensors_have_the_compute_dtype_and_are_freed(run: Decode, model: M
         ),
         (["cache=token", "cache/refresh=listed", "cache.refresh.steps=[1,2]"], r"include 0 .* got \[1, 2\]"),
         (
+            ["cache=token", "cache/refresh=listed", "cache.refresh.steps=[0,4]", "cache.refresh.num_steps=8"],
+            r"made for 8 AR steps \(cache\.refresh\.num_steps\), and this sampler has 12; calibrate",
+        ),
+        (
             ["cache=token", "cache/refresh=adaptive", "cache.refresh.threshold=-1"],
             r"threshold must be ≥ 0, got -1",
         ),
