@@ -78,6 +78,8 @@ def _name_group(
     for member, run, values in zip(members, runs, flat, strict=True):
         changed |= _differing(_below(group, values), _member_values(group, member, _model_of(run)))
     for values in flat:
+        # An empty group, such as features=none, has the name of its member alone.
+        values.pop(group, None)
         for key in _below(group, values):
             if key not in changed:
                 del values[key]

@@ -83,7 +83,10 @@ def test_runs_of_two_models_with_their_default_judges_are_one_table(tmp_path: Pa
         folder = _finished(tmp_path / name, *overrides)
         record = json.loads((folder / "run.json").read_text())
         write_json({**record, "overrides": overrides}, folder / "run.json")
-    assert [row.values["model"] for row in collect([tmp_path]).rows] == ["digits", "scenes"]
+    assert {row.values["model"] for row in collect([tmp_path]).rows} == {"digits", "scenes"}
+    _finished(tmp_path / "none", "features=none", "reference=none")
+    judges = {(row.values["features"], row.values["reference"]) for row in collect([tmp_path]).rows}
+    assert judges == {("digits", "digits"), ("scenes", "none"), ("none", "none")}
 
 
 def test_a_member_that_is_not_there_does_not_hide_the_other_runs(tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_a_member_that_is_not_there_does_not_hide_the_other_runs(tmp_path: Path)
         record = json.loads((folder / "run.json").read_text())
         gone = "gone" if name == "b" else sampler
         write_json({**record, "overrides": [f"sampler={gone}"]}, folder / "run.json")
-    assert [row.values["sampler"] for row in collect([tmp_path]).rows] == ["mar", "halton"]
+    assert {row.values["sampler"] for row in collect([tmp_path]).rows} == {"mar", "halton"}
 
 
 def test_the_baseline_is_described_as_on_the_command_line(tmp_path: Path) -> None:
