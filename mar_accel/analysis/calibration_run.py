@@ -94,7 +94,8 @@ class _FlopsRatio:
     def __call__(self, schedule: Schedule) -> float:
         key = schedule.refreshes, schedule.ratios
         if key not in self._counted:
-            self._counted[key] = counted_with(self.session, _with_schedule(self.cache, schedule))
+            cache = _with_schedule(self.cache, schedule, len(self.session.plan.steps))
+            self._counted[key] = counted_with(self.session, cache)
         return self._plain / self._counted[key]
 
 
@@ -116,7 +117,7 @@ def _overrides(schedule: Schedule, num_steps: int) -> tuple[str, ...]:
     )
 
 
-def _with_schedule(cache: Node, schedule: Schedule, num_steps: int | None = None) -> Node:
+def _with_schedule(cache: Node, schedule: Schedule, num_steps: int) -> Node:
     """The config node of the calibrated cache."""
     target = "mar_accel.caching.refresh.ListedRefresh"
     ratios = [list(row) for row in schedule.ratios]

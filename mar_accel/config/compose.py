@@ -94,7 +94,7 @@ def compose_node(group: str, member: str, model: Mapping[str, Any] | None = None
         sampling = compose_sampling(model, [f"{group}={member}"])
         return sampling[GROUPS_WITH_PARTS.index(group)]
     with our_hydra():
-        # To compose all groups for the sake of one takes 30 times as long.
+        # To compose all groups for the sake of one takes tens of times as long.
         config = _default_config().copy()
         config[group] = read_members(group)[member]
         try:

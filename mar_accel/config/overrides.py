@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from mar_accel.utils.json_files import with_whole_numbers
+
 _SIGNS = "+~"
 
 
@@ -84,12 +86,4 @@ def _comparable(value: Any) -> str:
             value = OmegaConf.to_container(OmegaConf.create(f"v: {value}"))["v"]  # type: ignore[index,call-overload]
         except Exception:  # a text that is no YAML stands for itself
             return value
-    return json.dumps(_with_plain_numbers(value), sort_keys=True, default=str)
-
-
-def _with_plain_numbers(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_with_plain_numbers(each) for each in value]
-    if isinstance(value, dict):
-        return {str(key): _with_plain_numbers(each) for key, each in value.items()}
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps(with_whole_numbers(value), sort_keys=True, default=str)

@@ -208,13 +208,9 @@ def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:
 
 def _with_unique_labels(rows: Sequence[CollectedRow]) -> list[CollectedRow]:
     """The rows, where equal labels, which several tables may have, are told apart by a number."""
-    counts, seen = Counter(row.label for row in rows), Counter[str]()
-    named = []
-    for row in rows:
-        seen[row.label] += 1
-        repeated = row.label and counts[row.label] > 1
-        named.append(replace(row, label=f"{row.label} ({seen[row.label]})") if repeated else row)
-    return named
+    labels = _numbered([row.label for row in rows])
+    # A row without a label has its setting as its name.
+    return [replace(row, label=label if row.label else "") for row, label in zip(rows, labels, strict=True)]
 
 
 def _paired(collected: Collected) -> tuple[Collected, dict[str, PairedRow]]:
@@ -260,17 +256,18 @@ def _recorded_point(row: RecordedRow, first: bool) -> Point:
 
 def _with_unique_names(points: Sequence[Point]) -> list[Point]:
     """The points, where equal names and labels are told apart by a number."""
-    counts = {kind: Counter(getattr(point, kind) for point in points) for kind in ("name", "label")}
-    seen: dict[str, Counter[str]] = {"name": Counter(), "label": Counter()}
-    named = []
-    for point in points:
-        texts: dict[str, Any] = {}
-        for kind, all_of_it in counts.items():
-            text = getattr(point, kind)
-            seen[kind][text] += 1
-            texts[kind] = f"{text} ({seen[kind][text]})" if all_of_it[text] > 1 else text
-        named.append(replace(point, **texts))
-    return named
+    names, labels = _numbered([point.name for point in points]), _numbered([point.label for point in points])
+    told = zip(points, names, labels, strict=True)
+    return [replace(point, name=name, label=label) for point, name, label in told]
+
+
+def _numbered(texts: Sequence[str]) -> list[str]:
+    """The texts, where each of equal ones has a number: "gtr (1)"."""
+    counts, seen, told = Counter(texts), Counter[str](), list[str]()
+    for text in texts:
+        seen[text] += 1
+        told.append(f"{text} ({seen[text]})" if counts[text] > 1 else text)
+    return told
 
 
 def _table_of(run: CollectedRun) -> Path | None:

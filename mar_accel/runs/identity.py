@@ -21,6 +21,7 @@ from mar_accel.config.settings import DatasetSettings, Settings
 from mar_accel.runs.contents import content_of, sources_of
 from mar_accel.sampling.model_defaults import MODEL
 from mar_accel.utils.fingerprints import size_and_time
+from mar_accel.utils.json_files import with_whole_numbers
 from mar_accel.weights.loading import AUTOENCODER_KEY, DETOK_STATISTICS, MODEL_KEY
 
 # Keys that never count: folders for output and caches, logging and resuming.
@@ -218,7 +219,7 @@ def why_whole_batches(settings: Settings) -> str | None:
 
 def digest(value: Any) -> str:
     """Twelve hexadecimal digits of a value's hash; whole floats count as integers."""
-    text = json.dumps(_as_numbers(value), sort_keys=True)
+    text = json.dumps(with_whole_numbers(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
@@ -263,13 +264,4 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))
     else:
-        yield key, _as_numbers(value)
-
-
-def _as_numbers(value: Any) -> Any:
-    """The value with whole floats as integers, so that 4.0 equals 4."""
-    if isinstance(value, dict):
-        return {key: _as_numbers(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_numbers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        yield key, with_whole_numbers(value)

@@ -17,6 +17,7 @@ from mar_accel.errors import ConfigError
 from mar_accel.runs.identity import NEVER_COUNTS
 from mar_accel.sweeps.conditions import Condition
 from mar_accel.sweeps.job_config import JobConfig
+from mar_accel.utils.json_files import with_whole_numbers
 
 Compose = Callable[[Sequence[str]], JobConfig]
 ROW = "row"
@@ -166,13 +167,4 @@ def content_of_config(config: JobConfig) -> str:
         node = plain.get(above) if above else plain
         if isinstance(node, dict):
             node.pop(name, None)
-    return json.dumps(_plain(plain), sort_keys=True, default=str)
-
-
-def _plain(value: Any) -> Any:
-    """The value with whole floats as integers, so that 4.0 equals 4."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps(with_whole_numbers(plain), sort_keys=True, default=str)

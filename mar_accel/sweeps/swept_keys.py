@@ -190,10 +190,10 @@ def member_of(group: str, run: CollectedRun) -> str | None:
 def _chosen_member(group: str, run: CollectedRun) -> str | None:
     """The member on the run's command line, or the default one; None if the command line does not say.
 
+    So ``sampler.num_iter=32`` stays a setting of ``mar``, also where another member has the same values.
+
     A member that is not there any more, or that lies in a folder of one's own, counts as not said. So does a
     default that depends on another group.
-
-    So ``sampler.num_iter=32`` stays a setting of ``mar``, also where another member has the same values.
     """
     keys = [key_of(override) for override in run.overrides]
     if not keys or any(key.startswith("table.") or key in ("experiment", "debug") for key in keys):

@@ -25,6 +25,20 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, int | float) and not _is_finite(value) else value
 
 
+def with_whole_numbers(value: Any) -> Any:
+    """A nested value with whole floats as integers, so that 4.0 equals 4, also as text.
+
+    Example:
+        >>> with_whole_numbers({"a": [4.0, 0.5]})
+        {'a': [4, 0.5]}
+    """
+    if isinstance(value, dict):
+        return {str(key): with_whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def is_finite_number(value: Any) -> bool:
     """Whether a value is a number that a float can hold; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
