@@ -45,7 +45,7 @@ class Run:
         sweep: whether the command is a sweep (``-m``).
         overrides: overrides of the command, or arguments of the script.
         figures: figures of the run's report that are kept, together with its tables.
-        paired: the setting that the others are compared with image by image, as ``collect.baseline``.
+        paired: what the other settings are compared with image by image, as ``collect.baseline``.
         recorded: files that the command writes, by the names under which they are kept. Without figures only.
     """
 

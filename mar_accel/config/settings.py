@@ -462,10 +462,11 @@ class CollectSettings:
 
     Attributes:
         folders: folders of runs, sweeps or tables; on the command line they need no key.
-        baseline: overrides of the row to compare with. None: the row with the most FLOPs.
+        baseline: overrides of the row to compare with; of several, of which each row has its own.
+            None: the row with the most FLOPs.
         tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
         objective: the metric that says which value is best.
-        paired: also compare every row with the baseline row image by image.
+        paired: also compare every row with its baseline image by image.
         worst: number of worst images in the picture of each row. 0: no pictures.
     """
 
@@ -487,11 +488,11 @@ class ReportSettings:
 
     Attributes:
         folders: folders of runs, sweeps or tables; on the command line they need no key.
-        baseline: overrides of the row to compare with.
+        baseline: overrides of the row to compare with; of several, of which each row has its own.
             None: the first row of a single table, else the row with the most FLOPs.
         tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
         objective: the metric that says which value is best.
-        paired: also compare every setting with the baseline image by image, where images were kept.
+        paired: also compare every setting with its baseline image by image, where images were kept.
         title: heading of the page. None: the names of the folders.
         figures: also write every figure as PNG and SVG.
     """

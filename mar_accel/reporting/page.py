@@ -292,12 +292,18 @@ def _images(points: Points) -> dict[int, str]:
     return {number: url for number, url in strips.items() if url is not None}
 
 
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _summary(points: Points, rows: list[dict[str, Any]], metrics: list[Column]) -> list[list[str]]:
     """What a reader wants to know first: title, text and small print of each card."""
     cards = []
-    base = next((point for point in points.points if point.baseline), None)
-    if base is not None:
-        cards.append(["Compared with", base.label, ""])
+    bases = [point.label for point in points.points if point.baseline]
+    if bases:
+        several = "each with the one of the same other values" if len(bases) > 1 else ""
+        cards.append(["Compared with", _listed(bases), several])
     counts = sorted({int(n.value) for p in points.points if (n := p.numbers.get("num_images")) is not None})
     seeds = sorted({seed for point in points.points for seed in point.seeds})
     if counts:
@@ -312,10 +318,8 @@ def _summary(points: Points, rows: list[dict[str, Any]], metrics: list[Column]) 
     across, up = axis_columns(metrics, COSTS), quality_columns(metrics)
     if across and up:
         front = pareto_front(rows, across[0], up[0])
-        names = ", ".join(row["label"] for row in front[:4]) + (
-            f" and {len(front) - 4} more" if len(front) > 4 else ""
-        )
-        cards.append([f"Not beaten in {across[0].title} and {up[0].title}", names, ""])
+        names = [row["label"] for row in front]
+        cards.append([f"Not beaten in {across[0].title} and {up[0].title}", _listed(names), ""])
     for column in (*up[:1], *across[:1]):
         known = [(row[column.id], row["label"]) for row in rows if row.get(column.id) is not None]
         if column.better and known:

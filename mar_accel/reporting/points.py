@@ -26,7 +26,8 @@ from mar_accel.reporting.recorded import (
     read_table,
 )
 from mar_accel.runs.stored import numbers_of, read_record
-from mar_accel.sweeps.collected import Collected, CollectedRow, collect
+from mar_accel.sweeps.collected import collect
+from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
 from mar_accel.sweeps.run_folders import ROWS, CollectedRun
@@ -147,8 +148,8 @@ def read_points(
 
     Raises:
         DataError: a path is no folder, or there is nothing in it.
-        ConfigError: ``baseline`` describes no row, or several, or nothing differs in a tuned key; or such an
-            option is given for recorded tables alone.
+        ConfigError: ``baseline`` describes no row, or several that are the baseline of no other; or nothing
+            differs in a tuned key; or such an option is given for recorded tables alone.
 
     Example:
         >>> read_points(["multirun/evaluate"]).points[0].numbers["fid"].value
@@ -196,14 +197,15 @@ def _named_rows(collected: Collected, first_is_baseline: bool) -> Collected:
     """The rows of tables under their names; those of a single table in its order."""
     rows = [replace(row, label=_row_name(row.runs[0]) or "") for row in collected.rows]
     rows = _with_unique_labels(rows)
-    base = rows[collected.rows.index(collected.baseline)]
+    collected = replace(collected, rows=tuple(rows))
     tables = {_table_of(row.runs[0]) for row in rows}
     (table,) = tables if len(tables) == 1 else (None,)
     order = [] if table is None else [row.name for row in read_table(table)]
-    if {row.label for row in rows} <= {*order}:
-        rows.sort(key=lambda row: order.index(row.label))
-        base = rows[0] if first_is_baseline else base
-    return replace(collected, rows=tuple(rows), baseline=base)
+    if not {row.label for row in rows} <= {*order}:
+        return collected
+    in_order = sorted(range(len(rows)), key=lambda place: order.index(rows[place].label))
+    collected = collected.reordered(in_order)
+    return replace(collected, compared_with=(0,) * len(rows)) if first_is_baseline else collected
 
 
 def _with_unique_labels(rows: Sequence[CollectedRow]) -> list[CollectedRow]:
@@ -233,7 +235,7 @@ def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRo
         seeds=row.seeds,
         command=_command(run),
         config=_config(run),
-        baseline=row is collected.baseline,
+        baseline=row is collected.baseline_of(row),
         time_shares=numbers_of(metrics.get("time_shares")),
         steps=tuple(read_steps(run.folder / STEPS_FILE)),
         folder=run.folder,

@@ -8,7 +8,8 @@ from pathlib import Path
 from mar_accel.config.settings import Settings
 from mar_accel.errors import ConfigError
 from mar_accel.runs.output_dir import prepare_output_dir
-from mar_accel.sweeps.collected import Collected, collect
+from mar_accel.sweeps.collected import collect
+from mar_accel.sweeps.collected_table import Collected
 from mar_accel.sweeps.pair_files import ABOUT, paired_cells, paired_heading, worst_lines, write_pairs
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
 from mar_accel.sweeps.tables import cells, heading, notes, write_tables
@@ -49,6 +50,6 @@ def show_collected(collected: Collected, pairs: Sequence[PairedRow], settings: S
     if pairs:
         print_table(paired_heading(pairs), [paired_cells(pair, pairs) for pair in pairs])
         print(f"note: {ABOUT}")
-    for pair in pairs:
+    for pair in pairs if settings.collect.worst else ():
         print(f"worst of {pair.row.name}:", *worst_lines(pair, min(3, settings.collect.worst)), sep="\n  ")
     print(f"{len(collected.rows)} settings, {len(collected.runs)} runs. Tables: {settings.output_dir}")

@@ -1,4 +1,4 @@
-"""Comparisons with the baseline row as tables and pictures."""
+"""Comparisons with the baseline as tables and pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mar_accel.utils.images import save_png
 from mar_accel.utils.whole_files import written_whole
 
 ABOUT = (
-    "Differences to the baseline row on the same seeds and sample indices, with 95 % intervals "
+    "Differences to the baseline on the same seeds and sample indices, with 95 % intervals "
     "over the sample indices. 'narrower': how many times as wide the interval would be without pairing."
 )
 _NAMES = (RECOGNISED, SCORE, FID)
@@ -27,7 +27,8 @@ _NAMES = (RECOGNISED, SCORE, FID)
 
 def paired_heading(pairs: Sequence[PairedRow]) -> list[str]:
     """Names of the columns."""
-    return ["setting", "images", *(text for n in _names(pairs) for text in (_metric(n).column, "narrower"))]
+    baseline = ["compared with"] if _has_several_baselines(pairs) else []
+    return ["setting", *baseline, "images", *(text for n in _names(pairs) for text in (_metric(n).column, "narrower"))]
 
 
 def _names(pairs: Sequence[PairedRow]) -> list[str]:
@@ -36,9 +37,14 @@ def _names(pairs: Sequence[PairedRow]) -> list[str]:
     return [*(name for name in _NAMES if name in found), *(name for name in found if name not in _NAMES)]
 
 
+def _has_several_baselines(pairs: Sequence[PairedRow]) -> bool:
+    return len({id(pair.baseline) for pair in pairs}) > 1
+
+
 def paired_cells(pair: PairedRow, pairs: Sequence[PairedRow]) -> list[str]:
     """The cells of a row."""
-    cells = [pair.row.name, str(len(pair.ours.names))]
+    baseline = [pair.baseline.name] if _has_several_baselines(pairs) else []
+    cells = [pair.row.name, *baseline, str(len(pair.ours.names))]
     for name in _names(pairs):
         found = pair.differences.get(name)
         cells += ["–", "–"] if found is None else [difference_text(name, found), f"{found.narrower:.1f}×"]
@@ -128,7 +134,8 @@ def _worst_picture(pair: PairedRow, count: int) -> Image:
 
 
 def _record(pair: PairedRow) -> dict[str, Any]:
-    return {"setting": pair.row.name, "images": len(pair.ours.names), **_numbers(pair.differences)}
+    names = {"setting": pair.row.name, "baseline": pair.baseline.name}
+    return {**names, "images": len(pair.ours.names), **_numbers(pair.differences)}
 
 
 def _numbers(differences: Any) -> dict[str, float]:

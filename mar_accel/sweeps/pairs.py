@@ -1,4 +1,4 @@
-"""Settings compared image by image with the baseline row, whose images have the same classes and noise."""
+"""Settings compared image by image with their baseline, whose images have the same classes and noise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mar_accel.metrics.paired import (
 from mar_accel.profiling.speed import sampling_device
 from mar_accel.runs.folder import images_identity
 from mar_accel.runs.stored import recorded_in
-from mar_accel.sweeps.collected import Collected, CollectedRow
+from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import Number, number_keys
 from mar_accel.sweeps.run_folders import CollectedRun
 from mar_accel.utils.exact_convolutions import exact_convolutions
@@ -99,10 +99,11 @@ class ClassDifference:
 
 @dataclass(frozen=True)
 class PairedRow:
-    """A row compared with the baseline row.
+    """A row compared with its baseline.
 
     Attributes:
         row: the row.
+        baseline: the row that it is compared with.
         differences: by metric: "recognised", "class_score" and "fid", as far as the judge knows them; and
             those of the group ``metrics`` that have a value per image.
         classes: the same of every class with at least five images, worst first; empty if classes are unknown.
@@ -111,6 +112,7 @@ class PairedRow:
     """
 
     row: CollectedRow
+    baseline: CollectedRow
     differences: Mapping[str, PairedDifference]
     ours: JudgedImages
     theirs: JudgedImages
@@ -119,41 +121,57 @@ class PairedRow:
 
 
 def compare_with_baseline(collected: Collected, seed: int = 0) -> tuple[list[PairedRow], list[str]]:
-    """Compare every row with the baseline row, over the seeds and sample indices that both have.
+    """Compare every row with its baseline, over the seeds and sample indices that both have.
 
     Args:
         collected: the table. Its runs must have kept their images.
         seed: seed of the bootstrap.
 
     Returns:
-        The comparisons, and a note for each row that cannot be compared.
+        The comparisons in the order of the rows, and a note for each row that cannot be compared.
 
     Raises:
-        DataError: the baseline has no features or no images, or no row can be compared.
-        ConfigError: the config of the baseline cannot be used here.
+        DataError: a baseline has no features or no images, or no row can be compared.
+        ConfigError: the config of a baseline cannot be used here.
 
     Example:
         >>> pairs, notes = compare_with_baseline(collect(["multirun/evaluate"]))
         >>> for pair in pairs:
         ...     print(pair.row.name, pair.differences["fid"].low, pair.differences["fid"].high)
     """
-    run = collected.baseline.runs[0]
+    pairs, notes = list[PairedRow](), list[str]()
+    for baseline in collected.baselines:
+        with_it = [row for row in collected.rows if collected.baseline_of(row) is baseline]
+        if len(with_it) > 1:
+            _compare([row for row in with_it if row is not baseline], baseline, seed, pairs, notes)
+    if notes and not pairs:
+        raise DataError(notes[0])
+    places = {id(row): place for place, row in enumerate(collected.rows)}
+    return sorted(pairs, key=lambda pair: places[id(pair.row)]), notes
+
+
+def _compare(
+    rows: Sequence[CollectedRow],
+    baseline: CollectedRow,
+    seed: int,
+    pairs: list[PairedRow],
+    notes: list[str],
+) -> None:
+    """Compare rows with their baseline; those that cannot be compared are noted."""
+    run = baseline.runs[0]
     with recorded_in(run.folder):
         settings = check_settings(Settings, dict(run.config))
     judge = Judge.of(settings, sampling_device(settings.trainer))
     if judge is None:
         raise DataError(f"{run.folder} was evaluated with features=none, and pairs need features.")
     own, by_prompt = _OwnMetricsOf(settings), settings.dataset.prompts is not None
-    theirs = _judged(collected.baseline, judge, own)
-    pairs, notes = list[PairedRow](), list[str]()
-    for row in progress([row for row in collected.rows if row is not collected.baseline], "pairs"):
+    theirs = _judged(baseline, judge, own)
+    for row in progress(rows, "pairs"):
         try:
-            pairs.append(_pair(row, _judged(row, judge, own), theirs, judge, by_prompt, seed))
+            images = (_judged(row, judge, own), theirs)
+            pairs.append(_pair((row, baseline), images, judge, by_prompt, seed))
         except DataError as error:
             notes.append(f"{row.name} is not compared image by image: {error}")
-    if notes and not pairs:
-        raise DataError(notes[0])
-    return pairs, notes
 
 
 def with_pairs(collected: Collected, pairs: Sequence[PairedRow], notes: Sequence[str] = ()) -> Collected:
@@ -161,11 +179,10 @@ def with_pairs(collected: Collected, pairs: Sequence[PairedRow], notes: Sequence
     found = {id(pair.row): pair.differences for pair in pairs}
     rows = tuple(_with_differences(row, found.get(id(row), {})) for row in collected.rows)
     metrics = number_keys([{key: n.value for key, n in row.numbers.items()} for row in rows])
-    about = [ABOUT_PAIRS.format(baseline=collected.baseline.name)] if pairs else []
+    about = [ABOUT_PAIRS.format(baseline=collected.baseline_name)] if pairs else []
     return replace(
         collected,
         rows=rows,
-        baseline=rows[collected.rows.index(collected.baseline)],
         metrics=tuple(dict.fromkeys([*metrics, *collected.metrics])),
         notes=(*about, *collected.notes, *notes),
     )
@@ -265,20 +282,22 @@ def _own_values(own: Mapping[str, Metric], images: ImageSet, labels: Tensor) -> 
 
 
 def _pair(
-    row: CollectedRow,
-    ours: JudgedImages,
-    theirs: JudgedImages,
+    rows: tuple[CollectedRow, CollectedRow],
+    images: tuple[JudgedImages, JudgedImages],
     judge: Judge,
     by_prompt: bool,
     seed: int,
 ) -> PairedRow:
+    """A row and its baseline, with the images of both."""
+    row, baseline = rows
+    ours, theirs = images
     there = set(theirs.names)
     common = [name for name in ours.names if name in there]
     ours, theirs = ours.only(common), theirs.only(common)
     if len(common) < 2 or ours.asked != theirs.asked:
         raise DataError(
             f"{row.name} has no images with the seeds, sample indices and classes (or prompts, and given "
-            "pictures) of the baseline row; sample both with the same seed and dataset."
+            "pictures) of its baseline; sample both with the same seed and dataset."
         )
     # A class has many images and is drawn by itself. A prompt has few.
     differences = _differences(ours, theirs, judge, None if by_prompt else ours.labels, seed)
@@ -286,7 +305,7 @@ def _pair(
     classes, worst = _classes(ours, theirs, seed), _worst(ours, theirs)
     # Features of all rows would not fit into memory.
     ours, theirs = (replace(own, pooled=own.pooled[:0]) for own in (ours, theirs))
-    return PairedRow(row, differences, ours, theirs, classes, worst)
+    return PairedRow(row, baseline, differences, ours, theirs, classes, worst)
 
 
 def _differences(

@@ -21,7 +21,7 @@ from mar_accel.runs.run_log import RunLog, may_fail
 from mar_accel.runs.stored import numbers_of, read_record
 from mar_accel.runs.sweep_result import RunResult
 from mar_accel.runs.sweep_summary import failures
-from mar_accel.sweeps.collected import Collected, CollectedRow
+from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import number_keys, number_over_seeds
 from mar_accel.sweeps.pair_files import write_pairs
 from mar_accel.sweeps.pairs import PairedRow, compare_with_baseline, with_pairs
@@ -98,7 +98,8 @@ def row_table(lines: Sequence[RowResult], notes: Sequence[str] = ()) -> Collecte
         known = {key: number for key, number in numbers.items() if number is not None}
         rows.append(CollectedRow({}, (replace(run, metrics=metrics),), known, label=line.name))
     keys = tuple(number_keys([row.runs[0].metrics for row in rows]))
-    return Collected((), tuple(rows), keys, rows[0], tuple(notes), timed_in_turn=True)
+    compared_with = (0,) * len(rows)
+    return Collected((), tuple(rows), keys, compared_with, notes=tuple(notes), timed_in_turn=True)
 
 
 def csv_records(table: Collected, lines: Sequence[RowResult]) -> list[dict[str, Any]]:

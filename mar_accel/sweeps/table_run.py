@@ -19,7 +19,7 @@ from mar_accel.runs.attempt import LOCKS, attempt, wait_until_free
 from mar_accel.runs.output_dir import prepare_output_dir
 from mar_accel.runs.sweep_result import ELSEWHERE, FAILED, RunResult
 from mar_accel.runs.sweep_summary import failures, print_endings
-from mar_accel.sweeps.collected import Collected
+from mar_accel.sweeps.collected_table import Collected
 from mar_accel.sweeps.run_folders import ROWS
 from mar_accel.sweeps.table_files import TABLE_FILE, write_table
 from mar_accel.sweeps.table_result import RowResult, add_timings

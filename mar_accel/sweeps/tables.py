@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.metrics.catalogue import Metric
-from mar_accel.sweeps.collected import FLOPS, TIMES, Collected, CollectedRow
+from mar_accel.sweeps.collected_table import FLOPS, TIMES, Collected, CollectedRow
 from mar_accel.sweeps.numbers import metric_of
 from mar_accel.sweeps.swept_keys import shown_value
 from mar_accel.utils import latex, markdown
@@ -47,7 +47,7 @@ def cells(collected: Collected, row: CollectedRow) -> list[str]:
 
 def notes(collected: Collected) -> list[str]:
     """What a reader of the table must know."""
-    baseline = f"Ratios: how many times as much {collected.baseline.name} needs."
+    baseline = f"Ratios: how many times as much {collected.baseline_name} needs."
     return [ABOUT_ERRORS, *([baseline] if _ratio_columns(collected) else []), *collected.notes]
 
 

@@ -21,7 +21,7 @@ from mar_accel.metrics.digit_features import DigitFeatures
 from mar_accel.metrics.quality import FeatureSet, measure_quality
 from mar_accel.profiling.speed import latency_summary, speedup
 from mar_accel.runs.sweep_summary import _SHOWN
-from mar_accel.sweeps.collected import Collected, CollectedRow
+from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import metric_of, number_keys, number_over_seeds
 from mar_accel.sweeps.objectives import directions
 from mar_accel.sweeps.tables import cells, heading
@@ -45,7 +45,7 @@ def test_one_entry_is_shown_everywhere() -> None:
     assert list(shown.columns[0].cells) == [metric.heading for metric in METRICS if metric.heading]
     known = {key: number_over_seeds(key, [numbers]) for key in number_keys([numbers])}
     row = CollectedRow({}, (), {key: n for key, n in known.items() if n is not None}, label="row")
-    table = Collected((), (row,), tuple(known), row)
+    table = Collected((), (row,), tuple(known), (0,))
     assert heading(table)[1:] == [metric.column for metric in METRICS if metric.column]
     assert dict(zip(heading(table), cells(table, row), strict=True))["recognised"] == "25.0% (0.4–96.5%)"
     every = (*METRICS, *SCENE_SCORES, *GENERATE_METRICS)

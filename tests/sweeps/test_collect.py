@@ -17,7 +17,8 @@ from mar_accel.metrics.catalogue import METRICS
 from mar_accel.metrics.intervals import wilson_interval
 from mar_accel.runs.arguments import folders_as_override
 from mar_accel.runs.record import run_record
-from mar_accel.sweeps.collected import Collected, collect
+from mar_accel.sweeps.collected import collect
+from mar_accel.sweeps.collected_table import Collected
 from mar_accel.sweeps.numbers import number_over_seeds
 from mar_accel.sweeps.run_folders import read_runs
 from mar_accel.utils import latex
@@ -66,7 +67,7 @@ def test_swept_keys_are_found_by_comparing_configs(collected: Collected) -> None
         {"sampler": "gtr", "cache": "lazymar", "cache.token.ratios": 0.2},
     ]
     assert [row.seeds for row in collected.rows] == [(0,), (0,), (0, 1)]
-    assert collected.baseline.name == "sampler=mar cache=none"
+    assert collected.baseline_name == "sampler=mar cache=none"
     assert "unfinished is left out" in collected.notes[0]
 
 
@@ -112,7 +113,7 @@ def test_the_baseline_is_described_as_on_the_command_line(tmp_path: Path) -> Non
         ("cache.token.ratios=[[0, 1], [2, .5]]", "cache=lazymar cache.token.ratios=[[0, 1.0], [2, 0.5]]"),
         ("cache.token.ratios=0.50", "cache=lazymar cache.token.ratios=0.5"),
     ):
-        assert collect([tmp_path], wanted).baseline.name == name
+        assert collect([tmp_path], wanted).baseline_name == name
 
 
 def test_failed_runs_of_a_sweep_are_named(sweep: Path) -> None:
@@ -233,7 +234,7 @@ def test_ratios_refer_to_the_baseline(collected: Collected, sweep: Path) -> None
     other = collect([sweep], "cache=lazymar cache.token.ratios=0.1")
     assert other.rows[0].values["cache.token.ratios"] == 0.1
     assert [other.ratio(row, "tflops_per_image").value for row in other.rows] == [1.0, 0.25, 1.0]  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match="describes 2 rows; choose one of: sampler=gtr"):
+    with pytest.raises(ConfigError, match="describes 2 rows, and .*; choose one of: sampler=gtr"):
         collect([sweep], "cache=lazymar")
     with pytest.raises(ConfigError, match="describes 0 rows"):
         collect([sweep], "cache=fast")
@@ -375,3 +376,33 @@ def test_a_swept_number_stays_a_setting_of_the_chosen_member(tmp_path: Path) -> 
         record = json.loads((folder / "run.json").read_text())
         write_json({**record, "overrides": overrides}, folder / "run.json")
     assert collect([tmp_path]).keys == ("sampler.num_iter",)
+
+
+def test_each_row_has_its_own_baseline_if_several_are_described(tmp_path: Path) -> None:
+    for sampler, flops in (("mar", 4.0), ("gtr", 1.0)):
+        for seed in (0, 1):
+            own = [f"sampler={sampler}", f"seed={seed}"]
+            _finished(tmp_path / f"{sampler}{seed}", *own, tflops_per_image=flops)
+            lazy = ["cache=lazymar", "cache.token.ratios=0.1"]
+            _finished(tmp_path / f"{sampler}{seed} lazy", *own, *lazy, tflops_per_image=flops / 2)
+    _finished(tmp_path / "halton", "sampler=halton", "cache=lazymar", tflops_per_image=2.0)
+    table = collect([tmp_path], "cache=none")
+    bases = {row.name: base and base.name for row in table.rows for base in [table.baseline_of(row)]}
+    lazymar = "cache=lazymar cache.token.ratios=0.1"
+    assert bases == {
+        "sampler=gtr cache=none": "sampler=gtr cache=none",
+        "sampler=mar cache=none": "sampler=mar cache=none",
+        f"sampler=gtr {lazymar}": "sampler=gtr cache=none",
+        f"sampler=mar {lazymar}": "sampler=mar cache=none",
+        next(row.name for row in table.rows if row.values["sampler"] == "halton"): None,
+    }
+    assert [row.values["cache"] for row in table.rows[:2]] == ["none", "none"]
+    ratios = {row.name: table.ratio(row, "tflops_per_image") for row in table.rows}
+    found = {name: ratio and ratio.value for name, ratio in ratios.items()}
+    assert found == {name: base and (1.0 if name == base else 2.0) for name, base in bases.items()}
+    (note,) = [note for note in table.notes if "is not compared" in note]
+    assert "sampler=halton" in note and "no single row has cache=none and its other values" in note
+    assert table.baseline_name == "the row with cache=none and the same other values"
+    # Several rows are described, and each of them differs from the others in more than the described key.
+    with pytest.raises(ConfigError, match="describes 2 rows, and no other row has the same other values"):
+        collect([tmp_path / "mar0", tmp_path / "gtr0"], "cache=none")

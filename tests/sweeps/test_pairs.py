@@ -156,11 +156,11 @@ def test_images_of_other_prompts_are_no_pairs(run_here: Any, tiny_scenes: list[s
         outcome = run_here("generate", *arguments, f"output_dir={tmp_path / name}")
         assert outcome.status == 0, outcome.stderr
     table = collect([tmp_path])
-    base = next(row for row in table.rows if row.runs[0].folder.name == "a")
-    pairs, notes = compare_with_baseline(replace(table, baseline=base))
+    base = next(n for n, row in enumerate(table.rows) if row.runs[0].folder.name == "a")
+    pairs, notes = compare_with_baseline(replace(table, compared_with=(base,) * 3))
     assert [pair.row.runs[0].folder.name for pair in pairs] == ["b"]
     assert pairs[0].differences["own_length"].difference == 0
-    assert len(notes) == 1 and "prompts, and given pictures) of the baseline row" in notes[0]
+    assert len(notes) == 1 and "prompts, and given pictures) of its baseline" in notes[0]
 
 
 def test_the_value_nearest_to_a_cost_is_found_with_few_counts() -> None:
@@ -230,3 +230,31 @@ def test_every_method_gets_the_value_that_meets_the_cost(
     assert 4 <= plain <= lazy <= 13, "a cheaper step leaves more steps"
     outcome = run_here("generate", *sweep, *grid, "sweep.flops_ratio=6")
     assert outcome.status == 2 and "sweep.adjust needs one of" in outcome.stderr
+
+
+def test_rows_are_compared_with_their_own_baselines(
+    run_here: Any, tiny_model: list[str], tmp_path: Path
+) -> None:
+    arguments = [
+        *("-m", *tiny_model, "dataset.num_images=6", "reference.augmentations=0"),
+        *("sampler.num_iter=3,4", "sampler/order=random,raster", f"hydra.sweep.dir={tmp_path / 's'}"),
+    ]
+    outcome = run_here("generate", *arguments, f"reference.cache_dir={tmp_path / 'statistics'}")
+    assert outcome.status == 0, outcome.stderr
+    arguments = [str(tmp_path / "s"), "collect.paired=true", "collect.worst=0"]
+    arguments += ["collect.baseline=sampler.order=random", f"output_dir={tmp_path / 'out'}"]
+    outcome = run_here("collect", *arguments)
+    assert outcome.status == 0, outcome.stderr
+    assert "the row with sampler.order=random and the same other values" in outcome.stdout
+    rows = _rows(tmp_path / "out" / "paired.csv")
+    assert sorted((row["setting"], row["baseline"]) for row in rows) == [
+        (f"sampler.num_iter={n} sampler.order=raster", f"sampler.num_iter={n} sampler.order=random")
+        for n in (3, 4)
+    ]
+    # The difference is the one to the own baseline, as if the two runs were alone.
+    for row in rows:
+        runs = [run for own in collect([tmp_path / "s"]).rows for run in own.runs]
+        own = [run.folder for run in runs if f"num_iter={run.config['sampler']['num_iter']}" in row["setting"]]
+        ((pair,), _) = compare_with_baseline(collect(own, "sampler.order=random"))
+        assert float(row["fid_difference"]) == pytest.approx(pair.differences["fid"].difference)
+    assert "compared with" in (tmp_path / "out" / "paired.md").read_text()
