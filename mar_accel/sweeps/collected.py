@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.directions import own_direction, own_directions
@@ -16,6 +15,7 @@ from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import metric_of, number_keys, number_over_seeds
 from mar_accel.sweeps.run_folders import CollectedRun, read_runs
 from mar_accel.sweeps.swept_keys import Values, swept_values
+
 
 def collect(
     paths: Sequence[str | Path],

@@ -28,7 +28,12 @@ _NAMES = (RECOGNISED, SCORE, FID)
 def paired_heading(pairs: Sequence[PairedRow]) -> list[str]:
     """Names of the columns."""
     baseline = ["compared with"] if _has_several_baselines(pairs) else []
-    return ["setting", *baseline, "images", *(text for n in _names(pairs) for text in (_metric(n).column, "narrower"))]
+    return [
+        "setting",
+        *baseline,
+        "images",
+        *(text for n in _names(pairs) for text in (_metric(n).column, "narrower")),
+    ]
 
 
 def _names(pairs: Sequence[PairedRow]) -> list[str]:

@@ -234,7 +234,7 @@ def test_ratios_refer_to_the_baseline(collected: Collected, sweep: Path) -> None
     other = collect([sweep], "cache=lazymar cache.token.ratios=0.1")
     assert other.rows[0].values["cache.token.ratios"] == 0.1
     assert [other.ratio(row, "tflops_per_image").value for row in other.rows] == [1.0, 0.25, 1.0]  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match="describes 2 rows, and .*; choose one of: sampler=gtr"):
+    with pytest.raises(ConfigError, match=r"describes 2 rows, and .*; choose one of: sampler=gtr"):
         collect([sweep], "cache=lazymar")
     with pytest.raises(ConfigError, match="describes 0 rows"):
         collect([sweep], "cache=fast")

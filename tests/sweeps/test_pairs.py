@@ -254,7 +254,9 @@ def test_rows_are_compared_with_their_own_baselines(
     # The difference is the one to the own baseline, as if the two runs were alone.
     for row in rows:
         runs = [run for own in collect([tmp_path / "s"]).rows for run in own.runs]
-        own = [run.folder for run in runs if f"num_iter={run.config['sampler']['num_iter']}" in row["setting"]]
+        own = [
+            run.folder for run in runs if f"num_iter={run.config['sampler']['num_iter']}" in row["setting"]
+        ]
         ((pair,), _) = compare_with_baseline(collect(own, "sampler.order=random"))
         assert float(row["fid_difference"]) == pytest.approx(pair.differences["fid"].difference)
     assert "compared with" in (tmp_path / "out" / "paired.md").read_text()
