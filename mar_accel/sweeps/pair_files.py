@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,13 @@ def paired_cells(pair: PairedRow, pairs: Sequence[PairedRow]) -> list[str]:
     cells = [pair.row.name, *baseline, str(len(pair.ours.names))]
     for name in _names(pairs):
         found = pair.differences.get(name)
-        cells += ["–", "–"] if found is None else [difference_text(name, found), f"{found.narrower:.1f}×"]
+        cells += ["–", "–"] if found is None else [difference_text(name, found), _narrower(found)]
     return cells
+
+
+def _narrower(found: PairedDifference) -> str:
+    # Where no image differs, the interval has no width.
+    return f"{found.narrower:.1f}×" if math.isfinite(found.narrower) else "–"
 
 
 def difference_text(name: str, found: PairedDifference) -> str:
