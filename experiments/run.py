@@ -45,7 +45,8 @@ class Run:
         sweep: whether the command is a sweep (``-m``).
         overrides: overrides of the command, or arguments of the script.
         figures: figures of the run's report that are kept, together with its tables.
-        paired: what the other settings are compared with image by image, as ``collect.baseline``.
+        paired: the setting that the others are compared with image by image, as ``collect.baseline``.
+        paired_per: keys whose values each have such a setting, as ``collect.baseline_per``.
         recorded: files that the command writes, by the names under which they are kept. Without figures only.
     """
 
@@ -57,6 +58,7 @@ class Run:
     overrides: Sequence[str] = ()
     figures: Sequence[str] = ()
     paired: str = ""
+    paired_per: Sequence[str] = ()
     recorded: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -88,6 +90,7 @@ class Run:
         reports = [["-m", "mar_accel.report", folder, f"output_dir={made}", title]] if self.figures else []
         if self.paired:
             words = ["collect.paired=true", "collect.worst=0", f"collect.baseline={self.paired}"]
+            words += [f"collect.baseline_per=[{','.join(self.paired_per)}]"] if self.paired_per else []
             reports.append(["-m", "mar_accel.collect", folder, *words, f"output_dir={made}/paired"])
         return reports
 

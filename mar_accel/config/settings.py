@@ -462,8 +462,8 @@ class CollectSettings:
 
     Attributes:
         folders: folders of runs, sweeps or tables; on the command line they need no key.
-        baseline: overrides of the row to compare with; of several, of which each row has its own.
-            None: the row with the most FLOPs.
+        baseline: overrides of the row to compare with. None: the row with the most FLOPs.
+        baseline_per: keys whose values each have a baseline of their own. Empty: one for all rows.
         tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
         objective: the metric that says which value is best.
         paired: also compare every row with its baseline image by image.
@@ -472,6 +472,7 @@ class CollectSettings:
 
     folders: list[str] = field(default_factory=list)
     baseline: str | None = None
+    baseline_per: list[str] = field(default_factory=list)
     tuned: list[str] = field(default_factory=list)
     objective: str = "fid"
     paired: bool = False
@@ -488,8 +489,9 @@ class ReportSettings:
 
     Attributes:
         folders: folders of runs, sweeps or tables; on the command line they need no key.
-        baseline: overrides of the row to compare with; of several, of which each row has its own.
+        baseline: overrides of the row to compare with.
             None: the first row of a single table, else the row with the most FLOPs.
+        baseline_per: keys whose values each have a baseline of their own. Empty: one for all rows.
         tuned: keys of which every setting shows only its best value, such as sampler.guidance_scale.
         objective: the metric that says which value is best.
         paired: also compare every setting with its baseline image by image, where images were kept.
@@ -499,6 +501,7 @@ class ReportSettings:
 
     folders: list[str] = field(default_factory=list)
     baseline: str | None = None
+    baseline_per: list[str] = field(default_factory=list)
     tuned: list[str] = field(default_factory=list)
     objective: str = "fid"
     paired: bool = True

@@ -105,11 +105,12 @@ def difference_records(points: Points, metric: Metric) -> list[dict[str, Any]]:
 
 
 def failures(point: Point, count: int) -> dict[str, Any] | None:
-    """Where a point fails: its worst images beside those of the baseline, and its classes; None: unknown.
+    """Where a point fails: its worst images beside those of its baseline, and its classes; None: unknown.
 
     Returns:
-        "worst": records of :func:`mar_accel.sweeps.pair_files.worst_images` with the URLs "theirs" and
-        "ours". "classes": label, number of images and the differences as text, worst first.
+        "base": name of the baseline. "worst": records of
+        :func:`mar_accel.sweeps.pair_files.worst_images` with the URLs "theirs" and "ours". "classes": label,
+        number of images and the differences as text, worst first.
     """
     pair = point.pair
     if pair is None:
@@ -127,7 +128,7 @@ def failures(point: Point, count: int) -> dict[str, Any] | None:
         }
         for own in pair.classes
     ]
-    return {"worst": worst, "classes": classes}
+    return {"base": point.compared_with, "worst": worst, "classes": classes}
 
 
 def other_values(point: Point, without: str) -> str:

@@ -112,6 +112,7 @@ def page_data(points: Points) -> dict[str, Any]:
         "differences": _differences_json(points, metrics),
         "failures": _failures_json(points),
         "summary": _summary(points, rows, metrics),
+        "baseline": points.baseline_name,
         "notes": list(points.notes),
     }
 
@@ -302,8 +303,7 @@ def _summary(points: Points, rows: list[dict[str, Any]], metrics: list[Column]) 
     cards = []
     bases = [point.label for point in points.points if point.baseline]
     if bases:
-        several = "each with the one of the same other values" if len(bases) > 1 else ""
-        cards.append(["Compared with", _listed(bases), several])
+        cards.append(["Compared with", points.baseline_name, _listed(bases) if len(bases) > 1 else ""])
     counts = sorted({int(n.value) for p in points.points if (n := p.numbers.get("num_images")) is not None})
     seeds = sorted({seed for point in points.points for seed in point.seeds})
     if counts:

@@ -26,6 +26,7 @@ from mar_accel.reporting.recorded import (
     read_table,
 )
 from mar_accel.runs.stored import numbers_of, read_record
+from mar_accel.sweeps.baselines import not_compared
 from mar_accel.sweeps.collected import collect
 from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import Number, number_keys
@@ -60,7 +61,8 @@ class Point:
         seeds: the seeds of its runs.
         command: the command line that makes it; empty if unknown.
         config: its whole config as YAML; empty if unknown.
-        baseline: whether the others are compared with it.
+        baseline: whether others are compared with it.
+        compared_with: name for charts of the point that it is compared with; empty if there is none.
         time_shares: share of the time by component.
         steps: one record per AR step.
         folder: run folder of its first seed; None if only its numbers are left.
@@ -75,6 +77,7 @@ class Point:
     command: str = ""
     config: str = ""
     baseline: bool = False
+    compared_with: str = ""
     time_shares: Mapping[str, float] = field(default_factory=dict)
     steps: Sequence[Mapping[str, float]] = ()
     folder: Path | None = None
@@ -104,6 +107,7 @@ class Points:
         points: the points, in the order of the rows.
         notes: sentences for the reader.
         directions: metrics of one's own that are better when high (true) or low (false), by name.
+        baseline_text: what the points are compared with, if they have several baselines.
     """
 
     keys: tuple[str, ...]
@@ -111,6 +115,13 @@ class Points:
     points: tuple[Point, ...]
     notes: tuple[str, ...] = ()
     directions: Mapping[str, bool] = field(default_factory=dict)
+    baseline_text: str = ""
+
+    @property
+    def baseline_name(self) -> str:
+        """What the points are compared with, for a reader."""
+        first = next((point.label for point in self.points if point.baseline), "the baseline")
+        return self.baseline_text or first
 
     def values_of(self, key: str) -> list[Any]:
         """The different values of a swept key in their natural order, numbers before words."""
@@ -135,6 +146,7 @@ def read_points(
     tuned: Sequence[str] = (),
     objective: str = "fid",
     paired: bool = False,
+    baseline_per: Sequence[str] = (),
 ) -> Points:
     """The points of all runs below folders, and of recorded tables.
 
@@ -144,12 +156,13 @@ def read_points(
             None: the first row of a single table, else the point with the most FLOPs.
         tuned: keys of which every setting shows only its best value.
         objective: the metric that says which value is best.
-        paired: also compare every point with the baseline image by image, where images were kept.
+        paired: also compare every point with its baseline image by image, where images were kept.
+        baseline_per: keys whose values each have a baseline of their own.
 
     Raises:
         DataError: a path is no folder, or there is nothing in it.
-        ConfigError: ``baseline`` describes no row, or several that are the baseline of no other; or nothing
-            differs in a tuned key; or such an option is given for recorded tables alone.
+        ConfigError: ``baseline`` describes no row, or several, or nothing differs in a tuned key; or such an
+            option is given for recorded tables alone.
 
     Example:
         >>> read_points(["multirun/evaluate"]).points[0].numbers["fid"].value
@@ -158,14 +171,15 @@ def read_points(
     folders = [path for path in paths if Path(path) not in tables]
     collected, pairs = None, dict[str, PairedRow]()
     if tables and not folders:
-        _refuse_what_needs_runs({"baseline": baseline, "tuned": tuned}, tables)
+        given = {"baseline": baseline, "baseline_per": baseline_per, "tuned": tuned}
+        _refuse_what_needs_runs(given, tables)
     else:
-        collected = collect(folders, baseline, tuned, objective, node="report")
-        collected = _named_rows(collected, first_is_baseline=baseline is None)
+        collected = collect(folders, baseline, tuned, objective, "report", baseline_per)
+        collected = _named_rows(collected, first_is_baseline=baseline is None and not baseline_per)
         if paired:
             collected, pairs = _paired(collected)
     points = [] if collected is None else [_point(row, collected, pairs) for row in collected.rows]
-    notes = [] if collected is None else list(collected.notes)
+    notes = [] if collected is None else [*not_compared(collected), *collected.notes]
     for table in tables:
         rows = read_table(table)
         points += [_recorded_point(row, number == 0 and not points) for number, row in enumerate(rows)]
@@ -180,7 +194,8 @@ def read_points(
     metrics = number_keys([{key: n.value for key, n in point.numbers.items()} for point in named])
     runs = [] if collected is None else [row.runs[0] for row in collected.rows]
     directions = own_directions(run.config.get("metrics") or {} for run in runs)
-    return Points(keys, tuple(metrics), tuple(named), tuple(notes), directions)
+    several = collected.baseline_name if collected is not None and len(collected.baselines) > 1 else ""
+    return Points(keys, tuple(metrics), tuple(named), tuple(notes), directions, several)
 
 
 def _refuse_what_needs_runs(given: Mapping[str, Any], tables: Sequence[Path]) -> None:
@@ -225,7 +240,7 @@ def _paired(collected: Collected) -> tuple[Collected, dict[str, PairedRow]]:
 
 
 def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRow]) -> Point:
-    run = row.runs[0]
+    run, base = row.runs[0], collected.baseline_of(row)
     metrics = read_json(run.folder / METRICS_FILE)
     return Point(
         name=row.name,
@@ -235,7 +250,8 @@ def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRo
         seeds=row.seeds,
         command=_command(run),
         config=_config(run),
-        baseline=row is collected.baseline_of(row),
+        baseline=row is base,
+        compared_with="" if base is None else base.label or _label(base),
         time_shares=numbers_of(metrics.get("time_shares")),
         steps=tuple(read_steps(run.folder / STEPS_FILE)),
         folder=run.folder,

@@ -33,7 +33,14 @@ def write_report(settings: Settings) -> Points:
         raise ConfigError("report.folders is empty; give folders of runs: python -m mar_accel.report FOLDER.")
     check_altair()
     with RunLog.of(settings) as log:
-        points = read_points(wanted.folders, wanted.baseline, wanted.tuned, wanted.objective, wanted.paired)
+        points = read_points(
+            wanted.folders,
+            wanted.baseline,
+            wanted.tuned,
+            wanted.objective,
+            wanted.paired,
+            wanted.baseline_per,
+        )
         output_dir = prepare_output_dir(Path(settings.output_dir).absolute())
         figures = _write(points, settings, output_dir)
         log.page("report", output_dir / PAGE_FILE)

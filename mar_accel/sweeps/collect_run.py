@@ -30,7 +30,13 @@ def collect_tables(settings: Settings) -> tuple[Collected, list[PairedRow]]:
             "collect.folders is empty; give folders of runs: python -m mar_accel.collect FOLDER."
         )
     wanted = settings.collect
-    collected = collect(wanted.folders, wanted.baseline, wanted.tuned, wanted.objective)
+    collected = collect(
+        wanted.folders,
+        wanted.baseline,
+        wanted.tuned,
+        wanted.objective,
+        baseline_per=wanted.baseline_per,
+    )
     pairs = list[PairedRow]()
     if wanted.paired:
         pairs, further = compare_with_baseline(collected)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mar_accel.errors import ConfigError
 from mar_accel.metrics.directions import own_direction, own_directions
-from mar_accel.sweeps.baselines import find_baselines, without_baseline
+from mar_accel.sweeps.baselines import find_baselines
 from mar_accel.sweeps.collected_table import Collected, CollectedRow
 from mar_accel.sweeps.numbers import metric_of, number_keys, number_over_seeds
 from mar_accel.sweeps.run_folders import CollectedRun, read_runs
@@ -23,28 +22,30 @@ def collect(
     tuned: Sequence[str] = (),
     objective: str = "fid",
     node: str = "collect",
+    baseline_per: Sequence[str] = (),
 ) -> Collected:
     """The settings of all finished runs at and below folders.
 
     Args:
         paths: folders of runs, sweeps or tables.
-        baseline: overrides that describe the row to compare with, such as "sampler=mar cache=none". If they
-            describe several rows, each row is compared with the one that differs from it in these keys
-            alone. None: the row with the most FLOPs, which is the unaccelerated one if it is there.
+        baseline: overrides that describe the row to compare with, such as "sampler=mar cache=none".
+            None: the row with the most FLOPs, which is the unaccelerated one if it is there.
         tuned: keys of which every setting shows only its best value.
         objective: the metric that says which value is best.
         node: config node of the arguments, for messages.
+        baseline_per: keys whose values each have a baseline of their own: with "sampler", a row is compared
+            with the described row of its sampler.
 
     Raises:
         DataError: a path is no folder, or there is no finished run.
-        ConfigError: ``baseline`` describes no row, or several of which none is the baseline of another row.
+        ConfigError: no row, or more than one, is described by ``baseline``.
 
     Example:
         >>> for row in collect(["multirun/evaluate"]).rows:
         ...     print(row.name, row.seeds, row.numbers["fid"].value)
     """
     runs, notes = read_runs(paths, f"{node}.folders")
-    return collect_runs(runs, baseline, notes, tuned, objective, node)
+    return collect_runs(runs, baseline, notes, tuned, objective, node, baseline_per)
 
 
 def collect_runs(
@@ -54,6 +55,7 @@ def collect_runs(
     tuned: Sequence[str] = (),
     objective: str = "fid",
     node: str = "collect",
+    baseline_per: Sequence[str] = (),
 ) -> Collected:
     """The settings of runs that have been read, in the order of the runs."""
     values = swept_values(runs)
@@ -69,10 +71,12 @@ def collect_runs(
         ]
     keys = tuple(dict.fromkeys(key for row in rows for key in row.values))
     metrics = tuple(number_keys([run.metrics for run in runs]))
-    bases = find_baselines(rows, baseline, f"{node}.baseline")
-    table = Collected(keys, tuple(rows), metrics, tuple(bases), baseline or "")
-    table = table.reordered(sorted(range(len(rows)), key=lambda place: place not in bases))
-    return replace(table, notes=(*notes, *without_baseline(table), *_revision_notes(runs)))
+    bases = find_baselines(rows, baseline, baseline_per, node)
+    notes = [*notes, *_revision_notes(runs)]
+    table = Collected(
+        keys, tuple(rows), metrics, tuple(bases), baseline or "", tuple(baseline_per), tuple(notes)
+    )
+    return table.reordered(sorted(range(len(rows)), key=lambda place: bases[place] != place))
 
 
 def _settings(

@@ -9,6 +9,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mar_accel.sweeps.numbers import Number
@@ -48,6 +50,11 @@ class CollectedRow:
         """The seeds of its runs."""
         return tuple(run.seed for run in self.runs)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of its first run, which no other row has; None without runs."""
+        return self.runs[0].folder if self.runs else None
+
     def value(self, key: str) -> float | None:
         """A number without its error; None if the setting does not have it."""
         number = self.numbers.get(key)
@@ -63,8 +70,9 @@ class Collected:
         rows: the settings: first the baselines, then the others in the order of the runs.
         metrics: keys of the numbers that any row has, in the order of the columns.
         compared_with: for each row, the place of its baseline among the rows, which is its own place for a
-            baseline. None: no row is its baseline.
-        described: the overrides that describe the baselines; empty if none were given.
+            baseline. None: it has no baseline.
+        described: the overrides that describe the baselines; empty: they have the most FLOPs.
+        baseline_per: the keys whose values each have a baseline of their own; empty: there is one.
         notes: sentences for the reader: what was left out, what cannot be compared.
         timed_in_turn: whether all rows were timed in turn. The speedup is then over the baseline.
     """
@@ -74,25 +82,40 @@ class Collected:
     metrics: tuple[str, ...]
     compared_with: tuple[int | None, ...]
     described: str = ""
+    baseline_per: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     timed_in_turn: bool = False
 
     @property
     def baselines(self) -> tuple[CollectedRow, ...]:
-        """The rows that others are compared with, in the order of the rows."""
-        return tuple(row for place, row in enumerate(self.rows) if place in self.compared_with)
+        """The baselines, in the order of the rows."""
+        return tuple(row for place, row in enumerate(self.rows) if self.compared_with[place] == place)
 
     @property
     def baseline_name(self) -> str:
         """What the rows are compared with, for a reader."""
-        first, *further = self.baselines
-        return f"the row with {self.described} and the same other values" if further else first.name
+        if len(self.baselines) == 1:
+            return self.baselines[0].name
+        return (
+            f"the row with {self.described or 'the most FLOPs'} and the same {', '.join(self.baseline_per)}"
+        )
+
+    @cached_property
+    def _places(self) -> dict[Path | None, int]:
+        return {row.folder: place for place, row in enumerate(self.rows)}
 
     def baseline_of(self, row: CollectedRow) -> CollectedRow | None:
         """The row that a row of this table is compared with; None if there is none."""
-        place = next(place for place, own in enumerate(self.rows) if own is row)
-        base = self.compared_with[place]
+        base = self.compared_with[self._places[row.folder]]
         return None if base is None else self.rows[base]
+
+    @cached_property
+    def ratio_keys(self) -> tuple[str, ...]:
+        """The costs whose ratio to the baseline any row has."""
+        # Of rows that were timed in turn, the speedup is the ratio of their times.
+        keys = (FLOPS,) if self.timed_in_turn else (FLOPS, *TIMES)
+        several = len(self.rows) > 1
+        return tuple(key for key in keys if several and any(self.ratio(row, key) for row in self.rows))
 
     def reordered(self, order: Sequence[int]) -> Collected:
         """The table with its rows in another order, given by their places here."""
@@ -130,7 +153,7 @@ class Collected:
             return None
         ratio = base.value / ours.value
         parts = [n.error / n.value for n in (ours, base) if n.error is not None and n.value]
-        same = row is baseline
+        same = row.folder == baseline.folder
         return Number(ratio, ratio * math.hypot(*parts) if parts and not same else None)
 
 

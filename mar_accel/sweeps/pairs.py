@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from torchmetrics import Metric
 from mar_accel.config.check import check_settings
 from mar_accel.config.settings import Settings
 from mar_accel.data.image_sets import ImageSet, open_images
-from mar_accel.errors import DataError
+from mar_accel.errors import DataError, MarAccelError
 from mar_accel.evaluation.judge import Judge
 from mar_accel.evaluation.own_metrics import OwnMetrics
 from mar_accel.metrics.paired import (
@@ -131,47 +133,85 @@ def compare_with_baseline(collected: Collected, seed: int = 0) -> tuple[list[Pai
         The comparisons in the order of the rows, and a note for each row that cannot be compared.
 
     Raises:
-        DataError: a baseline has no features or no images, or no row can be compared.
-        ConfigError: the config of a baseline cannot be used here.
+        MarAccelError: no row can be compared, such as for a baseline without features or without images.
 
     Example:
         >>> pairs, notes = compare_with_baseline(collect(["multirun/evaluate"]))
         >>> for pair in pairs:
         ...     print(pair.row.name, pair.differences["fid"].low, pair.differences["fid"].high)
     """
-    pairs, notes = list[PairedRow](), list[str]()
-    for baseline in collected.baselines:
-        with_it = [row for row in collected.rows if collected.baseline_of(row) is baseline]
-        if len(with_it) > 1:
-            _compare([row for row in with_it if row is not baseline], baseline, seed, pairs, notes)
-    if notes and not pairs:
-        raise DataError(notes[0])
+    pairs, notes, opened = list[PairedRow](), list[str](), _Baselines()
+    first: MarAccelError | None = None
+    compared = [(row, collected.baseline_of(row)) for row in collected.rows]
+    waiting = [(row, base) for row, base in compared if base is not None and base is not row]
+    # The images of one baseline are in memory at a time.
     places = {id(row): place for place, row in enumerate(collected.rows)}
+    for row, base in progress(sorted(waiting, key=lambda own: places[id(own[1])]), "pairs"):
+        try:
+            pairs.append(_pair(row, opened.of(base), seed))
+        except MarAccelError as error:
+            first = first or error
+            notes.append(f"{row.name} is not compared image by image: {error}")
+    if first is not None and not pairs:
+        raise first
     return sorted(pairs, key=lambda pair: places[id(pair.row)]), notes
 
 
-def _compare(
-    rows: Sequence[CollectedRow],
-    baseline: CollectedRow,
-    seed: int,
-    pairs: list[PairedRow],
-    notes: list[str],
-) -> None:
-    """Compare rows with their baseline; those that cannot be compared are noted."""
-    run = baseline.runs[0]
-    with recorded_in(run.folder):
-        settings = check_settings(Settings, dict(run.config))
-    judge = Judge.of(settings, sampling_device(settings.trainer))
-    if judge is None:
-        raise DataError(f"{run.folder} was evaluated with features=none, and pairs need features.")
-    own, by_prompt = _OwnMetricsOf(settings), settings.dataset.prompts is not None
-    theirs = _judged(baseline, judge, own)
-    for row in progress(rows, "pairs"):
-        try:
-            images = (_judged(row, judge, own), theirs)
-            pairs.append(_pair((row, baseline), images, judge, by_prompt, seed))
-        except DataError as error:
-            notes.append(f"{row.name} is not compared image by image: {error}")
+@dataclass(frozen=True)
+class _Opened:
+    """A baseline with its images, and what judges them and the images of its rows.
+
+    Attributes:
+        row: the row.
+        judge: features and reference.
+        judged_by: what the judge was built from.
+        own: the metrics of the group ``metrics``.
+        by_prompt: whether its images are those of prompts.
+        images: its images.
+    """
+
+    row: CollectedRow
+    judge: Judge
+    judged_by: str
+    own: _OwnMetricsOf
+    by_prompt: bool
+    images: JudgedImages
+
+
+class _Baselines:
+    """Opens baselines one after the other; those with equal judges share one."""
+
+    def __init__(self) -> None:
+        self._last: _Opened | None = None
+        self._failed: dict[Path, MarAccelError] = {}
+
+    def of(self, row: CollectedRow) -> _Opened:
+        """The baseline; raises MarAccelError again if it could not be opened before."""
+        folder = row.runs[0].folder
+        if folder in self._failed:
+            raise self._failed[folder]
+        if self._last is None or self._last.row is not row:
+            try:
+                self._last = self._open(row)
+            except MarAccelError as error:
+                self._failed[folder] = error
+                raise
+        return self._last
+
+    def _open(self, row: CollectedRow) -> _Opened:
+        run, last = row.runs[0], self._last
+        with recorded_in(run.folder):
+            settings = check_settings(Settings, dict(run.config))
+        parts = [run.config.get(name) for name in ("features", "reference", "trainer")]
+        judged_by = json.dumps(parts, sort_keys=True, default=str)
+        if last is not None and last.judged_by == judged_by:
+            judge: Judge | None = last.judge
+        else:
+            judge = Judge.of(settings, sampling_device(settings.trainer))
+        if judge is None:
+            raise DataError(f"{run.folder} was evaluated with features=none, and pairs need features.")
+        own, by_prompt = _OwnMetricsOf(settings), settings.dataset.prompts is not None
+        return _Opened(row, judge, judged_by, own, by_prompt, _judged(row, judge, own))
 
 
 def with_pairs(collected: Collected, pairs: Sequence[PairedRow], notes: Sequence[str] = ()) -> Collected:
@@ -281,16 +321,10 @@ def _own_values(own: Mapping[str, Metric], images: ImageSet, labels: Tensor) -> 
     return {key: torch.cat(values) for key, values in parts.items()}
 
 
-def _pair(
-    rows: tuple[CollectedRow, CollectedRow],
-    images: tuple[JudgedImages, JudgedImages],
-    judge: Judge,
-    by_prompt: bool,
-    seed: int,
-) -> PairedRow:
-    """A row and its baseline, with the images of both."""
-    row, baseline = rows
-    ours, theirs = images
+def _pair(row: CollectedRow, baseline: _Opened, seed: int) -> PairedRow:
+    """A row compared with its baseline."""
+    judge, by_prompt = baseline.judge, baseline.by_prompt
+    ours, theirs = _judged(row, judge, baseline.own), baseline.images
     there = set(theirs.names)
     common = [name for name in ours.names if name in there]
     ours, theirs = ours.only(common), theirs.only(common)
@@ -305,7 +339,7 @@ def _pair(
     classes, worst = _classes(ours, theirs, seed), _worst(ours, theirs)
     # Features of all rows would not fit into memory.
     ours, theirs = (replace(own, pooled=own.pooled[:0]) for own in (ours, theirs))
-    return PairedRow(row, baseline, differences, ours, theirs, classes, worst)
+    return PairedRow(row, baseline.row, differences, ours, theirs, classes, worst)
 
 
 def _differences(

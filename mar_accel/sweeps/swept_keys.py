@@ -53,14 +53,14 @@ def swept_values(runs: Sequence[CollectedRun]) -> list[Values]:
     flat = [_counting(run) for run in runs]
     named: list[Values] = [{} for _ in runs]
     for group in GROUPS:
-        if len({_text(run.config.get(group)) for run in runs}) < 2:
+        if len({value_text(run.config.get(group)) for run in runs}) < 2:
             continue
         members = [member_of(group, run) for run in runs]
         if None in members:
             continue
         _name_group(group, [str(member) for member in members], runs, flat, named)
     keys = dict.fromkeys(key for values in flat for key in values)
-    differing = [key for key in keys if len({_text(values.get(key, ...)) for values in flat}) > 1]
+    differing = [key for key in keys if len({value_text(values.get(key, ...)) for values in flat}) > 1]
     for values, own in zip(flat, named, strict=True):
         own |= {key: values[key] for key in differing if key in values}
     return named
@@ -123,7 +123,9 @@ def _normal_part(group: str, name: str, part: Mapping[str, Any], flat: Values) -
 
     def changed(member: str) -> Values:
         raw = {key: _resolved(value, flat) for key, value in members[member].items()}
-        return {key: value for key, value in part.items() if _text(raw.get(key, ...)) != _text(value)}
+        return {
+            key: value for key, value in part.items() if value_text(raw.get(key, ...)) != value_text(value)
+        }
 
     if target is None or not members:
         return dict(flat_items({f"{group}.{name}": part}))
@@ -163,7 +165,7 @@ def _below(group: str, values: Values) -> Values:
 
 def _differing(ours: Values, theirs: Values) -> set[str]:
     # Settings complete a group by defaults, so a key that is not there is as good as null.
-    return {key for key in {*ours, *theirs} if _text(ours.get(key)) != _text(theirs.get(key))}
+    return {key for key in {*ours, *theirs} if value_text(ours.get(key)) != value_text(theirs.get(key))}
 
 
 def value_in(run: CollectedRun, key: str) -> Any:
@@ -252,7 +254,7 @@ def _member_values(group: str, member: str, model: str) -> Values:
     return _normal({group: node})
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as text, equal for equal numbers."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mar_accel.metrics.catalogue import Metric
-from mar_accel.sweeps.collected_table import FLOPS, TIMES, Collected, CollectedRow
+from mar_accel.sweeps.baselines import not_compared
+from mar_accel.sweeps.collected_table import FLOPS, Collected, CollectedRow
 from mar_accel.sweeps.numbers import metric_of
 from mar_accel.sweeps.swept_keys import shown_value
 from mar_accel.utils import latex, markdown
@@ -48,7 +49,8 @@ def cells(collected: Collected, row: CollectedRow) -> list[str]:
 def notes(collected: Collected) -> list[str]:
     """What a reader of the table must know."""
     baseline = f"Ratios: how many times as much {collected.baseline_name} needs."
-    return [ABOUT_ERRORS, *([baseline] if _ratio_columns(collected) else []), *collected.notes]
+    ratios = [baseline] if collected.ratio_keys else []
+    return [ABOUT_ERRORS, *ratios, *not_compared(collected), *collected.notes]
 
 
 def write_tables(
@@ -117,14 +119,7 @@ def _has_several_seeds(collected: Collected) -> bool:
 
 def _ratio_columns(collected: Collected) -> list[tuple[str, str]]:
     """Headings and keys of the ratios to the baseline that any row has."""
-    # Of rows that were timed in turn, the speedup is the ratio of their times.
-    times = () if collected.timed_in_turn else TIMES
-    columns = [("FLOPs ratio", FLOPS), *(("time ratio", key) for key in times)]
-    return [
-        (name, key)
-        for name, key in columns
-        if len(collected.rows) > 1 and any(collected.ratio(row, key) for row in collected.rows)
-    ]
+    return [("FLOPs ratio" if key == FLOPS else "time ratio", key) for key in collected.ratio_keys]
 
 
 def _ratios(collected: Collected, row: CollectedRow) -> list[str]:

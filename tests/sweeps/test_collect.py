@@ -21,6 +21,7 @@ from mar_accel.sweeps.collected import collect
 from mar_accel.sweeps.collected_table import Collected
 from mar_accel.sweeps.numbers import number_over_seeds
 from mar_accel.sweeps.run_folders import read_runs
+from mar_accel.sweeps.tables import notes
 from mar_accel.utils import latex
 from mar_accel.utils.json_files import write_json
 
@@ -234,7 +235,7 @@ def test_ratios_refer_to_the_baseline(collected: Collected, sweep: Path) -> None
     other = collect([sweep], "cache=lazymar cache.token.ratios=0.1")
     assert other.rows[0].values["cache.token.ratios"] == 0.1
     assert [other.ratio(row, "tflops_per_image").value for row in other.rows] == [1.0, 0.25, 1.0]  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match=r"describes 2 rows, and .*; choose one of: sampler=gtr"):
+    with pytest.raises(ConfigError, match="describes 2 rows; choose one of: sampler=gtr"):
         collect([sweep], "cache=lazymar")
     with pytest.raises(ConfigError, match="describes 0 rows"):
         collect([sweep], "cache=fast")
@@ -378,7 +379,7 @@ def test_a_swept_number_stays_a_setting_of_the_chosen_member(tmp_path: Path) -> 
     assert collect([tmp_path]).keys == ("sampler.num_iter",)
 
 
-def test_each_row_has_its_own_baseline_if_several_are_described(tmp_path: Path) -> None:
+def test_each_sampler_may_have_its_own_baseline(tmp_path: Path) -> None:
     for sampler, flops in (("mar", 4.0), ("gtr", 1.0)):
         for seed in (0, 1):
             own = [f"sampler={sampler}", f"seed={seed}"]
@@ -386,23 +387,48 @@ def test_each_row_has_its_own_baseline_if_several_are_described(tmp_path: Path) 
             lazy = ["cache=lazymar", "cache.token.ratios=0.1"]
             _finished(tmp_path / f"{sampler}{seed} lazy", *own, *lazy, tflops_per_image=flops / 2)
     _finished(tmp_path / "halton", "sampler=halton", "cache=lazymar", tflops_per_image=2.0)
-    table = collect([tmp_path], "cache=none")
-    bases = {row.name: base and base.name for row in table.rows for base in [table.baseline_of(row)]}
-    lazymar = "cache=lazymar cache.token.ratios=0.1"
-    assert bases == {
-        "sampler=gtr cache=none": "sampler=gtr cache=none",
-        "sampler=mar cache=none": "sampler=mar cache=none",
-        f"sampler=gtr {lazymar}": "sampler=gtr cache=none",
-        f"sampler=mar {lazymar}": "sampler=mar cache=none",
-        next(row.name for row in table.rows if row.values["sampler"] == "halton"): None,
-    }
-    assert [row.values["cache"] for row in table.rows[:2]] == ["none", "none"]
-    ratios = {row.name: table.ratio(row, "tflops_per_image") for row in table.rows}
-    found = {name: ratio and ratio.value for name, ratio in ratios.items()}
-    assert found == {name: base and (1.0 if name == base else 2.0) for name, base in bases.items()}
-    (note,) = [note for note in table.notes if "is not compared" in note]
-    assert "sampler=halton" in note and "no single row has cache=none and its other values" in note
-    assert table.baseline_name == "the row with cache=none and the same other values"
-    # Several rows are described, and each of them differs from the others in more than the described key.
-    with pytest.raises(ConfigError, match="describes 2 rows, and no other row has the same other values"):
-        collect([tmp_path / "mar0", tmp_path / "gtr0"], "cache=none")
+    table = collect([tmp_path], "cache=none", baseline_per=["sampler"])
+    assert [row.values["cache"] for row in table.rows[:2]] == ["none", "none"], "baselines come first"
+    for row in table.rows:
+        sampler, base, ratio = (
+            row.values["sampler"],
+            table.baseline_of(row),
+            table.ratio(row, "tflops_per_image"),
+        )
+        if sampler == "halton":
+            assert base is None and ratio is None
+        else:
+            assert base is not None and ratio is not None
+            assert (base.values["sampler"], base.values["cache"]) == (sampler, "none")
+            assert ratio.value == (1.0 if row is base else 2.0)
+    about = notes(table)
+    assert any("the row with cache=none and the same sampler needs" in note for note in about)
+    (note,) = [note for note in about if note.startswith("not compared")]
+    assert "no row with the same sampler has cache=none: sampler=halton" in note
+    # Without a description it is the row with the most FLOPs of each sampler.
+    most = collect([tmp_path], baseline_per=["sampler"])
+    assert {row.values["sampler"] for row in most.baselines} == {"gtr", "halton", "mar"}
+    assert [row.values["cache"] for row in most.baselines].count("none") == 2
+
+
+@pytest.mark.parametrize(
+    ("baseline", "per", "message"),
+    [
+        (
+            "cache=lazymar",
+            ["sampler"],
+            "describes 2 rows with sampler=gtr; choose one of: .*baseline_per",
+        ),
+        ("cache=none", [], "describes 2 rows; choose one of"),
+        ("cache=none", ["cache"], "collect.baseline_per has cache, which collect.baseline describes, too"),
+        ("cache=none", ["sampler.foo"], "has sampler.foo, which is no key of these runs"),
+        ("cache=head", ["sampler"], "describes 0 rows"),
+    ],
+)
+def test_a_baseline_is_one_row(baseline: str, per: list[str], message: str, tmp_path: Path) -> None:
+    for sampler in ("mar", "gtr"):
+        _finished(tmp_path / sampler, f"sampler={sampler}")
+    for ratio in (0.1, 0.2):
+        _finished(tmp_path / f"{ratio}", "sampler=gtr", "cache=lazymar", f"cache.token.ratios={ratio}")
+    with pytest.raises(ConfigError, match=message):
+        collect([tmp_path], baseline, baseline_per=per)

@@ -242,10 +242,11 @@ def test_rows_are_compared_with_their_own_baselines(
     outcome = run_here("generate", *arguments, f"reference.cache_dir={tmp_path / 'statistics'}")
     assert outcome.status == 0, outcome.stderr
     arguments = [str(tmp_path / "s"), "collect.paired=true", "collect.worst=0"]
-    arguments += ["collect.baseline=sampler.order=random", f"output_dir={tmp_path / 'out'}"]
+    arguments += ["collect.baseline=sampler.order=random", "collect.baseline_per=[sampler.num_iter]"]
+    arguments += [f"output_dir={tmp_path / 'out'}"]
     outcome = run_here("collect", *arguments)
     assert outcome.status == 0, outcome.stderr
-    assert "the row with sampler.order=random and the same other values" in outcome.stdout
+    assert "the row with sampler.order=random and the same sampler.num_iter" in outcome.stdout
     rows = _rows(tmp_path / "out" / "paired.csv")
     assert sorted((row["setting"], row["baseline"]) for row in rows) == [
         (f"sampler.num_iter={n} sampler.order=raster", f"sampler.num_iter={n} sampler.order=random")

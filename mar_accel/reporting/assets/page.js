@@ -308,7 +308,7 @@ function drawFailures() {
   const found = data.failures[$('fails-s').value];
   $('fails').hidden = !found;
   if (!found) return;
-  const base = data.points.find((point) => point.row.baseline)?.label ?? 'baseline';
+  const base = found.base;
   const own = byNumber($('fails-s').value).label;
   const picture = (url, alt) => element('img', { src: url, alt, class: url.startsWith('data:image/jpeg') ? 'smooth' : '' });
   $('worst').replaceChildren(
@@ -415,7 +415,7 @@ function start() {
   options('curve-x', data.keys.filter((column) => column.numeric && column.values > 1), data.curve);
   options('curve-y', measured, data.axes.y[0]);
   $('against-m').replaceChildren(...Object.entries(data.differences).map(([value, shown]) => element('option', { value }, shown.title)));
-  $('against-base').textContent = data.points.find((point) => point.row.baseline)?.label ?? 'the baseline';
+  $('against-base').textContent = data.baseline;
   $('fails-s').replaceChildren(...Object.keys(data.failures).map((value) => element('option', { value }, byNumber(value).label)));
   $('fails-s').addEventListener('change', drawFailures);
   $('steps-q').replaceChildren(...Object.entries(data.quantities).map(([value, title]) => element('option', { value }, title)));
