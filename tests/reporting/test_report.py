@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from mar_accel.config.compose import compose_settings
 from mar_accel.errors import ConfigError, DataError
 from mar_accel.reporting.axes import Column
 from mar_accel.reporting.front import pareto_front
+from mar_accel.reporting.page import page_data
 from mar_accel.reporting.points import Points, read_points
 from mar_accel.reporting.report_run import write_report
 from mar_accel.utils.json_files import write_json
@@ -277,6 +279,27 @@ def test_rows_of_two_tables_with_one_name_have_pairs_of_their_own(
         if point.pair is not None:
             assert (point.pair.row.name, point.pair.row.runs[0].folder) == (point.name, point.folder)
     assert sum(point.pair is not None for point in points) == 3
+
+
+def test_each_setting_is_shown_beside_its_own_baseline(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "sweep")
+    shutil.rmtree(tmp_path / "sweep" / "run0" / "images")
+    per = ["sampler.num_iter", "sampler.num_diffusion_steps"]
+    points = read_points([tmp_path / "sweep"], "cache=none", paired=True, baseline_per=per)
+    data = page_data(points)
+    assert data["baseline"] == f"the row with cache=none and the same {', '.join(per)}"
+    assert sum(point.baseline for point in points.points) == 6
+    for number, point in enumerate(points.points):
+        base = next(own for own in points.points if own.label == point.compared_with)
+        assert (
+            base.values["cache"] == "none" and [base.values[k] == point.values[k] for k in per] == [True] * 2
+        )
+        if point.pair is not None:
+            assert (point.pair.baseline.name, data["failures"][number]["base"]) == (base.name, base.label)
+    # One baseline has lost its images. The other settings are compared all the same.
+    assert sum(point.pair is not None for point in points.points) == 5
+    (note,) = [note for note in points.notes if "image by image" in note]
+    assert note.startswith("cache=lazymar sampler.num_iter=16 sampler.num_diffusion_steps=20 is not compared")
 
 
 def test_equal_names_are_told_apart(sweep: Path) -> None:
