@@ -85,7 +85,8 @@ def write_pairs(pairs: Sequence[PairedRow], folder: Path, worst: int) -> None:
         worst: number of worst images of a row in table and picture; 0 for none.
     """
     write_csv([_record(pair) for pair in pairs], folder / "paired.csv")
-    text = markdown.table(paired_heading(pairs), [paired_cells(pair, pairs) for pair in pairs])
+    left = 2 if _has_several_baselines(pairs) else 1
+    text = markdown.table(paired_heading(pairs), [paired_cells(pair, pairs) for pair in pairs], left)
     with written_whole(folder / "paired.md") as temporary:
         temporary.write_text(f"{text}\n{ABOUT}\n", encoding="utf-8")
     classes = [
