@@ -14,6 +14,7 @@ from mar_accel.reporting.axes import Column, chart_value, records
 from mar_accel.reporting.front import Record
 from mar_accel.reporting.points import Point, Points, first_images, short_value
 from mar_accel.sweeps.pair_files import difference_text, worst_images
+from mar_accel.sweeps.pairs import PairedRow
 from mar_accel.sweeps.swept_keys import shown_value
 
 # The curves over AR steps: name in ar_steps.csv, title.
@@ -104,17 +105,13 @@ def difference_records(points: Points, metric: Metric) -> list[dict[str, Any]]:
     return found
 
 
-def failures(point: Point, count: int) -> dict[str, Any] | None:
-    """Where a point fails: its worst images beside those of its baseline, and its classes; None: unknown.
+def failures(pair: PairedRow, count: int) -> dict[str, Any]:
+    """Where a point fails: its worst images beside those of its baseline, and its classes.
 
     Returns:
-        "base": name of the baseline. "worst": records of
-        :func:`mar_accel.sweeps.pair_files.worst_images` with the URLs "theirs" and "ours". "classes": label,
-        number of images and the differences as text, worst first.
+        "worst": records of :func:`mar_accel.sweeps.pair_files.worst_images` with the URLs "theirs" and
+        "ours". "classes": label, number of images and the differences as text, worst first.
     """
-    pair = point.pair
-    if pair is None:
-        return None
     worst, places = worst_images(pair, count), pair.worst[:count]
     for name, images in (("theirs", pair.theirs), ("ours", pair.ours)):
         for record, image in zip(worst, images.images(places), strict=True):
@@ -128,7 +125,7 @@ def failures(point: Point, count: int) -> dict[str, Any] | None:
         }
         for own in pair.classes
     ]
-    return {"base": point.compared_with, "worst": worst, "classes": classes}
+    return {"worst": worst, "classes": classes}
 
 
 def other_values(point: Point, without: str) -> str:

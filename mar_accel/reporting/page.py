@@ -271,13 +271,17 @@ def _differences_json(points: Points, metrics: list[Column]) -> dict[str, Any]:
 
 def _failures_json(points: Points) -> dict[int, Any]:
     """Where each point fails, with as many images as the budget of the page allows."""
-    paired = [(number, point) for number, point in enumerate(points.points) if point.pair is not None]
+    paired = [
+        (number, point.pair, points.points[point.compared_with].label)
+        for number, point in enumerate(points.points)
+        if point.pair is not None and point.compared_with is not None
+    ]
     count = WORST_IMAGES
     if paired:
-        first = failures(paired[0][1], 1) or {"worst": []}
+        first = failures(paired[0][1], 1)
         size = sum(len(own["ours"]) + len(own["theirs"]) for own in first["worst"])
         count = max(1, min(count, int(WORST_BUDGET / len(paired) / max(1, size))))
-    return {number: failures(point, count) for number, point in paired}
+    return {number: {"base": base, **failures(pair, count)} for number, pair, base in paired}
 
 
 def _images(points: Points) -> dict[int, str]:

@@ -62,7 +62,7 @@ class Point:
         command: the command line that makes it; empty if unknown.
         config: its whole config as YAML; empty if unknown.
         baseline: whether others are compared with it.
-        compared_with: name for charts of the point that it is compared with; empty if there is none.
+        compared_with: place of the point that it is compared with; None if there is none.
         time_shares: share of the time by component.
         steps: one record per AR step.
         folder: run folder of its first seed; None if only its numbers are left.
@@ -77,7 +77,7 @@ class Point:
     command: str = ""
     config: str = ""
     baseline: bool = False
-    compared_with: str = ""
+    compared_with: int | None = None
     time_shares: Mapping[str, float] = field(default_factory=dict)
     steps: Sequence[Mapping[str, float]] = ()
     folder: Path | None = None
@@ -178,7 +178,9 @@ def read_points(
         collected = _named_rows(collected, first_is_baseline=baseline is None and not baseline_per)
         if paired:
             collected, pairs = _paired(collected)
-    points = [] if collected is None else [_point(row, collected, pairs) for row in collected.rows]
+    points = (
+        [] if collected is None else [_point(place, collected, pairs) for place in range(len(collected.rows))]
+    )
     notes = [] if collected is None else [*not_compared(collected), *collected.notes]
     for table in tables:
         rows = read_table(table)
@@ -239,8 +241,9 @@ def _paired(collected: Collected) -> tuple[Collected, dict[str, PairedRow]]:
     return with_pairs(collected, pairs, notes), {pair.row.name: pair for pair in pairs}
 
 
-def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRow]) -> Point:
-    run, base = row.runs[0], collected.baseline_of(row)
+def _point(place: int, collected: Collected, pairs: Mapping[str, PairedRow]) -> Point:
+    row, base = collected.rows[place], collected.compared_with[place]
+    run = row.runs[0]
     metrics = read_json(run.folder / METRICS_FILE)
     return Point(
         name=row.name,
@@ -250,8 +253,8 @@ def _point(row: CollectedRow, collected: Collected, pairs: Mapping[str, PairedRo
         seeds=row.seeds,
         command=_command(run),
         config=_config(run),
-        baseline=row is base,
-        compared_with="" if base is None else base.label or _label(base),
+        baseline=base == place,
+        compared_with=base,
         time_shares=numbers_of(metrics.get("time_shares")),
         steps=tuple(read_steps(run.folder / STEPS_FILE)),
         folder=run.folder,

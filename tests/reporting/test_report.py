@@ -290,7 +290,8 @@ def test_each_setting_is_shown_beside_its_own_baseline(sweep: Path, tmp_path: Pa
     assert data["baseline"] == f"the row with cache=none and the same {', '.join(per)}"
     assert sum(point.baseline for point in points.points) == 6
     for number, point in enumerate(points.points):
-        base = next(own for own in points.points if own.label == point.compared_with)
+        assert point.compared_with is not None
+        base = points.points[point.compared_with]
         assert (
             base.values["cache"] == "none" and [base.values[k] == point.values[k] for k in per] == [True] * 2
         )
