@@ -30,16 +30,19 @@ def _rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def _swept(run_here: Any, folder: Path, *arguments: str) -> Path:
+    """The folder of a sweep of ``generate`` below a folder, where statistics of references are kept, too."""
+    words = ["-m", *arguments, f"hydra.sweep.dir={folder / 's'}"]
+    outcome = run_here("generate", *words, f"reference.cache_dir={folder / 'statistics'}")
+    assert outcome.status == 0, outcome.stderr
+    return folder / "s"
+
+
 @pytest.fixture
 def sweep(run_here: Any, tiny_model: list[str], tmp_path: Path) -> Path:
     """Two settings with two seeds each, ten images of three classes."""
-    arguments = [
-        *("-m", *tiny_model, "dataset.num_images=10", "dataset.labels=[0,1,2]", "reference.augmentations=0"),
-        *("sampler.num_iter=3,4", "seed=0,1", f"hydra.sweep.dir={tmp_path / 's'}"),
-    ]
-    outcome = run_here("generate", *arguments, f"reference.cache_dir={tmp_path / 'statistics'}")
-    assert outcome.status == 0, outcome.stderr
-    return tmp_path / "s"
+    images = ["dataset.num_images=10", "dataset.labels=[0,1,2]", "reference.augmentations=0"]
+    return _swept(run_here, tmp_path, *tiny_model, *images, "sampler.num_iter=3,4", "seed=0,1")
 
 
 def test_a_run_that_has_lost_images_is_not_compared(run_here: Any, sweep: Path, tmp_path: Path) -> None:
@@ -89,13 +92,9 @@ def test_rows_are_compared_image_by_image(run_here: Any, sweep: Path, tmp_path: 
 def test_the_score_of_scenes_is_compared_by_prompts(
     run_here: Any, tiny_scenes: list[str], tmp_path: Path
 ) -> None:
-    arguments = [
-        *("-m", *tiny_scenes, "dataset=scenes_eval", "dataset.num_images=24", "sampler.num_iter=3,4"),
-        *("reference.num_images=100", f"hydra.sweep.dir={tmp_path / 's'}"),
-    ]
-    outcome = run_here("generate", *arguments, f"reference.cache_dir={tmp_path / 'statistics'}")
-    assert outcome.status == 0, outcome.stderr
-    collected = collect([tmp_path / "s"], "sampler.num_iter=4")
+    images = ["dataset=scenes_eval", "dataset.num_images=24", "reference.num_images=100"]
+    sweep = _swept(run_here, tmp_path, *tiny_scenes, *images, "sampler.num_iter=3,4")
+    collected = collect([sweep], "sampler.num_iter=4")
     ((pair,), notes) = compare_with_baseline(collected)
     assert not notes
     assert pair.ours.labels.tolist() == [index // 4 for index in range(24)]
@@ -235,13 +234,10 @@ def test_every_method_gets_the_value_that_meets_the_cost(
 def test_rows_are_compared_with_their_own_baselines(
     run_here: Any, tiny_model: list[str], tmp_path: Path
 ) -> None:
-    arguments = [
-        *("-m", *tiny_model, "dataset.num_images=6", "reference.augmentations=0"),
-        *("sampler.num_iter=3,4", "sampler/order=random,raster", f"hydra.sweep.dir={tmp_path / 's'}"),
-    ]
-    outcome = run_here("generate", *arguments, f"reference.cache_dir={tmp_path / 'statistics'}")
-    assert outcome.status == 0, outcome.stderr
-    arguments = [str(tmp_path / "s"), "collect.paired=true", "collect.worst=0"]
+    images = ["dataset.num_images=6", "reference.augmentations=0"]
+    swept = ["sampler.num_iter=3,4", "sampler/order=random,raster"]
+    sweep = _swept(run_here, tmp_path, *tiny_model, *images, *swept)
+    arguments = [str(sweep), "collect.paired=true", "collect.worst=0"]
     arguments += ["collect.baseline=sampler.order=random", "collect.baseline_per=[sampler.num_iter]"]
     arguments += [f"output_dir={tmp_path / 'out'}"]
     outcome = run_here("collect", *arguments)
@@ -254,7 +250,7 @@ def test_rows_are_compared_with_their_own_baselines(
     ]
     # The difference is the one to the own baseline, as if the two runs were alone.
     for row in rows:
-        runs = [run for own in collect([tmp_path / "s"]).rows for run in own.runs]
+        runs = [run for own in collect([sweep]).rows for run in own.runs]
         own = [
             run.folder for run in runs if f"num_iter={run.config['sampler']['num_iter']}" in row["setting"]
         ]
